@@ -1,0 +1,1 @@
+"""One file a figure: a config, a pure run, a command."""

@@ -1,0 +1,94 @@
+"""Checks of arguments: shapes while tracing, values at the edges.
+
+Shapes and static numbers are known while tracing, so a wrong one raises there. Values are known only outside
+a trace: `concrete` says whether they are, and a value check of a tracer passes (inside jit the answer is NaN
+and a flag, never an exception). Every message names the argument, the place, and what was wanted.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+# A row of probabilities may miss 1 by rounding: so many machine epsilons per entry.
+_ROW_EPS = 64.0
+
+
+def concrete(*arrays: Any) -> bool:
+    """Whether every leaf has a value now, that is, none is a tracer."""
+    return not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays))
+
+
+def check_shape(name: str, array: Any, shape: Sequence[int | None]) -> None:
+    """Raise unless `array` has this shape; `None` stands for any length."""
+    given = np.shape(array)
+    fits = len(given) == len(shape) and all(
+        want is None or want == got for want, got in zip(shape, given, strict=True)
+    )
+    if not fits:
+        want = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name}: wanted shape [{want}], got {list(given)}")
+
+
+def check_finite(name: str, array: Any) -> None:
+    """Raise at the first NaN or infinity, naming its index."""
+    if not concrete(array):
+        return
+    bad = np.argwhere(~np.isfinite(np.asarray(array)))
+    if len(bad):
+        place = ", ".join(map(str, bad[0]))
+        value = np.asarray(array)[tuple(bad[0])]
+        raise ValueError(f"{name}[{place}] is {value}; every entry must be finite")
+
+
+def check_stochastic(name: str, array: Any) -> None:
+    """Raise unless the last axis holds probabilities that sum to 1, naming the row."""
+    check_finite(name, array)
+    if not concrete(array):
+        return
+    rows = np.asarray(array)
+    negative = np.argwhere(rows < 0)
+    if len(negative):
+        place = ", ".join(map(str, negative[0]))
+        raise ValueError(
+            f"{name}[{place}] = {rows[tuple(negative[0])]:.6g} is negative; "
+            "rows must be probabilities"
+        )
+    eps = np.finfo(rows.dtype if np.issubdtype(rows.dtype, np.floating) else np.float64).eps
+    total = rows.astype(np.float64).sum(-1)
+    off = np.argwhere(np.abs(total - 1) > _ROW_EPS * eps * max(1, rows.shape[-1]))
+    if len(off):
+        place = ", ".join(map(str, off[0]))
+        row = f"row [{place}]" if place else "it"
+        raise ValueError(
+            f"{name}: {row} sums to {total[tuple(off[0])]:.9g}, not 1; divide each row by its sum"
+        )
+
+
+def check_permutation(name: str, array: Any, size: int) -> None:
+    """Raise unless `array` lists 0, ..., size - 1 in some order."""
+    check_shape(name, array, (size,))
+    if not concrete(array):
+        return
+    values = np.asarray(array)
+    if not np.array_equal(np.sort(values), np.arange(size)):
+        raise ValueError(
+            f"{name}: {values.tolist()} is not a permutation of 0..{size - 1}; "
+            "list every state once, the first to be served first"
+        )
+
+
+def check_discount(discount: Any) -> None:
+    """Raise unless 0 <= discount < 1."""
+    check_shape("discount", discount, ())
+    if concrete(discount) and not 0 <= float(discount) < 1:
+        raise ValueError(f"discount: {float(discount):.9g} is outside [0, 1)")
+
+
+def check_positive_int(name: str, value: Any) -> None:
+    """Raise unless `value` is a static integer of at least 1."""
+    if not concrete(value):
+        raise ValueError(f"{name}: fixes a shape, so it must be a Python int, not a traced value")
+    if int(value) != value or int(value) < 1:
+        raise ValueError(f"{name}: {value} is not an integer of at least 1")

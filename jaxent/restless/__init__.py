@@ -1,0 +1,1 @@
+"""Restless bandits: simulation on counts, mean field, indices."""
