@@ -1,8 +1,9 @@
 """Checks of arguments: shapes while tracing, values at the edges.
 
-Shapes and static numbers are known while tracing, so a wrong one raises there. Values are known only outside
-a trace: `concrete` says whether they are, and a value check of a tracer passes (inside jit the answer is NaN
-and a flag, never an exception). Every message names the argument, the place, and what was wanted.
+Shapes and static numbers are known while tracing, so a wrong one raises there. Values are known
+only outside a trace: `concrete` says whether they are, and a value check of a tracer passes (inside
+jit the answer is NaN and a flag, never an exception). Every message names the argument, the place,
+and what was wanted.
 """
 
 from collections.abc import Sequence

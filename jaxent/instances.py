@@ -1,7 +1,7 @@
 r"""The paper's examples and named models.
 
-The circulant bandit (Appendix K; Avrachenkov and Borkar 2022, Fu et al. 2019) walks a ring of four states,
-backward when idle and forward when active, each with probability 1/2 of staying.
+The circulant bandit (Appendix K; Avrachenkov and Borkar 2022, Fu et al. 2019) walks a ring of four
+states, backward when idle and forward when active, each with probability 1/2 of staying.
 """
 
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def circulant_bandit(num_agents: int) -> RestlessBandit:
     """
     if num_agents < 1 or num_agents % 5:
         raise ValueError(
-            f"num_agents: {num_agents} is not a positive multiple of 5, so N/5 agents cannot be active"
+            f"num_agents: {num_agents} is not a positive multiple of 5; the budget is N/5"
         )
     stay = 0.5 * np.eye(4)
     back = 0.5 * np.roll(np.eye(4), -1, axis=1)

@@ -1,7 +1,8 @@
 r"""The models: what the agents are, before anybody says who acts.
 
-A restless bandit (Def. 12) has N homogeneous agents with states 0..S-1 and actions 0 (idle) and 1 (active),
-of which exactly M are active at every step. Kernels are `[S, S]` with rows "from", rewards `[S, A]`.
+A restless bandit (Def. 12) has N homogeneous agents with states 0..S-1 and actions 0 (idle) and 1
+(active), of which exactly M are active at every step. Kernels are `[S, S]` with rows "from",
+rewards `[S, A]`.
 """
 
 from typing import Any, NamedTuple
