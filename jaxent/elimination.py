@@ -27,8 +27,10 @@ from ._checks import check_shape, stochastic
 
 Array = jax.Array
 
-# States eliminated by rank-one steps before the rest is updated by one matrix product.
+# States eliminated by rank-one steps before the rest is updated at once: by a matrix product for one
+# chain, by a few fused multiply-adds along the batch for many (there a product would transpose).
 _PANEL = 64
+_PANEL_BATCHED = 4
 
 
 class _Factors(NamedTuple):
@@ -166,20 +168,23 @@ def _last(x: Array, size: int, batched: bool) -> Array:
 
 def _factor_last(W: Array, killing: Array) -> tuple[Array, Array]:
     """Eliminate panel by panel: W `[n, n, B]`, killing `[n, B]`."""
-    n = len(W)
+    n, batch = W.shape[1:]
+    panel = _PANEL if batch == 1 else max(_PANEL_BATCHED, n // 32)
     inverse = jnp.zeros_like(killing)
-    for high in range(n, 0, -_PANEL):
-        low = max(high - _PANEL, 0)
+    for high in range(n, 0, -panel):
+        low = max(high - panel, 0)
         upper, rows, killing, inverse = _eliminate_panel(
             W[:low, low:high], W[low:high, :high], killing, inverse
         )
         W = W.at[:low, low:high].set(upper).at[low:high, :high].set(rows)
         if low:
             gone = upper * inverse[None, low:high]  # [low, panel, B]
-            product = jnp.einsum(
-                "ikb,kjb->ijb", gone, rows[:, :low], precision=lax.Precision.HIGHEST
-            )
-            W = W.at[:low, :low].add(product)
+            rest = rows[:, :low]  # [panel, low, B]
+            if batch == 1:
+                product = jnp.matmul(gone[..., 0], rest[..., 0], precision=lax.Precision.HIGHEST)
+                W = W.at[:low, :low].add(product[..., None])
+            else:
+                W = W.at[:low, :low].add(sum(gone[:, k, None] * rest[None, k] for k in range(high - low)))
     return W, inverse
 
 
