@@ -27,8 +27,8 @@ from ._checks import check_shape, stochastic
 
 Array = jax.Array
 
-# States eliminated by rank-one steps before the rest is updated at once: by a matrix product for one
-# chain, by a few fused multiply-adds along the batch for many (there a product would transpose).
+# States eliminated by rank-one steps before the rest is updated at once: by a matrix product for
+# one chain, by a few fused multiply-adds along the batch for many (a product would transpose).
 _PANEL = 64
 _PANEL_BATCHED = 4
 
@@ -184,7 +184,9 @@ def _factor_last(W: Array, killing: Array) -> tuple[Array, Array]:
                 product = jnp.matmul(gone[..., 0], rest[..., 0], precision=lax.Precision.HIGHEST)
                 W = W.at[:low, :low].add(product[..., None])
             else:
-                W = W.at[:low, :low].add(sum(gone[:, k, None] * rest[None, k] for k in range(high - low)))
+                W = W.at[:low, :low].add(
+                    sum(gone[:, k, None] * rest[None, k] for k in range(high - low))
+                )
     return W, inverse
 
 
