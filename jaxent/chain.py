@@ -101,8 +101,14 @@ class TablePolicy:
 
     def mv(self, f: Array) -> Array:
         """The mean over actions in each state, Π f, `[J]` to `[S]`."""
-        actions = tuple(range(1, self.table.ndim, 2))
-        return (self.table * f.reshape(self.table.shape)).sum(actions).reshape(-1)
+        states, actions = (tuple(range(k, self.table.ndim, 2)) for k in (0, 1))
+        mean = lax.dot_general(
+            self.table,
+            f.reshape(self.table.shape),
+            ((actions, actions), (states, states)),
+            precision=lax.Precision.HIGHEST,
+        )
+        return mean.reshape(-1)
 
     def vm(self, mu: Array) -> Array:
         """The law of the pair where the state has law mu, `[S]` to `[J]`."""
