@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 # A row of probabilities may miss 1 by rounding: so many machine epsilons per entry.
@@ -65,6 +66,14 @@ def check_stochastic(name: str, array: Any) -> None:
         raise ValueError(
             f"{name}: {row} sums to {total[tuple(off[0])]:.9g}, not 1; divide each row by its sum"
         )
+
+
+def stochastic(rows: jax.Array) -> jax.Array:
+    """Whether every row is a probability vector, as a flag that may be traced."""
+    eps = jnp.finfo(rows.dtype).eps
+    # A product with ones and a minimum: the same sums, several times faster on a CPU.
+    total = jnp.matmul(rows, jnp.ones_like(rows[(0,) * (rows.ndim - 1)]), precision="highest")
+    return (rows.min() >= 0) & (jnp.abs(total - 1).max() <= _ROW_EPS * eps * rows.shape[-1])
 
 
 def check_permutation(name: str, array: Any, size: int) -> None:
