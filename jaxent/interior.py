@@ -25,13 +25,16 @@ Tree = Any
 
 # How close a step may come to the boundary, as a share of the way.
 _BACK_OFF = 0.995
+# Where to stop: the share of `tol` aimed at, what counts as narrower, how long to go without.
+_AIM = 0.01
+_PROGRESS = 0.8
+_PATIENCE = 20
 
 
 class LinearProgram(NamedTuple):
-    """min c'x subject to Gx + h >= 0, with what is needed to solve it.
+    """min c'x subject to Gx + h >= 0, with what is needed to solve it; c is G'z of the start.
 
     Attributes:
-        cost: c, a pytree like x.
         linear: x -> Gx, a pytree of slacks.
         offset: h, a pytree like the slacks.
         present: which constraints there are, a pytree of booleans like the slacks.
@@ -40,7 +43,6 @@ class LinearProgram(NamedTuple):
         certify: (x, s, z) -> (upper, lower, primal, dual), rigorous for any x and z.
     """
 
-    cost: Tree
     linear: Callable[[Tree], Tree]
     offset: Tree
     present: Tree
@@ -66,7 +68,7 @@ class Solution(NamedTuple):
 
 
 def solve_program(
-    program: LinearProgram, x: Tree, z: Tree, *, tol: Any, max_steps: int
+    program: LinearProgram, x: Tree, z: Tree, guess: tuple, *, tol: Any, max_steps: int
 ) -> Solution:
     """Solve a linear program from a strictly feasible x and z > 0.
 
@@ -74,7 +76,9 @@ def solve_program(
         program: the program.
         x: a start with every present slack positive.
         z: positive multipliers with G'z = c, 0 where there is no constraint.
-        tol: stop when upper - lower <= tol.
+        guess: what `certify` returns, for any point: the first bracket.
+        tol: the promise. Steps are taken until the bracket is a hundred times narrower, or until
+            it no longer narrows, since the last steps cost little and gain much.
         max_steps: at most so many iterations. Static.
 
     Returns:
@@ -82,18 +86,21 @@ def solve_program(
     """
 
     def unfinished(state):
-        _, bracket, steps, alive = state
-        return (bracket.upper - bracket.lower > tol) & (steps < max_steps) & alive
+        _, bracket, steps, idle, alive = state
+        gap = bracket.upper - bracket.lower
+        going = (gap > tol * _AIM) & ((gap > tol) | (idle < 1))
+        return going & (idle < _PATIENCE) & (steps < max_steps) & alive
 
     def iterate(state):
-        point, bracket, steps, _ = state
+        point, old, steps, idle, _ = state
         point, alive = _step(program, point)
-        return point, _tighten(bracket, program.certify(*point)), steps + 1, alive
+        new = _tighten(old, program.certify(*point))
+        better = new.upper - new.lower < _PROGRESS * (old.upper - old.lower)
+        return point, new, steps + 1, jnp.where(better, 0, idle + 1), alive
 
-    point = (x, _slack(program, x), z)
-    start = Bracket(*program.certify(*point))
-    state = (point, start, jnp.zeros((), jnp.int32), jnp.array(True))
-    _, bracket, steps, _ = lax.while_loop(unfinished, iterate, state)
+    zero = jnp.zeros((), jnp.int32)
+    state = ((x, _slack(program, x), z), Bracket(*guess), zero, zero, jnp.array(True))
+    _, bracket, steps, _, _ = lax.while_loop(unfinished, iterate, state)
     return Solution(bracket, steps, jnp.abs(bracket.upper - bracket.lower) <= tol)
 
 
@@ -174,3 +181,18 @@ def _tighten(old: Bracket, found: tuple[Array, Array, Tree, Tree]) -> Bracket:
         pick(better, primal, old.primal),
         pick(higher, dual, old.dual),
     )
+
+
+def free(array: Array, axis: int) -> Array:
+    """What acts on changes of a law: entries but the last, less the last, which makes up for them.
+
+    A row of probabilities sums to 1, so n - 1 of its entries are unknowns.
+    """
+    size = array.shape[axis]
+    head = lax.slice_in_dim(array, 0, size - 1, axis=axis)
+    return head - lax.slice_in_dim(array, size - 1, size, axis=axis)
+
+
+def whole(change: Array) -> Array:
+    """The change of every entry of a law, `[..., n]`, from that of all but the last."""
+    return jnp.concatenate([change, -change.sum(-1, keepdims=True)], -1)

@@ -28,10 +28,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .cholesky import inverse_cholesky, inverse_cholesky_laplacian, solve_factored
-from .interior import LinearProgram, Solution, solve_program
+from .interior import LinearProgram, Solution, free, solve_program, whole
 
-import os
-REF=int(os.environ.get('REF',2))
+# The first solve, and how often its error is solved for again.
+_REFINEMENTS = 2
 _PRECISION = lax.Precision.HIGHEST
 
 
@@ -66,32 +66,45 @@ class Prices(NamedTuple):
 
 
 def nearest_separable(
-    joint: Array, weights: Array | None = None, *, tol: Any, max_steps: int
+    joint: Array, rows: Array, *, minimax: bool, tol: Any, max_steps: int
 ) -> Solution:
-    """Nearest separable chain in TV, or in mu-TV where `weights` are given.
+    """Nearest separable chain in TV, or in mu-TV.
 
     Args:
         joint: p, the chain by pairs of pairs, `[A, B, K, L]`.
-        weights: mu, `[A, B]`, or None for the maximum over rows.
+        rows: which rows count, bool `[A, B]`, for the maximum; mu, `[A, B]`, for the sum.
+        minimax: the maximum over rows, or the sum weighted by mu. Static.
         tol: stop when the bounds are this close.
         max_steps: at most so many interior-point steps. Static.
 
     Returns:
         A bracket of the minimum with a `Separable` as primal and `Prices` as dual.
     """
-    program = _program(joint, weights)
-    x = _start(joint, weights)
-    z = _multipliers(joint, weights, program.present)
-    return solve_program(program, x, z, tol=tol, max_steps=max_steps)
+    counts = rows > 0
+    joint = jnp.where(counts[..., None, None], joint, 0)
+    weight = counts / jnp.maximum(counts.sum(), 1) if minimax else rows
+    weight = weight.astype(joint.dtype)
+    program = _program(joint, weight, counts, minimax)
+    x = _start(joint, counts, minimax)
+    z = _multipliers(weight, joint.shape, program.present)
+    # A separable chain is its own answer; and no distance is below 0.
+    first = {"kept": joint} | {name: _mean(joint, counts, name) for name in "ab"}
+    nothing = {"t": weight, "row": 0 * z["row"], "column": 0 * z["column"]}
+    upper, lower, primal, dual = program.certify(first, None, nothing)
+    guess = (upper, jnp.maximum(lower, 0), primal, dual)
+    return solve_program(program, x, z, guess, tol=tol, max_steps=max_steps)
 
 
-def fit(joint: Array, q_a: Array, q_b: Array) -> tuple[Array, Separable]:
-    """Distance of every row to a joint law with these marginals, from above `[A, B]`."""
-    return _fit(joint, joint, q_a, q_b)
+def _mean(joint: Array, counts: Array, agent: str) -> Array:
+    """Mean next-pair law of an agent over the other's current pairs; uniform where none count."""
+    marginal = joint.sum(3) if agent == "a" else jnp.moveaxis(joint.sum(2), 0, 1)  # [A, B, K]
+    number = (counts if agent == "a" else counts.T).sum(1)[:, None]
+    mean = marginal.sum(1) / jnp.maximum(number, 1)
+    return jnp.where(number > 0, mean, 1 / mean.shape[-1])
 
 
-def _fit(joint, kept, q_a, q_b):
-    """Shrink `kept` until it satisfies every constraint."""
+def _fit(joint: Array, kept: Array, q_a: Array, q_b: Array) -> tuple[Array, Separable]:
+    """Shrink `kept` until it satisfies every constraint, and what every row then loses `[A, B]`."""
     kept = jnp.clip(kept, 0, joint)
     rows = kept.sum(3)  # [A, B, K]
     kept = kept * jnp.minimum(1, _ratio(q_a[:, None], rows))[..., None]
@@ -120,29 +133,27 @@ def _excess(prices: Prices) -> Array:
     return weight[..., None, None] - alpha[..., None] - beta[..., None, :]
 
 
-def _start(joint: Array, weights: Array | None) -> dict:
+def _start(joint: Array, counts: Array, minimax: bool) -> dict:
     """A strictly feasible point: marginals near the mean ones, a share of p small enough."""
-    num_a, num_b, k, l = joint.shape
-    q_a = (joint.sum(3).mean(1) + 1 / k) / 2
-    q_b = (joint.sum(2).mean(0) + 1 / l) / 2
+    q_a, q_b = (_mean(joint, counts, name) for name in "ab")
+    q_a = (q_a + 1 / q_a.shape[-1]) / 2
+    q_b = (q_b + 1 / q_b.shape[-1]) / 2
     room = jnp.minimum(
         _ratio(q_a[:, None], joint.sum(3)).min(-1), _ratio(q_b[None], joint.sum(2)).min(-1)
     )  # [A, B]
     kept = joint * (0.5 * jnp.minimum(room, 1))[..., None, None]
     x = {"kept": kept, "a": q_a, "b": q_b}
-    if weights is None:
-        x["t"] = 1.1 - kept.sum((2, 3)).min()
+    if minimax:
+        x["t"] = 1.1 - jnp.where(counts, kept.sum((2, 3)), 1).min()
     return x
 
 
-def _multipliers(joint: Array, weights: Array | None, present: dict) -> dict:
+def _multipliers(weight: Array, shape: tuple[int, ...], present: dict) -> dict:
     """Positive multipliers with G'z = c."""
-    num_a, num_b, k, l = joint.shape
-    weight = jnp.full((num_a, num_b), 1 / (num_a * num_b), joint.dtype)
-    weight = weight if weights is None else weights
+    num_a, num_b, k, l = shape
     unit = weight.mean() / 4
-    alpha = jnp.full((num_a, num_b, k), unit)
-    beta = jnp.full((num_a, num_b, l), unit)
+    alpha = jnp.broadcast_to(unit, (num_a, num_b, k))
+    beta = jnp.broadcast_to(unit, (num_a, num_b, l))
     excess = _excess(Prices(weight, alpha, beta))
     top = jnp.maximum(excess, 0) + unit
     z = {
@@ -151,17 +162,15 @@ def _multipliers(joint: Array, weights: Array | None, present: dict) -> dict:
         "row": alpha,
         "column": beta,
     }
-    if weights is None:
+    if "t" in present:
         z["t"] = weight
     return {name: jnp.where(present[name], z[name], 0) for name in z}
 
 
-def _program(joint: Array, weights: Array | None) -> LinearProgram:
+def _program(joint: Array, weight: Array, counts: Array, minimax: bool) -> LinearProgram:
     num_a, num_b, k, l = joint.shape
     dtype = joint.dtype
-    weight = jnp.zeros((num_a, num_b), dtype) if weights is None else weights
-    there = joint > 16 * jnp.finfo(dtype).tiny
-    minimax = weights is None
+    there = joint > 0
 
     def linear(x):
         kept = x["kept"]
@@ -175,11 +184,6 @@ def _program(joint: Array, weights: Array | None) -> LinearProgram:
             out["t"] = kept.sum((2, 3)) + x["t"]
         return out
 
-    cost = {
-        "kept": -jnp.broadcast_to(weight[..., None, None], joint.shape),
-        "a": jnp.zeros((num_a, k), dtype),
-        "b": jnp.zeros((num_b, l), dtype),
-    }
     offset = {
         "zero": jnp.zeros_like(joint),
         "cap": joint,
@@ -187,25 +191,22 @@ def _program(joint: Array, weights: Array | None) -> LinearProgram:
         "column": jnp.zeros((num_a, num_b, l), dtype),
     }
     if minimax:
-        cost["t"] = jnp.ones((), dtype)
         offset["t"] = -jnp.ones((num_a, num_b), dtype)
     present = {name: jnp.full(h.shape, True) for name, h in offset.items()}
-    present |= {"zero": there, "cap": there}
+    present |= {"zero": there, "cap": there} | ({"t": counts} if minimax else {})
 
     def certify(x, _, z):
         q_a, q_b = x["a"], x["b"]
         loss, primal = _fit(joint, x["kept"], q_a / q_a.sum(-1, keepdims=True),
                             q_b / q_b.sum(-1, keepdims=True))
-        if minimax:
-            total = z["t"].sum()
-            row = jnp.maximum(z["t"], 0) / total
-        else:
-            total, row = 1, weight
-        prices = Prices(row, jnp.maximum(z["row"], 0) / total, jnp.maximum(z["column"], 0) / total)
-        upper = loss.max() if minimax else jnp.sum(weight * loss)
+        total = z["t"].sum() if minimax else 1
+        total = jnp.where(total > 0, total, 1)
+        row = z["t"] / total if minimax else weight
+        prices = Prices(row, z["row"] / total, z["column"] / total)
+        upper = jnp.where(counts, loss, 0).max() if minimax else jnp.sum(weight * loss)
         return upper, dual_value(joint, prices), primal, prices
 
-    return LinearProgram(cost, linear, offset, present, _factor, certify)
+    return LinearProgram(linear, offset, present, _factor, certify)
 
 
 def _factor(theta: dict):
@@ -216,6 +217,7 @@ def _factor(theta: dict):
     given the shared y = (q_A, q_B, t), and N is what row ab adds to the system in y.
     """
     minimax = "t" in theta
+    slack_t = 0 * theta["row"][..., 0]
     diagonal = theta["zero"] + theta["cap"]
     v = jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1), 0)
     slack_a, slack_b = 1 / theta["row"], 1 / theta["column"]
@@ -231,8 +233,10 @@ def _factor(theta: dict):
     if minimax:
         # Border by the total: H^{-1} (B v), again from sums alone.
         ha, hb = -_mv(ab, slack_b), -_mv(_t(ab), slack_a)
-        pivot = 1 / theta["t"] + (slack_a * ha).sum(-1)
-        tt = 1 / pivot
+        counts = theta["t"] > 0
+        slack_t = jnp.where(counts, 1 / jnp.where(counts, theta["t"], 1), 0)
+        pivot = jnp.where(counts, slack_t + (slack_a * ha).sum(-1), 1)
+        tt = jnp.where(counts, 1 / pivot, 0)
         ta, tb = ha * tt[..., None], hb * tt[..., None]
         aa += ta[..., :, None] * ha[..., None, :]
         ab += ta[..., :, None] * hb[..., None, :]
@@ -243,21 +247,21 @@ def _factor(theta: dict):
         ga = _mv(aa, fa) + _mv(ab, fb)
         gb = _mv(_t(ab), fa) + _mv(bb, fb)
         if not minimax:
-            return ga, gb, 0.0
+            return ga, gb, 0 * ft
         ga, gb = ga + ta * ft[..., None], gb + tb * ft[..., None]
         return ga, gb, (ta * fa).sum(-1) + (tb * fb).sum(-1) + tt * ft
 
     # Rows of q sum to 1, so of each the last entry follows from the others.
-    w_a = inverse_cholesky(_free(_free(aa.sum(1), -1), -2))  # [A, K - 1, K - 1]
-    cross = _free(_free(ab, -1), -2)  # [A, B, K - 1, L - 1]
+    w_a = inverse_cholesky(free(free(aa.sum(1), -1), -2))  # [A, K - 1, K - 1]
+    cross = free(free(ab, -1), -2)  # [A, B, K - 1, L - 1]
     cross = jnp.moveaxis(cross, 2, 1).reshape(num_a, k - 1, num_b * (l - 1))
     shared = jnp.zeros((num_b, l - 1, num_b, l - 1), v.dtype)
     every = jnp.arange(num_b)
-    shared = shared.at[every, :, every].add(_free(_free(bb.sum(0), -1), -2))
+    shared = shared.at[every, :, every].add(free(free(bb.sum(0), -1), -2))
     shared = shared.reshape(num_b * (l - 1), -1)
     if minimax:
-        cross = jnp.concatenate([cross, _free(ta.sum(1), -1)[..., None]], -1)
-        edge = _free(tb.sum(0), -1).reshape(-1, 1)
+        cross = jnp.concatenate([cross, free(ta.sum(1), -1)[..., None]], -1)
+        edge = free(tb.sum(0), -1).reshape(-1, 1)
         shared = jnp.block([[shared, edge], [edge.T, tt.sum()[None, None]]])
     half = _mm(w_a, cross)  # [A, K - 1, B * (L - 1) (+ 1)]
     flat = half.reshape(num_a * (k - 1), -1)
@@ -266,24 +270,23 @@ def _factor(theta: dict):
     def meet(ga, gb, gt, ra, rb, rt):
         """y and f = N(Ey + g) with E'f = r: what is left of the equations once w is gone."""
         na, nb, nt = apply(ga, gb, gt)
-        right_a = _free(ra - na.sum(1), -1)  # [A, K - 1]
-        right_b = _free(rb - nb.sum(0), -1).reshape(-1)
+        right_a = free(ra - na.sum(1), -1)  # [A, K - 1]
+        right_b = free(rb - nb.sum(0), -1).reshape(-1)
         if minimax:
             right_b = jnp.append(right_b, rt - nt.sum())
         half_a = _mv(w_a, right_a)
         y_b = solve_factored(w_b, right_b - _mv(flat.T, half_a.reshape(-1)))
-        y_a = _whole(_mv(_t(w_a), half_a - _mv(half, y_b[None])))
-        y_t = y_b[-1] if minimax else 0
-        y_b = _whole(y_b[: num_b * (l - 1)].reshape(num_b, l - 1))
+        y_a = whole(_mv(_t(w_a), half_a - _mv(half, y_b[None])))
+        y_t = y_b[-1] if minimax else 0 * ga[0, 0, 0]
+        y_b = whole(y_b[: num_b * (l - 1)].reshape(num_b, l - 1))
         return y_a, y_b, y_t, *apply(y_a[:, None] + ga, y_b[None] + gb, y_t + gt)
 
     def solve(pull):
         rho = pull["zero"] - pull["cap"]
-        pull_t = pull["t"] if minimax else 0
-        slack_t = 1 / theta["t"] if minimax else 0
+        pull_t = pull["t"] if minimax else 0 * v[..., 0, 0]
 
         def spread(fa, fb, ft):
-            return v * (rho + fa[..., None] + fb[..., None, :] - jnp.asarray(ft)[..., None, None])
+            return v * (rho + fa[..., None] + fb[..., None, :] - ft[..., None, None])
 
         def refine(_, found):
             ya, yb, yt, fa, fb, ft = found
@@ -292,14 +295,15 @@ def _factor(theta: dict):
                 slack_a * (fa + pull["row"]) + kept.sum(3) - ya[:, None],
                 slack_b * (fb + pull["column"]) + kept.sum(2) - yb[None],
                 slack_t * (ft + pull_t) - kept.sum((2, 3)) - yt,
-                -fa.sum(1), -fb.sum(0), -jnp.sum(ft),
-            )  # fmt: skip
-            return jax.tree.map(lambda a, d: a - d, found, change)
+                -fa.sum(1),
+                -fb.sum(0),
+                -ft.sum(),
+            )
+            return jax.tree.map(jnp.subtract, found, change)
 
-        zero = jnp.zeros_like
-        found = (zero(pull["row"][:, 0]), zero(pull["column"][0]), zero(slack_t[0,0]) if minimax else 0., zero(pull["row"]), zero(pull["column"]), zero(slack_t) if minimax else 0.)
-        for _ in range(REF): found = refine(0, found)
-        ya, yb, yt, fa, fb, ft = found
+        row, column, total = 0 * pull["row"], 0 * pull["column"], 0 * v[..., 0, 0]
+        nothing = (row[:, 0], column[0], total[0, 0], row, column, total)
+        ya, yb, yt, fa, fb, ft = lax.fori_loop(0, _REFINEMENTS, refine, nothing)
         dx = {"a": ya, "b": yb, "kept": spread(fa, fb, ft)}
         dz = {
             "zero": pull["zero"] - theta["zero"] * dx["kept"],
@@ -310,19 +314,6 @@ def _factor(theta: dict):
         return (dx | {"t": yt}, dz | {"t": -ft}) if minimax else (dx, dz)
 
     return solve
-
-
-def _free(array: Array, axis: int) -> Array:
-    """Against changes of the entries but the last, which makes up for them, along `axis`."""
-    size = array.shape[axis]
-    return lax.slice_in_dim(array, 0, size - 1, axis=axis) - lax.slice_in_dim(
-        array, size - 1, size, axis=axis
-    )
-
-
-def _whole(free: Array) -> Array:
-    """The change of every entry, `[..., n]`, from all but the last."""
-    return jnp.concatenate([free, -free.sum(-1, keepdims=True)], -1)
 
 
 def _mm(a: Array, b: Array) -> Array:
