@@ -47,3 +47,11 @@ from .stationary import stationary_distribution as stationary_distribution
 from .views import local_transition as local_transition
 from .views import marginal as marginal
 from .views import view_transition as view_transition
+from .entanglement import Entanglement as Entanglement
+from .entanglement import SeparableChain as SeparableChain
+from .entanglement import entanglement_atv as entanglement_atv
+from .entanglement import entanglement_mu_atv as entanglement_mu_atv
+from .entanglement import entanglement_mu_atv_upper as entanglement_mu_atv_upper
+from .entanglement import entanglement_mu_tv as entanglement_mu_tv
+from .entanglement import entanglement_tv as entanglement_tv
+from .entanglement import policy_entanglement as policy_entanglement

@@ -59,13 +59,13 @@ def inverse_cholesky_laplacian(links: Array, ground: Array) -> Array:
         Lower triangular W with W M W' = I, `[..., n, n]`.
     """
     n = links.shape[-1]
-    rows = jnp.arange(n)[:, None]
-    later = jnp.arange(n)
+    rows = _index(links)
+    later = jnp.swapaxes(rows, -1, -2)
 
     def step(k, state):
         left, inverse = state  # [..., n, n + 1], the last column is the ground; [..., n, n]
         pivot = lax.dynamic_slice_in_dim(left, k, 1, axis=-2)  # [..., 1, n + 1]
-        beyond = jnp.append(later > k, True)
+        beyond = jnp.append(later > k, later[..., :1] >= 0, -1)
         total = jnp.where(beyond, pivot, 0).sum(-1, keepdims=True)  # [..., 1, 1]
         column = lax.dynamic_slice_in_dim(left, k, 1, axis=-1)  # [..., n, 1]
         share = jnp.where(rows > k, column / total, 0)
@@ -81,7 +81,7 @@ def inverse_cholesky_laplacian(links: Array, ground: Array) -> Array:
 def _eliminate(matrix: Array) -> Array:
     """W by Gaussian elimination of [M | I], every row scaled by the root of its pivot."""
     n = matrix.shape[-1]
-    rows = jnp.arange(n)[:, None]
+    rows = _index(matrix)
     identity = jnp.broadcast_to(jnp.eye(n, dtype=matrix.dtype), matrix.shape)
     # A pivot that is all rounding is taken for infinite: its unknown becomes 0, not noise.
     diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)[..., None]  # [..., n, 1]
@@ -100,6 +100,12 @@ def _eliminate(matrix: Array) -> Array:
 
     both = lax.fori_loop(0, n, step, jnp.concatenate([matrix, identity], -1))
     return both[..., n:]
+
+
+def _index(matrix: Array) -> Array:
+    """Number of each row, `[..1, n, 1]`."""
+    n = matrix.shape[-1]
+    return jnp.arange(n).reshape((1,) * (matrix.ndim - 2) + (n, 1))
 
 
 def _matmul(a: Array, b: Array) -> Array:

@@ -14,6 +14,7 @@ For any weights on the rows and any prices alpha >= 0 of w_kj <= q_j,
 is a lower bound. The interior-point step eliminates the rows, each a diagonal and a total.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +38,7 @@ class RowPrices(NamedTuple):
     alpha: Array
 
 
+@partial(jax.jit, static_argnames="max_steps")
 def minimax_centre(points: Array, present: Array, *, tol: Any, max_steps: int) -> Solution:
     """The law with the least maximal TV distance to those of the given laws that are present.
 
@@ -65,14 +67,14 @@ def minimax_centre(points: Array, present: Array, *, tol: Any, max_steps: int) -
 
     def linear(x):
         w = x["kept"]
-        return {"zero": w, "cap": -w, "row": x["q"] - w, "t": w.sum(1) + x["t"]}
+        return {"zero": w, "cap": -w, "row": x["q"][None] - w, "t": w.sum(1) + x["t"]}
 
     def certify(x, _, z):
         q = x["q"] / x["q"].sum()
         total = z["t"].sum()
         scale = jnp.where(total > 0, total, 1)
         prices = RowPrices(z["t"] / scale, z["row"] / scale)
-        upper = jnp.where(present, total_variation(points, q), 0).max()
+        upper = jnp.where(present, total_variation(points, q[None]), 0).max()
         return upper, row_dual_value(kept, prices), q, prices
 
     program = LinearProgram(
@@ -89,7 +91,7 @@ def minimax_centre(points: Array, present: Array, *, tol: Any, max_steps: int) -
     )
     mean = kept.sum(0) / count
     q = mean / 2 + (1 - mean.sum() / 2) / m
-    ratio = jnp.where(kept > 0, q / jnp.where(kept > 0, kept, 1), 1)
+    ratio = jnp.where(kept > 0, q[None] / jnp.where(kept > 0, kept, 1), 1)
     start = kept * (0.5 * jnp.minimum(ratio.min(1, keepdims=True), 1))
     x = {"kept": start, "q": q, "t": 1.1 - jnp.where(present, start.sum(1), 1).min()}
     weight = jnp.where(present, 1 / count, 0).astype(dtype)
@@ -137,7 +139,7 @@ def _factor(theta: dict):
         right = jnp.append(free(rq - nq.sum(0), -1), rt - nt.sum())
         y = solve_factored(factor, right)
         q, t = whole(y[:-1]), y[-1]
-        return q, t, *apply(q + gq, t + gt)
+        return q, t, *apply(q[None] + gq, t + gt)
 
     def solve(pull):
         rho = pull["zero"] - pull["cap"]
@@ -146,7 +148,7 @@ def _factor(theta: dict):
             q, t, fq, ft = found
             w = v * (rho + fq - ft[:, None])
             change = meet(
-                slack * (fq + pull["row"]) + w - q,
+                slack * (fq + pull["row"]) + w - q[None],
                 slack_t * (ft + pull["t"]) - w.sum(1) - t,
                 -fq.sum(0),
                 -ft.sum(),

@@ -21,6 +21,7 @@ is a lower bound. The rows of the joint chain only meet in q_A and q_B, so the i
 eliminates the rows, then q_A, and is left with one dense system in q_B and t.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +66,7 @@ class Prices(NamedTuple):
     beta: Array  # [A, B, L]
 
 
+@partial(jax.jit, static_argnames=("minimax", "max_steps"))
 def nearest_separable(
     joint: Array, rows: Array, *, minimax: bool, tol: Any, max_steps: int
 ) -> Solution:
@@ -229,7 +231,7 @@ def _factor(theta: dict):
     w = inverse_cholesky_laplacian(links, slack_b + _mv(_t(by_row), slack_a))
     bb = _mm(_t(w), w)
     ab = -_mm(by_row, bb)
-    aa = -_mm(ab, _t(by_row)) + jnp.eye(k, dtype=v.dtype) / top[..., None]
+    aa = -_mm(ab, _t(by_row)) + jnp.eye(k, dtype=v.dtype)[None, None] / top[..., None]
     if minimax:
         # Border by the total: H^{-1} (B v), again from sums alone.
         ha, hb = -_mv(ab, slack_b), -_mv(_t(ab), slack_a)

@@ -49,6 +49,7 @@ def total_variation(p: Array, q: Array) -> Array:
     return jnp.abs(p - q).sum(-1) / 2
 
 
+@jax.jit
 def tv_centre(points: Array, weights: Array) -> Centre:
     """The law q with the least weighted total variation distance to given laws, exactly.
 
@@ -85,15 +86,15 @@ def tv_centre(points: Array, weights: Array) -> Centre:
         critical = jnp.zeros((), points.dtype)
     slopes = _slopes(points, weights, point, critical)
     lower = jnp.sum(weights[:, None] * slopes * points) - (weights @ slopes).max()
-    return Centre(point, weights @ total_variation(points, point), lower, slopes, weights)
+    return Centre(point, weights @ total_variation(points, point[None]), lower, slopes, weights)
 
 
 def _slopes(points: Array, weights: Array, point: Array, level: Array) -> Array:
     """y, with sum_k w_k y_kj = -level wherever p_kj = q_j leaves a choice."""
-    apart = points - point
+    apart = points - point[None]
     # The entry that makes q sum to 1 may miss the law it ties with by rounding.
     near = 4 * points.shape[-1] * jnp.finfo(points.dtype).eps
     side = jnp.where(jnp.abs(apart) <= near, 0, jnp.sign(apart) / 2)  # [K, m]
     tied = jnp.where(side == 0, weights[:, None], 0).sum(0)  # [m]
     wanted = (-level - weights @ side) / jnp.where(tied > 0, tied, 1)
-    return jnp.where(side == 0, jnp.clip(wanted, -0.5, 0.5), side)
+    return jnp.where(side == 0, jnp.clip(wanted, -0.5, 0.5)[None], side)
