@@ -94,9 +94,7 @@ def _eliminate(matrix: Array) -> Array:
         least = lax.dynamic_slice_in_dim(smallest, k, 1, axis=-2)
         root = jnp.where(square > least, jnp.sqrt(jnp.where(square > least, square, 1)), jnp.inf)
         pivot = pivot / root
-        return jnp.where(
-            rows == k, pivot, jnp.where(rows > k, both - column / root * pivot, both)
-        )
+        return jnp.where(rows == k, pivot, jnp.where(rows > k, both - column / root * pivot, both))
 
     both = lax.fori_loop(0, n, step, jnp.concatenate([matrix, identity], -1))
     return both[..., n:]

@@ -67,9 +67,9 @@ class Entanglement(NamedTuple):
 
 
 class SeparableChain(NamedTuple):
-    """The nearest separable chain: its local transitions, and the chain itself `[J, J]`."""
+    """The nearest separable chain, `[J, J]`, and its local transitions (or its signed product)."""
 
-    local: tuple[Array, Array]
+    local: Any
     matrix: Array
 
 
@@ -77,8 +77,7 @@ def entanglement_tv(chain: PairChain, *, tol: float = 1e-6, max_steps: int = 60)
     r"""Distance to the separable chains in total variation, E(P) of Eq. (4) with Def. 4.
 
     Args:
-        chain: two agents, each its own factor. More agents: `blocks` of two, or
-            `entanglement_tv_signed`.
+        chain: two agents, each its own factor; for more there is `entanglement_tv_signed`.
         tol: gap to certify. `converged` says whether it was.
         max_steps: at most so many interior-point steps. Static.
 
@@ -304,7 +303,7 @@ def _two_agents(chain: PairChain) -> Array:
     if chain.views != ((0,), (1,)) or len(chain.sizes) != 2:
         raise ValueError(
             f"chain: wanted two agents with a factor each, got views {chain.views} of factors of "
-            f"sizes {chain.sizes}; use blocks of agents, or the agent-wise measures"
+            f"sizes {chain.sizes}; see entanglement_tv_signed and the agent-wise measures"
         )
     return chain.matrix().reshape(*chain.sizes, *chain.sizes)
 

@@ -138,14 +138,19 @@ def _step(program: LinearProgram, point: tuple[Tree, Tree, Tree]) -> tuple[Tree,
 
     product = jax.tree.map(jnp.multiply, s, z)
     gap = _total(product) / count
-    _, ds, dz = direction(jax.tree.map(jnp.negative, product))
-    reach_s, reach_z = jnp.minimum(1, _reach(s, ds)), jnp.minimum(1, _reach(z, dz))
-    ahead = jax.tree.map(
-        lambda a, da, b, db: (a + reach_s * da) * (b + reach_z * db), s, ds, z, dz
-    )
-    centre = gap * (_total(ahead) / (count * gap)) ** 3
-    target = jax.tree.map(lambda p, a, b: centre - p - a * b, product, ds, dz)
-    dx, ds, dz = direction(target)
+
+    def correct(turn, found):
+        """First the predictor, from no step at all; then the corrector, from the predictor."""
+        _, ds, dz = found
+        reach_s, reach_z = jnp.minimum(1, _reach(s, ds)), jnp.minimum(1, _reach(z, dz))
+        ahead = jax.tree.map(
+            lambda a, da, b, db: (a + reach_s * da) * (b + reach_z * db), s, ds, z, dz
+        )
+        centre = turn * gap * (_total(ahead) / (count * gap)) ** 3
+        return direction(jax.tree.map(lambda p, a, b: centre - p - a * b, product, ds, dz))
+
+    nothing = jax.tree.map(jnp.zeros_like, (x, s, z))
+    dx, ds, dz = lax.fori_loop(0, 2, correct, nothing)
     reach_s = jnp.minimum(1, _BACK_OFF * _reach(s, ds))
     reach_z = jnp.minimum(1, _BACK_OFF * _reach(z, dz))
     new = (_move(x, dx, reach_s), _move(s, ds, reach_s), _move(z, dz, reach_z))

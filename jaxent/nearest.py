@@ -199,8 +199,9 @@ def _program(joint: Array, weight: Array, counts: Array, minimax: bool) -> Linea
 
     def certify(x, _, z):
         q_a, q_b = x["a"], x["b"]
-        loss, primal = _fit(joint, x["kept"], q_a / q_a.sum(-1, keepdims=True),
-                            q_b / q_b.sum(-1, keepdims=True))
+        loss, primal = _fit(
+            joint, x["kept"], q_a / q_a.sum(-1, keepdims=True), q_b / q_b.sum(-1, keepdims=True)
+        )
         total = z["t"].sum() if minimax else 1
         total = jnp.where(total > 0, total, 1)
         row = z["t"] / total if minimax else weight

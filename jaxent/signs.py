@@ -139,7 +139,9 @@ def _factor(theta: dict, half: Array, signs: Array):
     num, m = theta["q"].shape
     size = num * (m - 1)
     axes = free(signs, -1)  # [R, m - 1]
-    block = jnp.einsum("rx,rm,rn->xmn", (half[None] ** 2 * stiff).sum(2), axes, axes, precision=_PRECISION)
+    block = jnp.einsum(
+        "rx,rm,rn->xmn", (half[None] ** 2 * stiff).sum(2), axes, axes, precision=_PRECISION
+    )
     block += jax.vmap(lambda row: free(free(jnp.diag(row), -1), -2))(theta["q"])
     every = jnp.arange(num)
     shared = jnp.zeros((num, m - 1, num, m - 1), half.dtype).at[every, :, every].set(block)
@@ -168,9 +170,7 @@ def _factor(theta: dict, half: Array, signs: Array):
             df = grip * (lever @ dy - miss_f)
             return y + dy, f + df
 
-        y, f = lax.fori_loop(
-            0, 2, refine, (jnp.zeros(size + 1, half.dtype), jnp.zeros_like(grip))
-        )
+        y, f = lax.fori_loop(0, 2, refine, (jnp.zeros(size + 1, half.dtype), jnp.zeros_like(grip)))
         q = whole(y[:size].reshape(num, m - 1))
         u = half[None] * _dot(q, signs)[..., None]
         d = inverse * (both + f[:, None, None] - (plus - minus) * u)

@@ -1,7 +1,5 @@
 """Entanglement measures: the reference, orderings, gradients, edges."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
