@@ -134,7 +134,7 @@ def mu_atv_distance(
 
 
 def by_view(chain: PairChain, array: Array, *, agent: int | Sequence[int]) -> Array:
-    """An array over joint pairs, `[J, ..]`, by local pair and what else there is, `[X_i, C, ..]`."""
+    """An array over joint pairs, `[J, ..]`, by local pair and the rest, `[X_i, C, ..]`."""
     axes = view_axes(chain, agent)
     others = [k for k in range(len(chain.sizes)) if k not in axes]
     tail = array.shape[1:]
