@@ -29,6 +29,9 @@ _BACK_OFF = 0.995
 _AIM = 0.01
 _PROGRESS = 0.8
 _PATIENCE = 20
+# Polishing: weight of an inactive constraint against an active one, and how often.
+_FAINT = 1e-6
+_POLISHES = 4
 
 
 class LinearProgram(NamedTuple):
@@ -86,21 +89,29 @@ def solve_program(
     """
 
     def unfinished(state):
-        _, bracket, steps, idle, alive = state
+        _, _, bracket, steps, idle, alive = state
         gap = bracket.upper - bracket.lower
         going = (gap > tol * _AIM) & ((gap > tol) | (idle < 1))
         return going & (idle < _PATIENCE) & (steps < max_steps) & alive
 
     def iterate(state):
-        point, old, steps, idle, _ = state
+        point, (best, least), old, steps, idle, _ = state
         point, alive = _step(program, point)
-        new = _tighten(old, program.certify(*point))
+        found = program.certify(*point)
+        new = _tighten(old, found)
+        gap = found[0] - found[1]
+        best = jax.tree.map(lambda a, b: jnp.where(gap < least, a, b), point, best)
         better = new.upper - new.lower < _PROGRESS * (old.upper - old.lower)
-        return point, new, steps + 1, jnp.where(better, 0, idle + 1), alive
+        idle = jnp.where(better, 0, idle + 1)
+        return point, (best, jnp.minimum(gap, least)), new, steps + 1, idle, alive
 
     zero = jnp.zeros((), jnp.int32)
-    state = ((x, _slack(program, x), z), Bracket(*guess), zero, zero, jnp.array(True))
-    _, bracket, steps, _, _ = lax.while_loop(unfinished, iterate, state)
+    point = (x, _slack(program, x), z)
+    guess = Bracket(*guess)
+    best = (point, guess.upper + jnp.inf)
+    state = (point, best, guess, zero, zero, jnp.array(True))
+    _, (point, _), bracket, steps, _, _ = lax.while_loop(unfinished, iterate, state)
+    bracket = _polish(program, point, bracket)
     return Solution(bracket, steps, jnp.abs(bracket.upper - bracket.lower) <= tol)
 
 
@@ -156,6 +167,35 @@ def _step(program: LinearProgram, point: tuple[Tree, Tree, Tree]) -> tuple[Tree,
     new = (_move(x, dx, reach_s), _move(s, ds, reach_s), _move(z, dz, reach_z))
     alive = jnp.isfinite(_total(new))
     return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, point), alive
+
+
+def _polish(program: LinearProgram, point: tuple[Tree, Tree, Tree], bracket: Bracket) -> Bracket:
+    """The vertex that the iteration was heading for.
+
+    The constraints that look active are made so, the multipliers of the others are made 0: least
+    squares with weights that differ by a fixed factor, where those of the iteration by then differ
+    by its square or more. A wrong guess does no harm, since a bracket only narrows.
+    """
+    x, s, z = point
+    active = jax.tree.map(lambda a, b, t: t & (a < b), s, z, program.present)
+    theta = jax.tree.map(
+        lambda a, b, t: jnp.where(t, jnp.where(a, 1, _FAINT), 0).astype(b.dtype),
+        active, s, program.present,
+    )  # fmt: skip
+    solve = program.factor(theta)
+
+    def improve(_, state):
+        x, z, bracket = state
+        pull = jax.tree.map(
+            lambda a, b, c, t: jnp.where(t, jnp.where(a, -b, -c), 0),
+            active, _slack(program, x), z, program.present,
+        )  # fmt: skip
+        dx, dz = solve(pull)
+        x, z = jax.tree.map(jnp.add, (x, z), (dx, dz))
+        inside = jax.tree.map(lambda a: jnp.maximum(a, 0), z)
+        return x, z, _tighten(bracket, program.certify(x, s, inside))
+
+    return lax.fori_loop(0, _POLISHES, improve, (x, z, bracket))[-1]
 
 
 def _move(values: Tree, change: Tree, length: Array) -> Tree:
