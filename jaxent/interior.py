@@ -26,7 +26,7 @@ Tree = Any
 # How close a step may come to the boundary, as a share of the way.
 _BACK_OFF = 0.995
 # Where to stop: the share of `tol` aimed at, what counts as narrower, how long to go without.
-_AIM = 0.01
+_AIM = 0.1
 _PROGRESS = 0.8
 _PATIENCE = 20
 # Polishing: weight of an inactive constraint against an active one, and how often.
@@ -80,7 +80,7 @@ def solve_program(
         x: a start with every present slack positive.
         z: positive multipliers with G'z = c, 0 where there is no constraint.
         guess: what `certify` returns, for any point: the first bracket.
-        tol: the promise. Steps are taken until the bracket is a hundred times narrower, or until
+        tol: the promise. Steps are taken until the bracket is ten times narrower, or until
             it no longer narrows, since the last steps cost little and gain much.
         max_steps: at most so many iterations. Static.
 

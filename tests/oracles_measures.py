@@ -57,9 +57,7 @@ def agentwise(points, mu=None):
     """ATV (Eq. 5), or Eq. (7) where mu is given; points `[X, C, m]`. Unknowns q, e, (t)."""
     num, others, m = points.shape
     laws, size = num * m, points.size
-    pick = sparse.kron(
-        sparse.identity(num), sparse.kron(np.ones((others, 1)), sparse.identity(m))
-    )
+    pick = sparse.kron(sparse.identity(num), sparse.kron(np.ones((others, 1)), sparse.identity(m)))
     parts = [sparse.hstack([-pick, -sparse.identity(size)])]  # -q - e <= -p
     bound = [-points.ravel()]
     a_eq = sparse.hstack(
