@@ -73,9 +73,9 @@ def by_agents(P, sizes):
     return joint.sum(3), joint.sum(2).swapaxes(0, 1)
 
 
-@pytest.mark.parametrize("sizes", [(2, 3), (3, 2)])
 @pytest.mark.parametrize("concentration", [1.0, 0.1])
-def test_against_linear_programs(sizes, concentration):
+def test_against_linear_programs(concentration):
+    sizes = (2, 3)
     P = random_chains(jax.random.key(1), 1, sizes, concentration)[0]
     chain = PairChain.from_matrix(P, sizes=sizes)
     mu = jaxent.stationary_distribution(chain)
