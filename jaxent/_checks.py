@@ -24,7 +24,7 @@ def concrete(*arrays: Any) -> bool:
 
 def check_shape(name: str, array: Any, shape: Sequence[int | None]) -> None:
     """Raise unless `array` has this shape; `None` stands for any length."""
-    given = np.shape(array)
+    given = np.shape(array) if concrete(array) else jnp.asarray(array).shape
     fits = len(given) == len(shape) and all(
         want is None or want == got for want, got in zip(shape, given, strict=True)
     )
