@@ -380,10 +380,14 @@ def figures(sizes: list[dict], data: dict, out: Path) -> list[Path]:
             for axis, name in zip(figure.subplots(1, 2), (left, right), strict=True):
                 values, errors, limit, label = panels[name]
                 drawing.points(axis, n, values, errors, "simulated")
-                if name == "mu_error":
-                    drawing.floor(axis, n, column["noise"], "noise of the true values")
                 drawing.limit(axis, n, limit, r"mean-field limit $N \to \infty$")
-                drawing.logarithmic(axis, "number of agents $N$", label)
+                if name == "mu_error":
+                    ratio = (column["mu_error"] / column["noise"]).min()
+                    plain = "noise of plain Monte Carlo, $3N$ runs\n"
+                    plain += f"(noise here: below error / {ratio:.0f})"
+                    drawing.floor(axis, n, column["plain_noise"], plain)
+                corner = "upper right" if name == "relative_error" else "upper left"
+                drawing.logarithmic(axis, "number of agents $N$", label, legend=corner)
             paths += command.save_figure(figure, out / f"figure{number}")
         paths += command.save_figure(_figure3(data, field), out / "figure3")
     return paths

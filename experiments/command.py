@@ -7,6 +7,7 @@ piece, and goes on from there with `--resume`. Bad options and folders end with 
 
 import argparse
 import json
+import logging
 import os
 import platform
 import sys
@@ -180,6 +181,8 @@ def progress(pieces: list[list[int]], unit: str) -> Iterator[list[int]]:
 
 def save_figure(figure: Any, path: Path) -> list[Path]:
     """Save a figure as PNG for the screen and PDF for the paper."""
+    # The mathematical fonts carry an odd date, of which the font writer warns.
+    logging.getLogger("fontTools").setLevel(logging.ERROR)
     paths = [path.with_suffix(".png"), path.with_suffix(".pdf")]
     for each in paths:
         figure.savefig(each, dpi=200)

@@ -5,7 +5,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 BLUE, RED, GREY, GREEN = "#1f5fa8", "#b8352a", "#6b6b6b", "#2f7d4f"
 
@@ -41,17 +41,15 @@ def limit(axis: Any, x: np.ndarray, y: np.ndarray, label: str) -> None:
 
 
 def floor(axis: Any, x: np.ndarray, y: np.ndarray, label: str) -> None:
-    """A level below which nothing is measured; left out where it is exactly 0."""
-    axis.plot(x, np.where(y > 0, y, np.nan), color=GREY, lw=0.8, ls=":", label=label)
+    """A level of noise, below which a method sees nothing."""
+    axis.plot(x, y, color=GREY, lw=1, ls=":", label=label)
 
 
-def logarithmic(axis: Any, xlabel: str, ylabel: str) -> None:
-    """Both axes logarithmic with plain numbers on the ticks, and a legend."""
+def logarithmic(axis: Any, xlabel: str, ylabel: str, *, legend: str) -> None:
+    """Both axes logarithmic with plain numbers on the ticks, and a legend in this corner."""
     axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-    low, high = axis.get_ylim()
-    for which, wide in ((axis.xaxis, False), (axis.yaxis, high / low > 1e3)):
+    for which in (axis.xaxis, axis.yaxis):
         which.set_minor_formatter(NullFormatter())
-        if not wide:
-            which.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            which.set_major_formatter(ScalarFormatter())
-    axis.legend()
+        which.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        which.set_major_formatter(FormatStrFormatter("%g"))
+    axis.legend(loc=legend)

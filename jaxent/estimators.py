@@ -84,7 +84,7 @@ def estimate_entanglement(probabilities: Array, weights: Array) -> EntanglementE
 
     total = weights.sum()
     reached = jnp.cumsum(weights.sum(1))
-    early = jnp.where((reached <= 0.5 * total)[:, None], weights, 0)
+    early = weights * (reached <= 0.5 * total)[:, None]
     late = weights - early
     fitted = fit(weights)
     crossed = distance(fit(early), late) + distance(fit(late), early)
@@ -126,7 +126,9 @@ def lstd_local_q(flow: Array, reward: Array, *, discount: Array | float) -> Loca
     visits = flow.sum(1)
     seen = (visits > 0)[:, None]
     eye = jnp.eye(len(flow), dtype=flow.dtype)
-    transition = jnp.where(seen, flow / jnp.where(seen, visits[:, None], 1), eye)
+    transition = jnp.where(
+        jnp.broadcast_to(seen, flow.shape), flow / jnp.where(seen, visits[:, None], 1), eye
+    )
     value = discounted_solve(transition, jnp.asarray(reward, flow.dtype), discount)
     return LocalQ(value, visits / visits.sum())
 

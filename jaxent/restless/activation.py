@@ -50,4 +50,5 @@ def action_probabilities(groups: Array) -> Array:
     counts = groups.sum(-1, keepdims=True)
     idle = jnp.array([1.0, 0.0], groups.dtype)
     idle = jnp.broadcast_to(idle, groups.shape)
+    counts = jnp.broadcast_to(counts, groups.shape)
     return jnp.where(counts > 0, groups / jnp.where(counts > 0, counts, 1), idle)

@@ -146,11 +146,12 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     gain = active - passive  # [S, S]
     pieces = jnp.where(served[:, :, None], active[None] - gain[:, None, :], passive[None])
     offsets = share * gain  # [p, S]
-    slopes = jnp.where(served, reward[:, 1] - (reward[:, 1] - reward[:, 0])[:, None], reward[:, 0])
+    jumps = reward[:, 1] - reward[:, 0]
+    slopes = jnp.where(served, reward[None, :, 1] - jumps[:, None], reward[None, :, 0])  # [p, S]
     # m (I - K) = b has rank S - 1; adding a multiple of sum(m) = 1 makes it regular.
     eye = jnp.eye(num_states, dtype=dtype)
     systems = jnp.concatenate(
-        [jnp.swapaxes(eye - pieces, 1, 2) + 1 / num_states, eye - discount * pieces]
+        [jnp.swapaxes(eye[None] - pieces, 1, 2) + 1 / num_states, eye[None] - discount * pieces]
     )
     rights = jnp.concatenate([offsets + 1 / num_states, slopes])
     solved = jnp.linalg.solve(systems, rights[..., None])[..., 0]  # [2 S, S], one batched call
@@ -163,7 +164,7 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     pivot = jnp.argmax(inside)
     found = inside[pivot]
     m = jnp.where(found, fixed[pivot], jnp.nan)
-    apart = jnp.abs(fixed - m).max(1) > jnp.sqrt(jnp.finfo(dtype).eps)
+    apart = jnp.abs(fixed - m[None]).max(1) > jnp.sqrt(jnp.finfo(dtype).eps)
     unique = found & ~jnp.any(inside & apart)
     m = jnp.where(unique, jnp.clip(m, 0), m)
     K = pieces[pivot]
@@ -184,8 +185,7 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
 
     # Values: V(n) = w.n + N c on the piece, against local values at the policy of m*.
     w = jnp.where(found, weights[pivot], jnp.nan)
-    jump = reward[pivot, 1] - reward[pivot, 0]
-    constant = share * (jump + discount * jnp.dot(gain[pivot], w, precision=_HIGHEST))
+    constant = share * (jumps[pivot] + discount * jnp.dot(gain[pivot], w, precision=_HIGHEST))
     constant = constant / (1 - discount)
     num_pairs = 2 * num_states
     local = (kernel[..., None] * policy[None, None]).reshape(num_pairs, num_pairs)
@@ -240,4 +240,4 @@ def attractor_gap(
     starts = jnp.concatenate([jnp.eye(num_states, dtype=target.dtype), random])
     step = jax.vmap(lambda m: mean_field_step(bandit, priority, m))
     ends = jax.lax.fori_loop(0, num_steps, lambda _, m: step(m), starts)
-    return jnp.abs(ends - target).max()
+    return jnp.abs(ends - target[None]).max()

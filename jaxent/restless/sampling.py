@@ -128,7 +128,7 @@ def binomial_tables(p: Array, max_count: int) -> Array:
     digits = num_digits(max_count)
     p = jnp.asarray(p, jnp.result_type(p, float))
     powers = 4 ** jnp.arange(digits, dtype=jnp.int32)
-    trials = powers[:, None] * jnp.arange(1, 4, dtype=jnp.int32)  # [D, 3]
+    trials = jnp.outer(powers, jnp.arange(1, 4, dtype=jnp.int32))  # [D, 3]
 
     def table(p: Array, n: Array) -> Array:
         return _alias_table(_binomial_law(p, n, 4**digits))
@@ -150,7 +150,7 @@ def draw_binomial(words: Array, n: Array, tables: Array) -> Array:
     """
     digits = words.shape[-1]
     index_bits = _DIGIT_BITS * digits
-    place = jnp.arange(digits, dtype=jnp.int32)
+    place = jnp.broadcast_to(jnp.arange(digits, dtype=jnp.int32), words.shape)
     digit = (n[..., None] >> (_DIGIT_BITS * place)) & 3  # [..., D]
     column = (words >> (_WORD - index_bits)).astype(jnp.int32)
     row = 3 * jnp.arange(words.size, dtype=jnp.int32).reshape(words.shape)
