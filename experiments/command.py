@@ -1,8 +1,9 @@
 """What every experiment's command shares: options, results that survive, progress.
 
-An experiment is a `Config` (a NamedTuple of plain numbers with a `QUICK` variant), a pure `run`, and
-figures. Its command reads the options of the config, writes `results.json` atomically after every finished
-piece, and goes on from there with `--resume`. Bad options and folders end with one line and exit code 2.
+An experiment is a `Config` (a NamedTuple of plain numbers with a `QUICK` variant), a pure `run`,
+and figures. Its command reads the options of the config, writes `results.json` atomically after
+every finished piece, and goes on from there with `--resume`. Bad options and folders end with one
+line and exit code 2.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from .restless import CountsTrajectory as CountsTrajectory
 from .restless import MeanField as MeanField
 from .restless import MonteCarloValue as MonteCarloValue
 from .restless import attractor_gap as attractor_gap
+from .restless import discounted_returns as discounted_returns
 from .restless import mean_field as mean_field
 from .restless import mean_field_step as mean_field_step
 from .restless import monte_carlo_q as monte_carlo_q

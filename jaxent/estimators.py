@@ -1,8 +1,8 @@
 r"""Entanglement and local values from data.
 
-What a simulator or a log gives is the same few numbers: for every epoch and local state, how the agent's
-next step was distributed and how much weight that local state had (Eqs. 9, 10, 15); and how often a local
-pair was followed by another (Meta Algorithm 1). Estimators take just these.
+What a simulator or a log gives is the same few numbers: for every epoch and local state, how the
+agent's next step was distributed and how much weight that local state had (Eqs. 9, 10, 15); and how
+often a local pair was followed by another (Meta Algorithm 1). Estimators take just these.
 """
 
 from typing import NamedTuple
@@ -22,8 +22,8 @@ class EntanglementEstimate(NamedTuple):
 
     Attributes:
         value: $\min_q \sum_{t, l} w_{tl} D_{TV}(p_{tl}, q_l) / \sum w$, in sample: biased low.
-        held_out: the same with q fitted on one half of the epochs and evaluated on the other, both ways:
-            biased high, so the truth lies between, up to noise.
+        held_out: the same with q fitted on one half of the epochs and evaluated on the other, both
+            ways: biased high, so the truth lies between, up to noise.
         minimizer: q, `[L, 2]`.
     """
 
@@ -50,20 +50,21 @@ class LocalQ(NamedTuple):
 
 
 def estimate_entanglement(probabilities: Array, weights: Array) -> EntanglementEstimate:
-    r"""Monte Carlo estimate of the measure of entanglement of one agent with two actions.
+    r"""Monte Carlo estimate of the entanglement of one agent with two actions.
 
-    $\min_{\pi'} \sum_t \sum_l w_{tl} |\pi(1 \mid l, t) - \pi'(1 \mid l)| / \sum_{t,l} w_{tl}$ (Eqs. 10, 15),
-    exact: for each local state l the minimiser is a weighted median. The halves of `held_out` are the
-    epochs before and after half of the weight, so epochs of weight 0 (burn-in, padding) do no harm.
+    $\min_{\pi'} \sum_{t, l} w_{tl} |\pi(1 \mid l, t) - \pi'(1 \mid l)| / \sum w$ (Eqs. 10, 15).
+    Exact: for each local state l the minimiser is a weighted median. The halves of `held_out` are
+    the epochs before and after half of the weight, so epochs of weight 0 (burn-in, padding) do no
+    harm.
 
     Args:
         probabilities: of the agent's actions in epoch t were it in local state l, `[T, L, 2]`.
-        weights: of local state l in epoch t, not negative, `[T, L]`: an indicator for one agent, the share
-            of agents in l for exchangeable ones.
+        weights: of local state l in epoch t, not negative, `[T, L]`: an indicator for one agent,
+            the share of agents in l for exchangeable ones.
 
     Returns:
-        `EntanglementEstimate`. The derivative passes through the probabilities, not through the minimiser
-        (Danskin); where the median is not unique it is a subgradient.
+        `EntanglementEstimate`. The derivative is exact where the medians are unique (the median is
+        one of the probabilities and moves with it), a subgradient elsewhere.
 
     References:
         Chen and Peng, Proposition 1, Eqs. (10) and (15).
@@ -77,7 +78,7 @@ def estimate_entanglement(probabilities: Array, weights: Array) -> EntanglementE
     over_states = jax.vmap(weighted_median, in_axes=1)
 
     def fit(weights: Array) -> Array:
-        return jax.lax.stop_gradient(over_states(active, weights))
+        return over_states(active, weights)
 
     def distance(fitted: Array, weights: Array) -> Array:
         return jnp.sum(weights * jnp.abs(active - fitted[None]))
@@ -106,8 +107,8 @@ def _check_flow(flow: Array, reward: Array, discount: Array | float) -> None:
 def lstd_local_q(flow: Array, reward: Array, *, discount: Array | float) -> LocalQ:
     r"""Local Q-values by least-squares temporal differences (tabular LSTD).
 
-    $Q = (I - \gamma \hat P)^{-1} r$ with $\hat P(x, x') = F(x, x') / \sum_{x'} F(x, x')$: the limit of TD(0)
-    on the same transitions, without a step size.
+    $Q = (I - \gamma \hat P)^{-1} r$ with $\hat P(x, x') = F(x, x') / \sum_{x'} F(x, x')$: the
+    limit of TD(0) on the same transitions, without a step size.
 
     Args:
         flow: how many transitions went from pair x to pair x', `[X, X]`; expected numbers will do.
@@ -136,11 +137,12 @@ def lstd_local_q(flow: Array, reward: Array, *, discount: Array | float) -> Loca
 def td_local_q(flows: Array, reward: Array, *, discount: Array | float) -> LocalQ:
     r"""Local Q-values by tabular TD(0), one update an epoch, as the paper learns them.
 
-    $Q(x) \mathrel{+}= \alpha_t(x) \big( r(x) + \gamma \textstyle\sum_{x'} F_t(x, x') Q(x') / f_t(x) - Q(x) \big)$
-    with $f_t(x) = \sum_{x'} F_t(x, x')$ visits this epoch, $V_t(x)$ until now, and the rescaled linear step
-    $\alpha_t = (1 + H) f_t / (H f_t + V_t)$, $H = 1 / (1 - \gamma)$: 1 at the first visit, and slow enough
-    later for the error to fall like $t^{-1/2}$. Exchangeable agents are pooled in F. Converges to
-    `lstd_local_q` of the summed flow.
+    $Q(x) \mathrel{+}= \alpha_t(x) ( r(x) + \gamma \sum_{x'} F_t(x, x') Q(x') / f_t(x) - Q(x) )$
+
+    with $f_t(x) = \sum_{x'} F_t(x, x')$ visits this epoch, $V_t(x)$ until now, and the rescaled
+    linear step $\alpha_t = (1 + H) f_t / (H f_t + V_t)$, $H = 1 / (1 - \gamma)$: 1 at the first
+    visit, and slow enough later for the error to fall like $t^{-1/2}$. Exchangeable agents are
+    pooled in F. Converges to `lstd_local_q` of the summed flow.
 
     Args:
         flows: transitions in every epoch, `[T, X, X]`.

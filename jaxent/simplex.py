@@ -9,8 +9,8 @@ Array = jax.Array
 def weighted_median(values: Array, weights: Array) -> Array:
     r"""A minimiser of $\sum_k w_k |v_k - q|$ over q: the value at which half the weight is reached.
 
-    Exact, by one sort. Values of weight 0 play no part, but must be finite; if all weights are 0 the
-    smallest value is returned.
+    Exact, by one sort. Values of weight 0 play no part, but must be finite; if all weights are 0
+    the smallest value is returned.
 
     Args:
         values: `[K]`.

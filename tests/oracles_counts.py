@@ -7,7 +7,8 @@ import numpy as np
 
 
 def random_bandit(seed, num_states, num_agents, budget, discount=0.7, zeros=0.0):
-    """Kernels, reward, N, M, discount of a random bandit; `zeros` is the share of missing transitions."""
+    """Kernels, reward, N, M, discount of a random bandit; `zeros` is the share of missing
+    transitions."""
     rng = np.random.default_rng(seed)
 
     def kernel():

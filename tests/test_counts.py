@@ -178,9 +178,7 @@ def test_pair_flow_is_the_mean_over_agents():
 def test_bad_simulations_are_refused(kwargs, match):
     bandit, priority = CASES["dense"]
     with pytest.raises(ValueError, match=match):
-        jaxent.simulate_counts(
-            jax.random.key(0), bandit, priority, **({"num_steps": 2} | kwargs)
-        )
+        jaxent.simulate_counts(jax.random.key(0), bandit, priority, **({"num_steps": 2} | kwargs))
 
 
 def test_traced_size_needs_a_largest_one():

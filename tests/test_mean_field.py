@@ -19,7 +19,9 @@ def random_cases():
     for seed in range(12):
         rng = np.random.default_rng(seed)
         num_states = int(rng.integers(2, 6))
-        bandit = RestlessBandit(*oracle.random_bandit(seed, num_states, 20, int(rng.integers(3, 17))))
+        bandit = RestlessBandit(
+            *oracle.random_bandit(seed, num_states, 20, int(rng.integers(3, 17)))
+        )
         yield bandit, tuple(rng.permutation(num_states).tolist())
 
 
@@ -121,7 +123,9 @@ def test_batched_over_priorities():
     priorities = jnp.array([[2, 1, 0, 3], [0, 1, 2, 3], [3, 2, 1, 0]])
     swept = jax.vmap(lambda p: jaxent.mean_field(CIRCULANT, p).configuration)(priorities)
     for priority, m in zip(priorities, swept, strict=True):
-        np.testing.assert_allclose(m, jaxent.mean_field(CIRCULANT, priority).configuration, atol=SOLVE)
+        np.testing.assert_allclose(
+            m, jaxent.mean_field(CIRCULANT, priority).configuration, atol=SOLVE
+        )
 
 
 def test_attractor_of_the_circulant_bandit():

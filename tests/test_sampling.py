@@ -20,9 +20,7 @@ def unpacked_laws(tables, digits):
     laws = threshold / 2.0**bits
     for place in range(digits):
         for row in range(3):
-            np.add.at(
-                laws[place, row], alias[place, row], (1 - threshold[place, row]) / 2.0**bits
-            )
+            np.add.at(laws[place, row], alias[place, row], (1 - threshold[place, row]) / 2.0**bits)
     return laws
 
 

@@ -8,6 +8,7 @@ from .mean_field import attractor_gap as attractor_gap
 from .mean_field import mean_field as mean_field
 from .mean_field import mean_field_step as mean_field_step
 from .monte_carlo import MonteCarloValue as MonteCarloValue
+from .monte_carlo import discounted_returns as discounted_returns
 from .monte_carlo import monte_carlo_q as monte_carlo_q
 from .simulate import CountsTrajectory as CountsTrajectory
 from .simulate import pair_flow as pair_flow

@@ -1,8 +1,8 @@
 r"""Who is active: priority activation of exchangeable agents (Def. 13).
 
-Given how many agents are in each state, an index policy activates whole states in priority order until the
-budget is met; agents in the state where it runs out are chosen uniformly. So an agent in state s is active
-with probability (activated agents in s) / (agents in s).
+Given how many agents are in each state, an index policy activates whole states in priority order
+until the budget is met; agents in the state where it runs out are chosen uniformly. So an agent in
+state s is active with probability (activated agents in s) / (agents in s).
 """
 
 import jax
@@ -18,25 +18,25 @@ def activate(counts: Array, priority: Array, budget: Array) -> Array:
     fractions of the agents: the mean field uses the same rule.
 
     Args:
-        counts: $n_s$, agents per state, `[S]`.
+        counts: $n_s$, agents per state, `[..., S]`.
         priority: states in the order served, the first first, `[S]`.
         budget: M, a scalar in the unit of `counts`.
 
     Returns:
-        $a_s$, `[S]`, in the dtype of `counts`.
+        $a_s$, `[..., S]`, in the dtype of `counts`.
 
     References:
         Chen and Peng, Def. 13.
     """
     priority = jnp.asarray(priority)
-    queue = counts[priority]
-    before = jnp.cumsum(queue, dtype=queue.dtype) - queue
+    queue = counts[..., priority]
+    before = jnp.cumsum(queue, axis=-1, dtype=queue.dtype) - queue
     served = jnp.clip(jnp.asarray(budget, queue.dtype) - before, 0, queue)
-    return jnp.zeros_like(counts).at[priority].set(served)
+    return served[..., jnp.argsort(priority)]
 
 
 def by_action(counts: Array, priority: Array, budget: Array) -> Array:
-    """Agents per state and action, `[S, 2]`: idle in column 0, active in column 1."""
+    """Agents per state and action, `[..., S, 2]`: idle in column 0, active in column 1."""
     active = activate(counts, priority, budget)
     return jnp.stack([counts - active, active], axis=-1)
 

@@ -1,14 +1,15 @@
 r"""The mean field of a restless bandit under an index policy.
 
-With m the fraction of agents per state, $\phi(m) = E[m_{t+1} \mid m_t = m]$ is continuous and affine on each
-piece Z_p, where p is the pivot: the state in which the budget runs out (Lemma 7). On Z_p
+With m the fraction of agents per state, $\phi(m) = E[m_{t+1} \mid m_t = m]$ is continuous, and
+affine on each piece Z_p, where p is the pivot: the state in which the budget runs out (Lemma 7).
+On Z_p
 
     $\phi(m) = m K + \alpha (P_1(p) - P_0(p))$,  with rows
     $K(s) = P_1(s) - P_1(p) + P_0(p)$ for s served before p, and $P_0(s)$ for the others.
 
-Everything else follows: the fixed point m*, its policy, the value of a configuration (affine on the piece),
-the Gaussian limit of sqrt(N) (m - m*), and from it the constants of E_1 ~ c / sqrt(N) and of the error of
-the value decomposition ~ c sqrt(N).
+Everything else follows: the fixed point m*, its policy, the value of a configuration (affine on the
+piece), the Gaussian limit of sqrt(N) (m - m*), and from it the constants of E_1 ~ c / sqrt(N) and
+of the error of the value decomposition ~ c sqrt(N).
 """
 
 from typing import Any, NamedTuple
@@ -36,7 +37,8 @@ class MeanField(NamedTuple):
         pivot: the state in which the budget runs out at m*.
         piece: $K$ at m*, `[S, S]`, rows "from".
         offset: $b$ of $\phi(m) = m K + b$, `[S]`.
-        spectral_radius: of K on the tangent space of the simplex; below 1 is local stability (Lemma 11).
+        spectral_radius: of K on the tangent space of the simplex; below 1 is local stability (Lemma
+            11).
         nondegenerate: some state has $0 < \pi^*(1 \mid s) < 1$ (Assumption 2).
         unique: no other piece has a fixed point.
         covariance: of the stationary limit of $\sqrt N (m - m^*)$, `[S, S]`.
@@ -47,8 +49,8 @@ class MeanField(NamedTuple):
         mu_error_limit: of the mu-weighted decomposition error divided by $\sqrt N$.
         relative_error_limit: of $\sqrt N$ times the relative error.
 
-    The covariance and the limits are NaN where they do not exist: no unique fixed point, an unstable or a
-    degenerate one.
+    The covariance and the limits are NaN where they do not exist: no unique fixed point, an
+    unstable or a degenerate one.
     """
 
     configuration: Array
@@ -94,18 +96,21 @@ def _lyapunov(A: Array, noise: Array) -> Array:
 
     def double(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         A, sigma = carry
-        sigma = sigma + jnp.matmul(A.T, jnp.matmul(sigma, A, precision=_HIGHEST), precision=_HIGHEST)
+        sigma = sigma + jnp.matmul(
+            A.T, jnp.matmul(sigma, A, precision=_HIGHEST), precision=_HIGHEST
+        )
         return jnp.matmul(A, A, precision=_HIGHEST), sigma
 
     return jax.lax.fori_loop(0, _DOUBLINGS, double, (A, noise))[1]
 
 
 def mean_field(bandit: RestlessBandit, priority: Any) -> MeanField:
-    r"""Mean field of an index policy: fixed point, stability, and the constants of its Gaussian limit.
+    r"""Mean field of an index policy: fixed point, stability, Gaussian limit and its constants.
 
-    The fixed point of every affine piece is solved for and kept if it lies in its piece; by Brouwer there
-    is at least one. With d the slope of value minus decomposition on the piece, g that of the activations
-    in the pivot and Sigma the stationary covariance, $\Sigma = K^\top \Sigma K + \Gamma$,
+    The fixed point of every affine piece is solved for and kept if it lies in its piece; by Brouwer
+    there is at least one. With d the slope of value minus decomposition on the piece, g that of the
+    activations in the pivot and Sigma the stationary covariance, 
+    $\Sigma = K^\top \Sigma K + \Gamma$,
 
         $\sqrt N E_1 \to \sqrt{2 g \Sigma g^\top / \pi}$ and
         $\|Q - \sum_i Q_i\|_\mu / \sqrt N \to \sqrt{2 d \Sigma d^\top / \pi}$.
@@ -222,7 +227,7 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
 def attractor_gap(
     key: Array, bandit: RestlessBandit, priority: Any, *, num_starts: int, num_steps: int
 ) -> Array:
-    r"""$\max_{m_0} \|\Phi_T(m_0) - m^*\|_\infty$ over the vertices and random starts (Assumption 1).
+    r"""$\max_{m_0} \|\Phi_T(m_0) - m^*\|_\infty$ over vertices and random starts (Assumption 1).
 
     A numerical check, not a proof: a gap near 0 says that no start of these escapes m*.
 

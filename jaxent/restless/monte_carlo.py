@@ -1,11 +1,13 @@
 r"""Monte Carlo values of a restless bandit, with a martingale that removes their noise.
 
-The mean of the next counts is known, $E[n_{t+1} \mid n_t] = N \phi(n_t / N)$, so for any h linear in the
-counts the differences $h(n_t) - E[h(n_t) \mid n_{t-1}]$ have mean zero and can be taken off the discounted
-return. With h the value function itself they are all of its noise; with h the value of the affine piece at
-m* (`mean_field(...).value_weights`) they are all of it as long as the run stays in that piece.
+The mean of the next counts is known, $E[n_{t+1} \mid n_t] = N \phi(n_t / N)$, so for any h linear
+in the counts the differences $h(n_t) - E[h(n_t) \mid n_{t-1}]$ have mean zero and can be taken off
+the discounted return. With h the value function itself they are all of its noise; with h the value
+of the affine piece at m* (`mean_field(...).value_weights`) they are all of it as long as the run
+stays in that piece.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +18,7 @@ from ..mdp import RestlessBandit
 from .activation import by_action
 from .mean_field import mean_field
 from .sampling import seed_words
-from .simulate import prepare, step_counts
+from .simulate import CountsTrajectory, FlowSampler, prepare, step_counts
 
 Array = jax.Array
 
@@ -29,7 +31,8 @@ class MonteCarloValue(NamedTuple):
         standard_error: of `value`, from the spread over runs.
         plain_deviation: standard deviation of one run's return without the control variate, so that
             `plain_deviation / sqrt(R)` is the noise of plain Monte Carlo with R runs.
-        truncation: bound of the discounted rewards after the horizon, $\gamma^T N r_{\max} / (1 - \gamma)$.
+        truncation: bound of the discounted rewards after the horizon, $\gamma^T N r_{\max} / (1 -
+            \gamma)$.
     """
 
     value: Array
@@ -54,8 +57,8 @@ def monte_carlo_q(
     $\hat Q = \frac1R \sum_{\text{runs}} \sum_{t < T} \gamma^t r_t
         - \sum_{t=1}^{T} \gamma^t (h \cdot n_t - h \cdot E[n_t \mid n_{t-1}])$.
 
-    Given counts, how many agents of each state are active is determined, so the joint Q-value of all pairs
-    with these counts is one number. Write for one configuration and let `vmap` batch.
+    Given counts, how many agents of each state are active is determined, so the joint Q-value of
+    all pairs with these counts is one number. Write for one configuration and let `vmap` batch.
 
     Args:
         key: of `jax.random.key`.
@@ -64,8 +67,10 @@ def monte_carlo_q(
         counts: agents per state, `[S]`.
         num_runs: R, at least 2. Static.
         num_steps: T. Static; `truncation` says what it leaves out.
-        control: weights h of the control variate, `[S]`; those of `mean_field` if not given, 0 for none.
-        max_agents: the largest num_agents that will be passed. Static; needed where num_agents is traced.
+        control: weights h of the control variate, `[S]`; those of `mean_field` if not given, 0 for
+            none.
+        max_agents: the largest num_agents that will be passed. Static; needed where num_agents is
+            traced.
 
     Returns:
         `MonteCarloValue` of scalars.
@@ -74,25 +79,38 @@ def monte_carlo_q(
         ValueError: for a bandit, priority, counts or control that is not one, naming the place.
 
     References:
-        Chen and Peng, Appendix K.2 (the protocol); Henderson and Glynn 2002 (approximating martingales).
+        Chen and Peng, Appendix K.2 (the protocol); Henderson and Glynn 2002 (approximating
+        martingales).
     """
     check_positive_int("num_steps", num_steps)
-    check_positive_int("num_runs - 1", num_runs - 1)
+    if num_runs < 2:
+        raise ValueError(f"num_runs: {num_runs} is not at least 2, which a standard error needs")
     priority, start, sampler = prepare(bandit, priority, counts, max_agents)
     if control is None:
         control = mean_field(bandit, priority).value_weights
     check_shape("control", control, (bandit.num_states,))
     check_finite("control", control)
-    dtype = jnp.result_type(bandit.reward, float)
-    h = jnp.asarray(control, dtype)
-    kernel = bandit.kernel.astype(dtype)
+    h = jnp.asarray(control, jnp.result_type(bandit.reward, float))
+    seeds = jax.vmap(seed_words)(jax.random.split(key, num_runs))
+    return _monte_carlo_q(seeds, bandit, priority, start, h, sampler, num_steps)
+
+
+@partial(jax.jit, static_argnames=("num_steps",))
+def _monte_carlo_q(
+    seeds: Array,
+    bandit: RestlessBandit,
+    priority: Array,
+    start: Array,
+    h: Array,
+    sampler: FlowSampler,
+    num_steps: int,
+) -> MonteCarloValue:
+    dtype = h.dtype
     reward = jnp.asarray(bandit.reward, dtype)
     discount = jnp.asarray(bandit.discount, dtype)
-    expected_h = kernel @ h  # [S, 2]
+    expected_h = bandit.kernel.astype(dtype) @ h  # [S, 2]
 
-    def run(key: Array) -> tuple[Array, Array]:
-        seed = seed_words(key)
-
+    def run(seed: Array) -> tuple[Array, Array]:
         def step(carry: tuple[Array, ...], t: Array) -> tuple[tuple[Array, ...], None]:
             counts, factor, plain, noise = carry
             groups = by_action(counts, priority, bandit.budget).astype(dtype)
@@ -107,11 +125,41 @@ def monte_carlo_q(
         (_, _, plain, noise), _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
         return plain, plain - noise
 
-    plain, controlled = jax.vmap(run)(jax.random.split(key, num_runs))
+    plain, controlled = jax.vmap(run)(seeds)
     tail = discount**num_steps * bandit.num_agents * jnp.abs(reward).max() / (1 - discount)
     return MonteCarloValue(
         value=controlled.mean(),
-        standard_error=controlled.std(ddof=1) / jnp.sqrt(jnp.asarray(num_runs, dtype)),
+        standard_error=controlled.std(ddof=1) / jnp.sqrt(jnp.asarray(len(seeds), dtype)),
         plain_deviation=plain.std(ddof=1),
         truncation=tail,
     )
+
+
+def discounted_returns(
+    trajectory: CountsTrajectory, bandit: RestlessBandit, *, control: Any
+) -> Array:
+    r"""Discounted return from every epoch of one run, each with the martingale taken off, `[T]`.
+
+    $G_t = r_t + \gamma ( G_{t+1} - h \cdot n_{t+1} + h \cdot E[n_{t+1} \mid n_t] )$, $G_T = 0$.
+    Given the counts at t its mean is the joint value, up to $\gamma^{T - t}$ of the value at T:
+    leave the last epochs out. For every-visit Monte Carlo: one long run serves every configuration
+    it visits.
+
+    Args:
+        trajectory: of `simulate_counts`.
+        bandit: the model that made it.
+        control: weights h, `[S]`, such as those of `mean_field`.
+    """
+    check_shape("control", control, (bandit.num_states,))
+    h = jnp.asarray(control, jnp.result_type(bandit.reward, float))
+    groups = trajectory.flow.sum(-1).astype(h.dtype)  # [T, S, 2]
+    reward = jnp.einsum("tsa,sa->t", groups, jnp.asarray(bandit.reward, h.dtype))
+    expected = jnp.einsum("tsa,sa->t", groups, bandit.kernel.astype(h.dtype) @ h)
+    surprise = trajectory.counts[1:].astype(h.dtype) @ h - expected
+
+    def back(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        reward, surprise = now
+        value = reward + bandit.discount * (later - surprise)
+        return value, value
+
+    return jax.lax.scan(back, jnp.zeros((), h.dtype), (reward, surprise), reverse=True)[1]

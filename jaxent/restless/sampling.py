@@ -1,17 +1,20 @@
 r"""Exact binomial draws for counts, without rejection.
 
-Binomial(n, p) is a sum of independent Binomial(d 4^j, p) over the base-4 digits d of n. Each of these few
-laws has an alias table (Walker 1977) that turns one 32-bit word into one draw: the high bits choose a
-column, the low bits choose between the column and its alias. A draw costs one look-up per digit of n,
-whatever n and p are, and there is no loop whose length depends on the draw, so it vectorises over any batch.
+Binomial(n, p) is a sum of independent Binomial(d 4^j, p) over the base-4 digits d of n. Each of
+these few laws has an alias table (Walker 1977) that turns one 32-bit word into one draw: the high
+bits choose a column, the low bits choose between the column and its alias. A draw costs one look-up
+per digit of n, whatever n and p are, and there is no loop whose length depends on the draw, so it
+vectorises over any batch.
 
 Probabilities are exact to the resolution of the word: every outcome of every Binomial(d 4^j, p) has
 probability within a few 2^-32 of the true one (plus rounding of the dtype the table is built in).
 
-The words come from Threefry-2x32 in counter mode, the hash behind `jax.random`. Written out here it fuses
-with the draws, which `jax.random.bits` inside a scan does not: on a CPU, where JAX lowers the hash to a
-rolled loop, that is 3 nanoseconds a word against 20.
+The words come from Threefry-2x32 in counter mode, the hash behind `jax.random`. Written out here it
+fuses with the draws, which `jax.random.bits` inside a scan does not: on a CPU, where JAX lowers the
+hash to a rolled loop, that is 3 nanoseconds a word against 20.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +35,8 @@ def seed_words(key: Array) -> Array:
 def random_words(seed: Array, step: Array, num_words: int) -> Array:
     """Independent uniform words of one step of a stream, `[num_words]` uint32.
 
-    Threefry-2x32 (Salmon et al. 2011) of the counter (step, position) under `seed`, its two outputs xored:
-    every (step, position) of a stream is a new counter, so no word is ever used twice.
+    Threefry-2x32 (Salmon et al. 2011) of the counter (step, position) under `seed`, its two outputs
+    xored: every (step, position) of a stream is a new counter, so no word is ever used twice.
 
     Args:
         seed: of `seed_words`, `[2]`.
@@ -64,7 +67,8 @@ def num_digits(max_count: int) -> int:
 
 
 def _binomial_law(p: Array, n: Array, num_columns: int) -> Array:
-    """Law of Binomial(n, p), `[C]`, by ratios outward from the mode: no logarithm, no cancellation."""
+    """Law of Binomial(n, p), `[C]`, by ratios outward from the mode: no logarithm, no
+    cancellation."""
     k = jnp.arange(num_columns, dtype=p.dtype)
     n = n.astype(p.dtype)
     mode = jnp.clip(jnp.floor((n + 1) * p), 0, n)
@@ -79,8 +83,9 @@ def _binomial_law(p: Array, n: Array, num_columns: int) -> Array:
 def _alias_table(law: Array) -> Array:
     """Packed alias table of one law over C = 2^b columns, `[C]` uint32.
 
-    The sequential sweep (light columns in order are topped up by the current heavy one, until that one is
-    itself light and the next takes over) has a closed form in the running deficits and surpluses.
+    The sequential sweep (light columns in order are topped up by the current heavy one, until that
+    one is itself light and the next takes over) has a closed form in the running deficits and
+    surpluses.
     """
     num_columns = law.shape[-1]
     index_bits = num_columns.bit_length() - 1
@@ -112,6 +117,7 @@ def _alias_table(law: Array) -> Array:
     return jnp.zeros(num_columns, jnp.uint32).at[order].set(packed)
 
 
+@partial(jax.jit, static_argnames=("max_count",))
 def binomial_tables(p: Array, max_count: int) -> Array:
     """Alias tables of Binomial(d 4^j, p) for every digit d = 1, 2, 3 and place j < D.
 
@@ -120,10 +126,10 @@ def binomial_tables(p: Array, max_count: int) -> Array:
         max_count: the largest n to be drawn. Static, at most 65535.
 
     Returns:
-        Flat uint32, of shape `[..., D, 3, C]` with C = 4^D if unrolled: 12 D 4^D bytes for every p. In each
-        column the low 2 D bits hold the alias, the high bits the threshold (in units of 2^(2 D - 32)) under
-        which the column itself is drawn. Flat, because a flat array has one layout: a loop that gathers
-        from it never copies it.
+        Flat uint32, of shape `[..., D, 3, C]` with C = 4^D if unrolled: 12 D 4^D bytes for every p.
+        In each column the low 2 D bits hold the alias, the high bits the threshold (in units of
+        2^(2 D - 32)) under which the column itself is drawn. Flat, because a flat array has one
+        layout: a loop that gathers from it never copies it.
     """
     digits = num_digits(max_count)
     p = jnp.asarray(p, jnp.result_type(p, float))

@@ -1,12 +1,13 @@
 r"""Simulation of a restless bandit on counts.
 
-Under an index policy homogeneous agents are exchangeable, so the counts n_s of agents per state are a
-Markov chain of their own: n^a_s agents of state s take action a (Def. 13), and they spread over the next
-states as Multinomial(n^a_s, P_a(s, .)). A step costs the same for 60 agents and for 1800.
+Under an index policy homogeneous agents are exchangeable, so the counts n_s of agents per state are
+a Markov chain of their own: n^a_s agents of state s take action a (Def. 13), and they spread over
+the next states as Multinomial(n^a_s, P_a(s, .)). A step costs the same for 60 agents and for 1800.
 """
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -48,8 +49,8 @@ class FlowSampler:
     """What a step needs to draw next states: one binomial after another along each kernel row.
 
     Attributes:
-        tables: for each k < K - 1, tables of the probability of the k-th successor of (s, a) given none
-            before it, for p of shape `[S, 2]`.
+        tables: for each k < K - 1, tables of the probability of the k-th successor of (s, a) given
+            none before it, for p of shape `[S, 2]`.
         rank: position of s' among the successors of (s, a), K where there is no way, `[S, 2, S]`.
         max_agents: the largest number of agents the tables serve. Static.
     """
@@ -62,14 +63,19 @@ class FlowSampler:
 def flow_sampler(bandit: RestlessBandit, max_agents: int) -> FlowSampler:
     """Tables for every row of both kernels.
 
-    K is the largest number of successors of any (s, a) where the kernels are known, S where they are
-    traced. Memory: 24 S (K - 1) D 4^D bytes with D the base-4 digits of `max_agents`.
+    K is the largest number of successors of any (s, a) where the kernels are known (the tables are
+    then made once, while tracing), S where they are traced. Memory: 24 S (K - 1) D 4^D bytes with D
+    the base-4 digits of `max_agents`.
     """
-    fan_out = bandit.num_states
-    if concrete(bandit.passive, bandit.active):
-        known = np.stack([np.asarray(bandit.passive), np.asarray(bandit.active)])
-        fan_out = int((known > 0).sum(-1).max())
-    kernel = bandit.kernel  # [S, 2, S]
+    if not concrete(bandit.passive, bandit.active):
+        return _flow_sampler(bandit.kernel, bandit.num_states, max_agents)
+    known = np.stack([np.asarray(bandit.passive), np.asarray(bandit.active)], axis=1)
+    with jax.ensure_compile_time_eval():
+        return _flow_sampler(jnp.asarray(known), int((known > 0).sum(-1).max()), max_agents)
+
+
+@partial(jax.jit, static_argnames=("fan_out", "max_agents"))
+def _flow_sampler(kernel: Array, fan_out: int, max_agents: int) -> FlowSampler:
     order = jnp.argsort(kernel <= 0, axis=-1, stable=True)  # successors first
     rank = jnp.minimum(jnp.argsort(order, axis=-1), fan_out)
     law = jnp.take_along_axis(kernel, order, axis=-1)[..., :fan_out]
@@ -110,7 +116,9 @@ def check_counts(counts: Any, bandit: RestlessBandit) -> None:
         if not (value >= 0 and float(value).is_integer()):
             raise ValueError(f"counts[{state}] = {value} is not a whole number of agents")
     if concrete(bandit.num_agents) and int(values.sum()) != int(bandit.num_agents):
-        raise ValueError(f"counts sum to {int(values.sum())}, not to num_agents {bandit.num_agents}")
+        raise ValueError(
+            f"counts sum to {int(values.sum())}, not to num_agents {bandit.num_agents}"
+        )
 
 
 def _largest_num_agents(bandit: RestlessBandit, max_agents: int | None) -> int:
@@ -165,17 +173,19 @@ def simulate_counts(
 ) -> CountsTrajectory:
     r"""Simulate the counts chain under an index policy.
 
-    $n_{t+1} = \sum_{s, a} \mathrm{Multinomial}(n^a_s, P_a(s, \cdot))$, with $n^a_s$ from Def. 13. The law is
-    exact. Write for one run and let `vmap` batch over keys; `bandit.num_agents` and `bandit.budget` may be
-    traced, so that one compilation serves a sweep over N.
+    $n_{t+1} = \sum_{s, a} \mathrm{Multinomial}(n^a_s, P_a(s, \cdot))$ with $n^a_s$ from Def. 13.
+    The law is exact. Write for one run and let `vmap` batch over keys; `bandit.num_agents` and
+    `bandit.budget` may be traced, so that one compilation serves a sweep over N.
 
     Args:
         key: of `jax.random.key`.
-        bandit: the model. Kernels are best closed over: their sparsity is used where they are known.
+        bandit: the model. Kernels are best closed over: their sparsity is used where they are
+            known.
         priority: states in the order served, `[S]`.
         num_steps: T. Static.
         counts: start, `[S]`; as even as can be if not given.
-        max_agents: the largest num_agents that will be passed. Static; needed where num_agents is traced.
+        max_agents: the largest num_agents that will be passed. Static; needed where num_agents is
+            traced.
 
     Returns:
         The trajectory; its largest array, `flow`, has 8 T S^2 bytes.
@@ -189,33 +199,56 @@ def simulate_counts(
     check_positive_int("num_steps", num_steps)
     priority, counts, sampler = prepare(bandit, priority, counts, max_agents)
 
-    seed = seed_words(key)
+    return _simulate(seed_words(key), bandit, priority, counts, sampler, num_steps)
 
+
+@partial(jax.jit, static_argnames=("num_steps",))
+def _simulate(
+    seed: Array,
+    bandit: RestlessBandit,
+    priority: Array,
+    counts: Array,
+    sampler: FlowSampler,
+    num_steps: int,
+) -> CountsTrajectory:
     def step(counts: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
         after, flow = step_counts(seed, t, counts, bandit, priority, sampler)
         return after, (counts, flow)
 
     last, (before, flow) = jax.lax.scan(step, counts, jnp.arange(num_steps))
     counts = jnp.concatenate([before, last[None]])  # [T + 1, S]
-    groups = jax.vmap(by_action, (0, None, None))(counts, priority, bandit.budget)
+    groups = by_action(counts, priority, bandit.budget)
     return CountsTrajectory(counts, flow, action_probabilities(groups))
 
 
-def pair_flow(trajectory: CountsTrajectory, weights: Array | None = None) -> Array:
+def pair_flow(
+    trajectory: CountsTrajectory, weights: Array | None = None, *, kernel: Array | None = None
+) -> Array:
     r"""Expected number of agents that go from pair x to pair x', `[X, X]`, with x = 2 s + a.
 
-    $F(x, x') = \sum_t w_t\, f_t(s, a, s')\, \pi(a' \mid s', m_{t+1})$: given the counts flow, which agents
-    of a state are active next is a uniform draw, so its expectation is taken (Rao-Blackwell) instead of
-    one sample of it.
+    $F(x, x') = \sum_t w_t\, f_t(s, a, s')\, \pi(a' \mid s', m_{t+1})$: given the counts flow, which
+    agents of a state are active next is a uniform draw, so its expectation is taken (Rao-Blackwell)
+    instead of one sample of it. With the kernel, moves too are expected ones: the sum of
+    $w_t f_t(s, a, s')$ is replaced by its mean given the visits of (s, a), and only the policy
+    after a move is left to the data.
 
     Args:
         trajectory: of `simulate_counts`.
         weights: of the transitions t -> t + 1, `[T]`; 1 if not given. 0 leaves an epoch out.
+        kernel: of the bandit, `[S, 2, S]`, where it is known and may be used.
     """
     num_states = trajectory.counts.shape[-1]
     policy = trajectory.policy[1:]  # [T, S, 2]
     flow = trajectory.flow.astype(policy.dtype)
     if weights is not None:
-        flow = flow * weights.astype(policy.dtype)[:, None, None, None]
+        weights = jnp.broadcast_to(weights.astype(policy.dtype)[:, None, None, None], flow.shape)
+        flow = flow * weights
     pairs = jnp.einsum("tsan,tnb->sanb", flow, policy, precision=jax.lax.Precision.HIGHEST)
+    if kernel is not None:
+        moved = flow.sum(0)[..., None]  # [S, 2, S, 1]
+        expected = moved.sum(2, keepdims=True) * jnp.asarray(kernel, flow.dtype)[..., None]
+        mean_policy = jnp.broadcast_to(action_probabilities(pairs.sum((0, 1))), pairs.shape)
+        moved = jnp.broadcast_to(moved, pairs.shape)
+        after = jnp.where(moved > 0, pairs / jnp.where(moved > 0, moved, 1), mean_policy)
+        pairs = expected * after
     return pairs.reshape(2 * num_states, 2 * num_states)

@@ -1,0 +1,39 @@
+"""What the README says is what runs."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import jaxent
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_ci_runs_the_test_command():
+    commands = re.findall(r"```sh\n(.*?)\n```", README, flags=re.DOTALL)
+    assert len(commands) == 2
+    assert commands[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_example_prints_what_it_says(capsys):
+    code = re.search(r"```python\n(.*?)\n```", README, flags=re.DOTALL)
+    output = re.search(r"```text\n(.*?)\n```", README, flags=re.DOTALL)
+    assert code
+    assert output
+    exec(code[1], {})
+    assert capsys.readouterr().out.strip() == output[1].strip()
+
+
+def test_every_function_named_exists():
+    table = README.split("## What it does")[1]
+    names = set(re.findall(r"`([a-z_0-9]+)`", table)) - {"vmap"}
+    assert names
+    assert not [n for n in names if not hasattr(jaxent, n)]
+
+
+def test_versions_agree():
+    citation = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {jaxent.__version__}" in citation
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"license: {project['license']}" in citation
