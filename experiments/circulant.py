@@ -52,7 +52,7 @@ class Config(NamedTuple):
     data_size: int = 900
 
 
-QUICK = Config(sizes=(60, 90, 120, 180, 240, 360, 480, 600), data_size=300)
+QUICK = Config(sizes=(60, 90, 120, 240, 420, 600))
 
 HELP = {
     "sizes": "numbers of agents, multiples of 30",

@@ -9,7 +9,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 BLUE, RED, GREY, GREEN = "#1f5fa8", "#b8352a", "#6b6b6b", "#2f7d4f"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "serif",
     "mathtext.fontset": "cm",
