@@ -75,23 +75,19 @@ def estimate_entanglement(probabilities: Array, weights: Array) -> EntanglementE
     check_finite("weights", weights)
     active = jnp.asarray(probabilities)[..., 1]  # [T, L]
     weights = jnp.asarray(weights, active.dtype)
-    over_states = jax.vmap(weighted_median, in_axes=1)
-
-    def fit(weights: Array) -> Array:
-        return over_states(active, weights)
-
-    def distance(fitted: Array, weights: Array) -> Array:
-        return jnp.sum(weights * jnp.abs(active - fitted[None]))
-
     total = weights.sum()
     reached = jnp.cumsum(weights.sum(1))
     early = weights * (reached <= 0.5 * total)[:, None]
     late = weights - early
-    fitted = fit(weights)
-    crossed = distance(fit(early), late) + distance(fit(late), early)
+    medians = jax.vmap(weighted_median, in_axes=(1, 2), out_axes=1)
+    fitted, from_early, from_late = medians(active, jnp.stack([weights, early, late]))  # [3, L]
+
+    def distance(fitted: Array, weights: Array) -> Array:
+        return jnp.sum(weights * jnp.abs(active - fitted[None])) / total
+
     return EntanglementEstimate(
-        value=distance(fitted, weights) / total,
-        held_out=crossed / total,
+        value=distance(fitted, weights),
+        held_out=distance(from_early, late) + distance(from_late, early),
         minimizer=jnp.stack([1 - fitted, fitted], axis=-1),
     )
 

@@ -14,11 +14,12 @@ def weighted_median(values: Array, weights: Array) -> Array:
 
     Args:
         values: `[K]`.
-        weights: not negative, `[K]`.
+        weights: not negative, `[..., K]`; one sort serves them all.
 
     Returns:
-        A scalar, one of the values. Where the minimisers are an interval, its lower end.
+        `[...]`, each one of the values. Where the minimisers are an interval, its lower end.
     """
     order = jnp.argsort(values)
-    reached = jnp.cumsum(weights[order])
-    return values[order][jnp.searchsorted(reached, 0.5 * reached[-1], side="left")]
+    reached = jnp.cumsum(weights[..., order], axis=-1)
+    below = reached < 0.5 * reached[..., -1:]
+    return values[order][below.sum(-1)]

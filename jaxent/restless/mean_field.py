@@ -109,7 +109,7 @@ def mean_field(bandit: RestlessBandit, priority: Any) -> MeanField:
 
     The fixed point of every affine piece is solved for and kept if it lies in its piece; by Brouwer
     there is at least one. With d the slope of value minus decomposition on the piece, g that of the
-    activations in the pivot and Sigma the stationary covariance, 
+    activations in the pivot and Sigma the stationary covariance,
     $\Sigma = K^\top \Sigma K + \Gamma$,
 
         $\sqrt N E_1 \to \sqrt{2 g \Sigma g^\top / \pi}$ and

@@ -7,7 +7,7 @@ the next states as Multinomial(n^a_s, P_a(s, .)). A step costs the same for 60 a
 
 import dataclasses
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -70,6 +70,20 @@ def flow_sampler(bandit: RestlessBandit, max_agents: int) -> FlowSampler:
     if not concrete(bandit.passive, bandit.active):
         return _flow_sampler(bandit.kernel, bandit.num_states, max_agents)
     known = np.stack([np.asarray(bandit.passive), np.asarray(bandit.active)], axis=1)
+    return _known_sampler(known.tobytes(), known.shape, known.dtype, _x64(), max_agents)
+
+
+def _x64() -> bool:
+    return jnp.asarray(0.0).dtype == jnp.float64
+
+
+@lru_cache(maxsize=32)
+def _known_sampler(
+    kernel: bytes, shape: tuple[int, ...], dtype: np.dtype, x64: bool, max_agents: int
+) -> FlowSampler:
+    # Cached by value: tracing a sweep asks for the same tables several times.
+    del x64  # part of the key only
+    known = np.frombuffer(kernel, dtype).reshape(shape)
     with jax.ensure_compile_time_eval():
         return _flow_sampler(jnp.asarray(known), int((known > 0).sum(-1).max()), max_agents)
 
