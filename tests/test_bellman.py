@@ -58,7 +58,7 @@ def test_appendix_b_state_values_need_state_rewards():
     for s in np.ndindex(S, S):
         policy[s][(1, 0) if sum(s) % 2 == 0 else (0, 1)] = 1
     state_only = [np.repeat(rng.normal(size=(S, 1)), 2, 1) for _ in range(2)]
-    with_action = [r + np.array([[0.0, 1.0], [0.0, -1.0]]) for r in state_only]
+    with_action = [r + np.array([[0.0, d]]) for r, d in zip(state_only, (1, -1))]
 
     def gap(rewards):
         agents = tuple(je.MDP(jnp.array(k), jnp.array(r)) for k, r in zip(kernels, rewards))
