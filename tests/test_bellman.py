@@ -1,5 +1,6 @@
 import resource
 import time
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -197,3 +198,18 @@ def test_bad_input():
         je.q_values(chain, jnp.ones(5), discount=0.9)
     with pytest.raises(ValueError, match=r"rewards\[0\]\[1, 0\] is nan"):
         je.q_values(chain, (mdp.rewards[0].at[1, 0].set(jnp.nan), mdp.rewards[1]), discount=0.9)
+
+
+@pytest.mark.parametrize("discount", [0.9, 0.99999])
+def test_nearly_decomposable_chains_entry_by_entry(discount):
+    rng = np.random.default_rng(5)
+    exact = oracles.nearly_decomposable(rng, 2, 3, Fraction(1, 10**12))
+    P = jnp.array([[float(p) for p in row] for row in exact])
+    chain = je.PairChain.from_matrix(P, sizes=(2, 3))
+    rewards = [[Fraction(int(k), 8) for k in rng.integers(1, 99, n)] for n in (2, 3)]
+    joint = [a + b for a in rewards[0] for b in rewards[1]]
+    values = [float(v) for v in oracles.exact_values(exact, joint, Fraction(discount))]
+    local = [jnp.array([float(r) for r in reward]) for reward in rewards]
+    np.testing.assert_allclose(je.q_values(chain, local, discount=discount), values, rtol=1e-10)
+    law = [float(p) for p in oracles.exact_law(exact)]
+    np.testing.assert_allclose(je.stationary_distribution(chain), law, rtol=1e-10)
