@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 # A row of probabilities may miss 1 by rounding: so many machine epsilons per entry.
 _ROW_EPS = 64.0
@@ -19,7 +20,7 @@ _ROW_EPS = 64.0
 
 def concrete(*arrays: Any) -> bool:
     """Whether every leaf has a value now, that is, none is a tracer."""
-    return not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays))
+    return not any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays))
 
 
 def check_shape(name: str, array: Any, shape: Sequence[int | None]) -> None:

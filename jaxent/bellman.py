@@ -170,13 +170,14 @@ def joint_reward(chain: PairChain, rewards: Rewards) -> Array:
     """A joint reward `[J]`, in the chain's dtype, from a sequence of local ones or a joint one."""
     if isinstance(rewards, (list, tuple)):
         return chain.lift(check_locals(chain, rewards)).astype(chain.dtype)
-    if jnp.shape(rewards) not in ((chain.num_pairs,), chain.sizes):
+    reward = as_float(rewards)
+    if reward.shape not in ((chain.num_pairs,), chain.sizes):
         raise ValueError(
             f"rewards: wanted a sequence of {len(chain.views)} local rewards, or a joint one of "
-            f"shape [{chain.num_pairs}] or {list(chain.sizes)}; got {list(jnp.shape(rewards))}"
+            f"shape [{chain.num_pairs}] or {list(chain.sizes)}; got {list(reward.shape)}"
         )
-    check_finite("rewards", rewards)
-    return as_float(rewards).reshape(-1).astype(chain.dtype)
+    check_finite("rewards", reward)
+    return reward.reshape(-1).astype(chain.dtype)
 
 
 def check_locals(chain: PairChain, rewards: Sequence[Array]) -> list[Array]:

@@ -145,7 +145,8 @@ def _factor(P: Array, rate: Array) -> _Factors:
 def _factor_batch(axis_size, in_batched, P, rate):
     arrays = zip((P, rate), in_batched, strict=True)
     factors = _factor_last(*(_last(x, axis_size, batched) for x, batched in arrays))
-    return _Factors(*(jnp.moveaxis(x, -1, 0) for x in factors)), _Factors(True, True)
+    factors = _Factors(*(jnp.moveaxis(x, -1, 0) for x in factors))
+    return factors, jax.tree.map(lambda _: True, factors)
 
 
 def _substitution(substitute):
