@@ -295,8 +295,8 @@ def _split(P: np.ndarray, sizes: tuple[int, ...]) -> list[tuple[float, tuple[np.
         return [(1.0, (P / P.sum(-1, keepdims=True),))]
     X, rest = sizes[0], prod(sizes[1:])
     R = P.reshape(X, rest, X, rest).transpose(0, 2, 1, 3).reshape(X * X, rest * rest)
-    *_, triangle, order = qr(R, mode="r", pivoting=True)
-    size = np.abs(np.diag(triangle))
+    pivoted = qr(R, mode="r", pivoting=True)
+    size, order = np.abs(np.diag(np.asarray(pivoted[0]))), np.asarray(pivoted[-1])
     rank = int((size > 8 * np.finfo(float).eps * max(R.shape) * size[0]).sum())
     basis = R[:, order[:rank]].reshape(X, X, rank)
     basis = (basis / basis.sum(1, keepdims=True)).reshape(X * X, rank)
