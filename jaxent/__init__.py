@@ -1,15 +1,42 @@
 """Multi-agent Markov entanglement in JAX."""
 
+from .bellman import QSolution as QSolution
+from .bellman import local_q_values as local_q_values
+from .bellman import q_values as q_values
+from .bellman import solve_q as solve_q
+from .bellman import state_values as state_values
+from .chain import PairChain as PairChain
+from .chain import pair_chain as pair_chain
+from .decomposition import Decomposition as Decomposition
+from .decomposition import decompose as decompose
+from .decomposition import decomposition_error as decomposition_error
+from .elimination import discounted_solve as discounted_solve
+from .elimination import stationary_law as stationary_law
 from .estimators import EntanglementEstimate as EntanglementEstimate
 from .estimators import LocalQ as LocalQ
 from .estimators import estimate_entanglement as estimate_entanglement
 from .estimators import lstd_local_q as lstd_local_q
 from .estimators import td_local_q as td_local_q
 from .instances import CIRCULANT_PRIORITY as CIRCULANT_PRIORITY
+from .instances import appendix_e as appendix_e
 from .instances import circulant_bandit as circulant_bandit
 from .instances import circulant_start as circulant_start
+from .instances import example_1 as example_1
+from .instances import pr_box as pr_box
+from .instances import three_agents as three_agents
+from .mdp import MDP as MDP
+from .mdp import Coupling as Coupling
+from .mdp import JointMDP as JointMDP
 from .mdp import RestlessBandit as RestlessBandit
+from .mdp import WeaklyCoupledMDP as WeaklyCoupledMDP
 from .mdp import check_bandit as check_bandit
+from .mdp import check_mdp as check_mdp
+from .mdp import feasible_actions as feasible_actions
+from .policies import check_policy as check_policy
+from .policies import index_policy as index_policy
+from .policies import product_policy as product_policy
+from .policies import shared_randomness as shared_randomness
+from .policies import softmax_policy as softmax_policy
 from .restless import CountsTrajectory as CountsTrajectory
 from .restless import MeanField as MeanField
 from .restless import MonteCarloValue as MonteCarloValue
@@ -20,5 +47,20 @@ from .restless import mean_field_step as mean_field_step
 from .restless import monte_carlo_q as monte_carlo_q
 from .restless import pair_flow as pair_flow
 from .restless import simulate_counts as simulate_counts
+from .separability import ConvexSeparation as ConvexSeparation
+from .separability import SeparableDecomposition as SeparableDecomposition
+from .separability import Witness as Witness
+from .separability import convex_separation as convex_separation
+from .separability import is_agentwise_separable as is_agentwise_separable
+from .separability import is_convexly_separable as is_convexly_separable
+from .separability import is_separable as is_separable
+from .separability import separability_witness as separability_witness
+from .separability import separable_decomposition as separable_decomposition
+from .stationary import LawSolution as LawSolution
+from .stationary import solve_law as solve_law
+from .stationary import stationary_distribution as stationary_distribution
+from .views import local_transition as local_transition
+from .views import marginal as marginal
+from .views import view_transition as view_transition
 
 __version__ = "0.1.0"

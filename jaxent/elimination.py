@@ -27,8 +27,12 @@ from ._checks import check_shape, stochastic
 
 Array = jax.Array
 
-# States eliminated by rank-one steps before the rest is updated by one matrix product.
+# One chain: so many states are eliminated by rank-one updates of their own rows and columns, then
+# the rest is updated at once by a matrix product.
 _PANEL = 64
+# A batch, where a product would have to transpose: rank-one updates of the whole square, which is
+# cut to what is left so many times.
+_PHASES = 4
 
 
 class _Factors(NamedTuple):
@@ -38,6 +42,7 @@ class _Factors(NamedTuple):
     inverse: Array
 
 
+@jax.jit  # or each call outside a trace would compile its loops anew
 def stationary_law(P: Array) -> Array:
     r"""Stationary law of a unichain, μ P = μ, Σ μ = 1.
 
@@ -57,6 +62,7 @@ def stationary_law(P: Array) -> Array:
     return law * jnp.where(valid & unichain, 1.0, jnp.nan).astype(law.dtype)
 
 
+@jax.jit
 def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
     r"""Solution of (I - discount P) x = r.
 
@@ -77,13 +83,13 @@ def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
     P, r, discount = (jnp.asarray(x, dtype) for x in (P, r, discount))
     valid = stochastic(P) & (discount >= 0) & (discount < 1)
     frozen, rate = lax.stop_gradient((P, discount))
-    factors = _factor(rate * frozen, jnp.full(P.shape[:1], 1 - rate))
+    factors = _factor(frozen, rate)
     columns = r.reshape(len(r), -1)
     x = lax.custom_linear_solve(
         lambda x: x - discount * jnp.matmul(P, x, precision=lax.Precision.HIGHEST),
         columns,
         solve=lambda _, b: _solve(*factors, b),
-        transpose_solve=lambda _, b: _solve(factors.entries.T, factors.inverse, b),
+        transpose_solve=lambda _, b: _solve_transposed(*factors, b),
     )
     return x.reshape(r.shape) * jnp.where(valid, 1.0, jnp.nan).astype(dtype)
 
@@ -96,11 +102,9 @@ def _check_square(P: Array) -> None:
 @jax.custom_jvp
 def _law(P: Array) -> tuple[Array, Array, Array]:
     """The law, and the factors that its derivative needs (which count as constants)."""
-    factors = _factor(P, jnp.zeros_like(P[0]))
+    factors = _factor(P, jnp.ones((), P.dtype))
     root = (factors.inverse == 0).astype(P.dtype)
-    # With mass 1 on the root, the others hold what one step from the root feeds into them.
-    fed = _solve(factors.entries.T, factors.inverse, (root @ P)[:, None])[:, 0]
-    mass = root + fed
+    mass = _carry(factors.entries, factors.inverse + root, root[:, None])[:, 0]
     return mass / mass.sum(), *factors
 
 
@@ -113,7 +117,7 @@ def _law_jvp(primals, tangents):
 
     # A y = y (I - P) + (Σ y) root is regular, and Σ A y = Σ y.
     def solve(_, b):
-        y = _solve(entries.T, inverse, b[:, None])[:, 0]
+        y = _solve_transposed(entries, inverse, b[:, None])[:, 0]
         return y + (b.sum() - y.sum()) * fixed
 
     def transpose_solve(_, b):
@@ -131,32 +135,34 @@ def _law_jvp(primals, tangents):
 
 
 @custom_vmap
-def _factor(P: Array, killing: Array) -> _Factors:
-    """Eliminate every state of one chain, `[n, n]` and `[n]`."""
-    entries, inverse = _factor_last(P[..., None], killing[..., None])
+def _factor(P: Array, rate: Array) -> _Factors:
+    """Eliminate every state of one chain `[n, n]` that goes on at this rate, else is killed."""
+    entries, inverse = _factor_last(P[..., None], rate[None])
     return _Factors(entries[..., 0], inverse[..., 0])
 
 
 @_factor.def_vmap
-def _factor_batch(axis_size, in_batched, P, killing):
-    P, killing = (
-        _last(x, axis_size, batched) for x, batched in zip((P, killing), in_batched, strict=True)
-    )
-    factors = _factor_last(P, killing)
-    return _Factors(*(jnp.moveaxis(x, -1, 0) for x in factors)), _Factors(True, True)
+def _factor_batch(axis_size, in_batched, P, rate):
+    arrays = zip((P, rate), in_batched, strict=True)
+    factors = _factor_last(*(_last(x, axis_size, batched) for x, batched in arrays))
+    factors = _Factors(*(jnp.moveaxis(x, -1, 0) for x in factors))
+    return factors, jax.tree.map(lambda _: True, factors)
 
 
-@custom_vmap
-def _solve(entries: Array, inverse: Array, b: Array) -> Array:
-    """Both substitutions of one chain, `[n, n]`, `[n]` and `[n, k]`; 0 at the roots."""
-    return _solve_last(entries[..., None], inverse[..., None], b[..., None])[..., 0]
+def _substitution(substitute):
+    """The same substitution for one chain and for a batch: `[n, n]`, `[n]` and `[n, k]`."""
 
+    @custom_vmap
+    def one(entries, inverse, b):
+        return substitute(entries[..., None], inverse[..., None], b[..., None])[..., 0]
 
-@_solve.def_vmap
-def _solve_batch(axis_size, in_batched, entries, inverse, b):
-    arrays = zip((entries, inverse, b), in_batched, strict=True)
-    x = _solve_last(*(_last(x, axis_size, batched) for x, batched in arrays))
-    return jnp.moveaxis(x, -1, 0), True
+    @one.def_vmap
+    def many(axis_size, in_batched, *arrays):
+        pairs = zip(arrays, in_batched, strict=True)
+        x = substitute(*(_last(x, axis_size, batched) for x, batched in pairs))
+        return jnp.moveaxis(x, -1, 0), True
+
+    return one
 
 
 def _last(x: Array, size: int, batched: bool) -> Array:
@@ -164,37 +170,47 @@ def _last(x: Array, size: int, batched: bool) -> Array:
     return jnp.moveaxis(x, 0, -1) if batched else jnp.broadcast_to(x[..., None], (*x.shape, size))
 
 
-def _factor_last(W: Array, killing: Array) -> tuple[Array, Array]:
-    """Eliminate panel by panel: W `[n, n, B]`, killing `[n, B]`."""
-    n = len(W)
+def _factor_last(P: Array, rate: Array) -> tuple[Array, Array]:
+    """Eliminate every state: P `[n, n, B]`, rate `[B]`."""
+    n, batch = P.shape[1:]
+    W = rate[None, None] * P
+    killing = jnp.broadcast_to(1 - rate[None], (n, batch))
     inverse = jnp.zeros_like(killing)
-    for high in range(n, 0, -_PANEL):
-        low = max(high - _PANEL, 0)
-        upper, rows, killing, inverse = _eliminate_panel(
-            W[:low, low:high], W[low:high, :high], killing, inverse
+    if batch > 1:
+        for high, low in _stretches(n, -(-n // _PHASES)):
+            _, square, killing, inverse = _eliminate(
+                W[:0, :high], W[:high, :high], killing, inverse, high - low
+            )
+            W = W.at[:high, :high].set(square)
+        return W, inverse
+    for high, low in _stretches(n, _PANEL):
+        upper, rows, killing, inverse = _eliminate(
+            W[:low, low:high], W[low:high, :high], killing, inverse, high - low
         )
         W = W.at[:low, low:high].set(upper).at[low:high, :high].set(rows)
         if low:
-            gone = upper * inverse[None, low:high]  # [low, panel, B]
-            product = jnp.einsum(
-                "ikb,kjb->ijb", gone, rows[:, :low], precision=lax.Precision.HIGHEST
-            )
-            W = W.at[:low, :low].add(product)
+            gone, rest = (upper * inverse[None, low:high])[..., 0], rows[:, :low, 0]
+            product = jnp.matmul(gone, rest, precision=lax.Precision.HIGHEST)
+            W = W.at[:low, :low].add(product[..., None])
     return W, inverse
 
 
-def _eliminate_panel(upper, rows, killing, inverse):
-    """Eliminate the last states one by one, updating only their own rows and columns.
+def _stretches(n: int, length: int) -> list[tuple[int, int]]:
+    """The states from last to first in stretches, as (end, start)."""
+    return [(high, max(high - length, 0)) for high in range(n, 0, -length)]
 
-    upper `[low, p, B]` holds their columns in the rows above, rows `[p, low + p, B]` their rows.
+
+def _eliminate(upper, rows, killing, inverse, count):
+    """Eliminate the last `count` states one by one, by rank-one updates of what is given.
+
+    That is the last p rows `[p, low + p, B]`, and the last p columns `[low, p, B]` above them.
     """
     low, size = upper.shape[:2]
     column = jnp.arange(low + size)[:, None]
     above = jnp.arange(size)[:, None]
 
-    def step(i, carry):
-        upper, rows, killing, inverse = carry
-        k = size - 1 - i
+    def look(upper, rows, killing, k):
+        """What eliminating state k needs: its row, its column, 1/pivot, and where the loss goes."""
         row = jnp.where(column < low + k, _take(rows, k, 0), 0)  # [low + p, B]
         killed = _take(killing, low + k, 0)  # [B]
         pivot = row.sum(0) + killed
@@ -202,36 +218,56 @@ def _eliminate_panel(upper, rows, killing, inverse):
         # Not 1 / pivot where it is 0, or a root would turn what lies below it into NaN.
         inv = jnp.where(root, 0, 1 / jnp.where(root, 1, pivot))
         inside = jnp.where(above < k, _take(rows, low + k, 1), 0)  # [p, B]
-        beside = _take(upper, k, 1)  # [low, B]
-        into = jnp.concatenate([beside, inside])  # [low + p, B]
-        lost = into * jnp.where(root, 1, killed * inv)[None]
-        return (
-            upper + (beside * inv[None])[:, None] * row[None, low:],
-            rows + (inside * inv[None])[:, None] * row[None],
-            killing.at[: low + size].add(lost),
-            inverse.at[low + k].set(inv),
-        )
+        into = jnp.concatenate([_take(upper, k, 1), inside])  # [low + p, B]
+        return row, into, inv, jnp.where(root, 1, killed * inv)
 
-    return lax.fori_loop(0, size, step, (upper, rows, killing, inverse))
+    def step(i, carry):
+        # The row and the column are looked up a step ahead. Read here, they would be read while
+        # the square is overwritten, and XLA would copy the square at every step.
+        upper, rows, killing, inverse, (row, into, inv, loss) = carry
+        k = size - 1 - i
+        moved = into * inv[None]  # [low + p, B]
+        upper = upper + moved[:low, None] * row[None, low:]
+        rows = rows + moved[low:, None] * row[None]
+        killing = killing.at[: low + size].add(into * loss[None])
+        inverse = inverse.at[low + k].set(inv)
+        return upper, rows, killing, inverse, look(upper, rows, killing, jnp.maximum(k - 1, 0))
+
+    start = (upper, rows, killing, inverse, look(upper, rows, killing, size - 1))
+    return lax.fori_loop(0, count, step, start)[:4]
 
 
-def _solve_last(W: Array, inverse: Array, b: Array) -> Array:
-    """Substitute backward with the columns of W, forward with its rows: b `[n, k, B]`."""
+def _backward(W: Array, inverse: Array, b: Array, axis: int) -> Array:
+    """Pass b `[n, k, B]` down, along the columns of W (axis 1) or its rows (axis 0)."""
     n = len(W)
     index = jnp.arange(n)[:, None]
 
-    def backward(i, b):
+    def step(i, b):
         k = n - 1 - i
-        column = jnp.where(index < k, _take(W, k, 1) * _take(inverse, k, 0)[None], 0)  # [n, B]
-        return b + column[:, None] * _take(b, k, 0)[None]
+        line = jnp.where(index < k, _take(W, k, axis) * _take(inverse, k, 0)[None], 0)  # [n, B]
+        return b + line[:, None] * _take(b, k, 0)[None]
 
-    def forward(k, x):
-        row = jnp.where(index < k, _take(W, k, 0), 0)  # [n, B]
-        value = _take(b, k, 0) + (row[:, None] * x).sum(0)  # [k, B]
+    return lax.fori_loop(0, n, step, b)
+
+
+def _forward(W: Array, inverse: Array, b: Array, axis: int) -> Array:
+    """Gather the solution upward, along the rows of W (axis 0) or its columns (axis 1)."""
+    n = len(W)
+    index = jnp.arange(n)[:, None]
+
+    def step(k, x):
+        line = jnp.where(index < k, _take(W, k, axis), 0)  # [n, B]
+        value = _take(b, k, 0) + (line[:, None] * x).sum(0)  # [k, B]
         return x.at[k].set(value * _take(inverse, k, 0)[None])
 
-    b = lax.fori_loop(0, n, backward, b)
-    return lax.fori_loop(0, n, forward, jnp.zeros_like(b))
+    return lax.fori_loop(0, n, step, jnp.zeros_like(b))
+
+
+# The solution, 0 at the roots; that of the transposed system; and the law, which needs only to be
+# carried upward from the root.
+_solve = _substitution(lambda W, d, b: _forward(W, d, _backward(W, d, b, 1), 0))
+_solve_transposed = _substitution(lambda W, d, b: _forward(W, d, _backward(W, d, b, 0), 1))
+_carry = _substitution(lambda W, d, b: _forward(W, d, b, 1))
 
 
 def _take(x: Array, k: Array, axis: int) -> Array:
