@@ -19,6 +19,7 @@ FLOORS = [
         "restless.simulate",
         "restless.mean_field",
         "restless.monte_carlo",
+        "restless.next_counts",
         "restless.exchangeable",
         "restless.indices",
         "restless.agents",
