@@ -173,6 +173,24 @@ def _plan(num_agents: int, priority: tuple[int, ...]) -> _Plan:
     return _Plan(head, tail, loops, tables[0], tables[1], place)
 
 
+def walk_size(num_agents: int, num_states: int, size: int) -> int:
+    """Numbers that `NextCounts` and a walk of `size` functions hold at once, about.
+
+    A bound on the laws of the last m agents, and the widest stage with its copies. Quick for any N.
+    """
+    num_head = (num_states + 1) // 2
+    num_tail = num_states - num_head
+    laws = math.comb(num_agents + num_states, num_states) * max(
+        1, num_configurations(num_agents, num_tail)
+    )
+    some = range(0, num_agents + 1, num_agents // 100 + 1)
+    stage = max(
+        num_configurations(m, num_states) * num_configurations(num_agents - m + 1, num_head)
+        for m in some
+    )
+    return laws * (5 if num_tail < 2 else 4) // 4 + 5 * stage * size
+
+
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["kernel", "tails"],
@@ -231,7 +249,9 @@ class NextCounts:
         size = mu.shape[1]
         last = num_configurations(self.num_agents, len(plan.head))
         ends = np.cumsum([0] + [len(t) * p.tails * p.columns for p, t in self._parts()])
-        flat = jnp.zeros((ends[-1] + last, size), mu.dtype).at[plan.place].set(mu)
+        flat = (
+            jnp.zeros((ends[-1] + last, size), mu.dtype).at[plan.place].set(mu, unique_indices=True)
+        )
         heads = flat[ends[-1] :].reshape(1, -1)
         for index, (part, tails) in enumerate(self._parts()):
             width = part.columns * size

@@ -1,0 +1,224 @@
+r"""Exact answers of a restless bandit, from the counts of all N agents.
+
+Everything that the N agents share is a function of their configuration n: the stationary law μ(n),
+and, because a priority rule fixes who is active, the joint Q-value, Q = r + discount T Q with
+r(n) = Σ_{s,a} n_{s,a} r(s, a). That is S times fewer unknowns than the chain with a tagged agent
+has, and one walk an iteration in place of 2 S. The tagged agent comes back in two steps:
+
+    occupancy(s, a) = Σ_n μ(n) n_{s,a} / N,
+    flow((s, a), (s', 1)) = P_a(s, s') Σ_c w_{s,a}(c) (T_{N-1,M-a} π_1(s', .))(c),
+
+with w the joint law of its pair and the configuration c of the others, and π_1(s', c') its chance
+to be active. From the flow come its local transition (Eq. 2), local Q-values and the decomposition
+error. `exchangeable_chain` gives the same numbers, and all other measures, through the general
+functions; this is the short way to large N.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..krylov import KrylovSolution, gmres
+from ..mdp import RestlessBandit
+from .exchangeable import active_counts, check_exchangeable, check_memory, prepare
+from .next_counts import NextCounts, configuration_index, configurations
+
+Array = jax.Array
+
+
+class GroundTruth(NamedTuple):
+    r"""Exact answers; rows of `law`, `q_joint` and `error` are those of `configurations(N, S)`.
+
+    Attributes:
+        law: stationary law of the configurations, `[M]`.
+        q_joint: joint Q-value, of all agents together, `[M]`.
+        q_local: local Q-value of one agent, `[S, 2]`.
+        error: $Q(n) - \sum_{s,a} n_{s,a} Q_1(s, a)$, `[M]`.
+        occupancy: stationary law of one agent's pair, `[S, 2]`.
+        local_transition: P_1 (Eq. 2), `[2 S, 2 S]`; a pair never visited is a self-loop.
+        entanglement: E_1 by Eq. (15), the policy's entanglement.
+        average_reward: mean reward a step of all agents.
+        mu_error: $\sum_n \mu(n) |error(n)|$.
+        relative_error: mu_error / $\sum_n \mu(n) |Q(n)|$.
+        residual: largest residual of the two solves.
+        num_steps: walks they took.
+        converged: whether both met their tolerance.
+    """
+
+    law: Array
+    q_joint: Array
+    q_local: Array
+    error: Array
+    occupancy: Array
+    local_transition: Array
+    entanglement: Array
+    average_reward: Array
+    mu_error: Array
+    relative_error: Array
+    residual: Array
+    num_steps: Array
+    converged: Array
+
+
+def ground_truth(
+    bandit: RestlessBandit, priority: Sequence[int] | Array, *, memory: int | None = None
+) -> GroundTruth:
+    """Exact stationary law, values, decomposition error and entanglement under a priority rule.
+
+    Differentiable in kernels, rewards and discount, by implicit differentiation and Danskin.
+
+    Args:
+        bandit: `num_agents` and `budget` must be known ints, they fix shapes.
+        priority: permutation of the states, first served first. Static.
+        memory: bytes it may take; by default what the device has. Static.
+
+    Raises:
+        ValueError: for a bad bandit or priority, and before anything is allocated if the chain
+            does not fit: the message has the count, the bytes and the largest N that fits.
+
+    References:
+        Chen and Peng, Multi-agent Markov Entanglement, Eqs. (2) and (15), Appendix K.
+    """
+    num_agents, budget, order = check_exchangeable(bandit, priority)
+    local = bandit.kernel.astype(jnp.promote_types(bandit.kernel.dtype, jnp.float32))
+    reward = jnp.asarray(bandit.reward, local.dtype)
+    check_memory(num_agents, len(order), local.dtype.itemsize, memory, tagged=False)
+    counts = configurations(num_agents, len(order))
+    active = active_counts(counts, budget, order)
+    split = jnp.asarray(np.stack([counts - active, active], axis=-1), local.dtype)  # [M, S, 2]
+
+    joint_reward = jnp.einsum("nsa,sa->n", split, reward, precision=lax.Precision.HIGHEST)
+    discount = jnp.asarray(bandit.discount, local.dtype)
+    solved = _solve(
+        local, joint_reward, discount, num_agents=num_agents, budget=budget, priority=order
+    )
+    law, q_joint = solved.law, solved.q_joint
+    occupancy = jnp.einsum("n,nsa->sa", law, split, precision=lax.Precision.HIGHEST) / num_agents
+    transition = _local_transition(local, law, occupancy, num_agents, budget, order)
+    size = 2 * len(order)
+    q_local = jnp.linalg.solve(
+        jnp.eye(size, dtype=local.dtype) - discount * transition, reward.reshape(-1)
+    ).reshape(-1, 2)
+    error = q_joint - jnp.einsum("nsa,sa->n", split, q_local, precision=lax.Precision.HIGHEST)
+    mu_error = law @ jnp.abs(error)
+    return GroundTruth(
+        law=law,
+        q_joint=q_joint,
+        q_local=q_local,
+        error=error,
+        occupancy=occupancy,
+        local_transition=transition,
+        entanglement=_entanglement(law, counts, active),
+        average_reward=num_agents * (occupancy * reward).sum(),
+        mu_error=mu_error,
+        relative_error=mu_error / (law @ jnp.abs(q_joint)),
+        residual=solved.residual,
+        num_steps=solved.num_steps,
+        converged=solved.converged,
+    )
+
+
+class _Solved(NamedTuple):
+    law: Array
+    q_joint: Array
+    residual: Array
+    num_steps: Array
+    converged: Array
+
+
+@partial(jax.jit, static_argnames=("num_agents", "budget", "priority"))
+def _solve(local, joint_reward, discount, *, num_agents, budget, priority) -> _Solved:
+    """μ = μ T with Σ μ = 1, and Q = r + discount T Q."""
+    op = prepare(local, num_agents=num_agents, budget=budget, priority=priority)
+    frozen: NextCounts = lax.stop_gradient(op)
+    uniform = jnp.full_like(joint_reward, 1 / len(joint_reward))
+    law, first = _solve_linear(
+        lambda mu: mu - op.vm(mu) + mu.sum() * uniform,
+        lambda v: v - frozen.mv(v) + uniform @ v,
+        uniform,
+    )
+    beta = lax.stop_gradient(discount)
+    q_joint, second = _solve_linear(
+        lambda q: q - discount * op.mv(q),
+        lambda mu: mu - beta * frozen.vm(mu),
+        joint_reward,
+    )
+    return _Solved(
+        law,
+        q_joint,
+        jnp.maximum(first.residual, second.residual),
+        first.num_steps + second.num_steps,
+        first.converged & second.converged,
+    )
+
+
+def _solve_linear(
+    matvec: Callable[[Array], Array], transposed: Callable[[Array], Array], b: Array
+) -> tuple[Array, KrylovSolution]:
+    """GMRES, differentiated implicitly."""
+    tolerance = float(16 * jnp.finfo(b.dtype).eps)
+
+    def solve(mv, b):
+        solution = gmres(mv, b, tolerance=tolerance)
+        return solution.value, solution
+
+    return lax.custom_linear_solve(
+        matvec,
+        b,
+        solve=solve,
+        transpose_solve=lambda _, b: solve(transposed, b),
+        has_aux=True,
+    )
+
+
+def _local_transition(local, law, occupancy, num_agents, budget, priority) -> Array:
+    """Eq. (2) for a tagged agent, through what it expects of the others."""
+    num_states = len(priority)
+    others = configurations(num_agents - 1, num_states)
+    everyone = others[None] + np.eye(num_states, dtype=np.int64)[:, None]  # [S, C, S], c + e_s
+    where = configuration_index(everyone)  # [S, C]
+    own = np.stack([everyone[s, :, s] for s in range(num_states)])  # [S, C], n_s
+    active = active_counts(everyone, budget, priority)
+    share = np.stack([active[s, :, s] for s in range(num_states)]) / own
+    chance = jnp.asarray(share, local.dtype)  # [S, C]
+    weight = law[where] * jnp.asarray(own / num_agents, local.dtype)  # [S, C]
+    rows = []
+    for action, left in enumerate((min(budget, num_agents - 1), max(budget - 1, 0))):
+        ahead = _ahead(local, chance, num_agents=num_agents - 1, budget=left, priority=priority)
+        taken = weight * (chance if action else 1 - chance)
+        served = jnp.matmul(taken, ahead.T, precision=lax.Precision.HIGHEST)  # [S, S']
+        total = taken.sum(-1, keepdims=True)
+        flow = local[:, action, :, None] * jnp.stack([total - served, served], axis=-1)
+        rows.append(flow.reshape(num_states, -1))  # [S, 2 S]
+    flow = jnp.stack(rows, axis=1).reshape(2 * num_states, -1)  # [X, X]
+    visited = occupancy.reshape(-1, 1) > 0
+    total = flow.sum(-1, keepdims=True)
+    stay = jnp.eye(len(flow), dtype=flow.dtype)
+    return jnp.where(visited, flow / jnp.where(visited, total, 1), stay)
+
+
+@partial(jax.jit, static_argnames=("num_agents", "budget", "priority"))
+def _ahead(local, chance, *, num_agents, budget, priority) -> Array:
+    op = prepare(local, num_agents=num_agents, budget=budget, priority=priority)
+    return op.mv(chance)
+
+
+def _entanglement(law: Array, counts: np.ndarray, active: np.ndarray) -> Array:
+    """Eq. (15) with two actions: Σ_s min_q Σ_n w_s(n) |α_s(n)/n_s - q|, q a weighted median."""
+    num_agents = counts[0].sum()
+    total = jnp.zeros((), law.dtype)
+    for s in range(counts.shape[1]):
+        here = counts[:, s] > 0
+        share = active[here, s] / counts[here, s]
+        order = np.argsort(share, kind="stable")  # known before the law is
+        weight = law[here][order] * jnp.asarray(counts[here, s][order] / num_agents, law.dtype)
+        share = jnp.asarray(share[order], law.dtype)
+        below = jnp.cumsum(lax.stop_gradient(weight))
+        median = share[jnp.searchsorted(below, below[-1] / 2)]
+        total += (weight * jnp.abs(share - median)).sum()
+    return total
