@@ -1,7 +1,36 @@
 """Multi-agent Markov entanglement in JAX."""
 
+from .bellman import QSolution as QSolution
+from .bellman import local_q_values as local_q_values
+from .bellman import q_values as q_values
+from .bellman import solve_q as solve_q
+from .bellman import state_values as state_values
+from .chain import PairChain as PairChain
+from .chain import pair_chain as pair_chain
+from .decomposition import Decomposition as Decomposition
+from .decomposition import decompose as decompose
+from .decomposition import decomposition_error as decomposition_error
+from .elimination import discounted_solve as discounted_solve
+from .elimination import stationary_law as stationary_law
 from .instances import CIRCULANT_PRIORITY as CIRCULANT_PRIORITY
 from .instances import circulant_bandit as circulant_bandit
 from .instances import circulant_start as circulant_start
+from .mdp import MDP as MDP
+from .mdp import Coupling as Coupling
+from .mdp import JointMDP as JointMDP
 from .mdp import RestlessBandit as RestlessBandit
+from .mdp import WeaklyCoupledMDP as WeaklyCoupledMDP
 from .mdp import check_bandit as check_bandit
+from .mdp import check_mdp as check_mdp
+from .mdp import feasible_actions as feasible_actions
+from .policies import check_policy as check_policy
+from .policies import index_policy as index_policy
+from .policies import product_policy as product_policy
+from .policies import shared_randomness as shared_randomness
+from .policies import softmax_policy as softmax_policy
+from .stationary import LawSolution as LawSolution
+from .stationary import solve_law as solve_law
+from .stationary import stationary_distribution as stationary_distribution
+from .views import local_transition as local_transition
+from .views import marginal as marginal
+from .views import view_transition as view_transition

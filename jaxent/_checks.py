@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 # A row of probabilities may miss 1 by rounding: so many machine epsilons per entry.
@@ -65,6 +66,13 @@ def check_stochastic(name: str, array: Any) -> None:
         raise ValueError(
             f"{name}: {row} sums to {total[tuple(off[0])]:.9g}, not 1; divide each row by its sum"
         )
+
+
+def stochastic(rows: jax.Array) -> jax.Array:
+    """Whether every row is a probability vector, as a flag that may be traced."""
+    eps = jnp.finfo(jnp.result_type(rows, jnp.float32)).eps
+    near = jnp.abs(rows.sum(-1) - 1) <= _ROW_EPS * eps * max(1, rows.shape[-1])
+    return (rows >= 0).all() & near.all()
 
 
 def check_permutation(name: str, array: Any, size: int) -> None:

@@ -1,5 +1,9 @@
 r"""The models: what the agents are, before anybody says who acts.
 
+An agent on its own is an `MDP`. Agents whose transitions are independent given the actions make a
+`WeaklyCoupledMDP` (Def. 11), P(s'|s, a) = Π P_i(s_i'|s_i, a_i), coupled by who may act together;
+any other kernel is a `JointMDP`. Each comes with a check that names the argument and the place.
+
 A restless bandit (Def. 12) has N homogeneous agents with states 0..S-1 and actions 0 (idle) and 1
 (active), of which exactly M are active at every step. Kernels are `[S, S]` with rows "from",
 rewards `[S, A]`.
@@ -12,8 +16,96 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._checks import check_discount, check_finite, check_shape, check_stochastic, concrete
+from .kron import kron_sum, state_order
 
 Array = jax.Array
+
+
+class MDP(NamedTuple):
+    r"""One agent.
+
+    Attributes:
+        transition: $P(s' \mid s, a)$, `[S, A, S]`.
+        reward: $r(s, a)$, `[S, A]`.
+    """
+
+    transition: Array
+    reward: Array
+
+    @property
+    def num_states(self) -> int:
+        """S."""
+        return self.transition.shape[-1]
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return self.transition.shape[-2]
+
+
+class Coupling(NamedTuple):
+    r"""One constraint on joint actions, $\sum_i d_i(s_i, a_i) \le b$ (Def. 11).
+
+    Attributes:
+        costs: $d_i$ of each agent, `[S_i, A_i]` each.
+        budget: b, a number.
+    """
+
+    costs: tuple[Array, ...]
+    budget: Any
+
+
+class WeaklyCoupledMDP(NamedTuple):
+    r"""Agents with transitions of their own, coupled by their actions (Def. 11).
+
+    Attributes:
+        agents: one `MDP` each; states, actions, kernels and rewards may differ.
+        discount: $\gamma$ in [0, 1).
+        couplings: the constraints that a joint action must meet; empty if any may be taken.
+    """
+
+    agents: tuple[MDP, ...]
+    discount: Any
+    couplings: tuple[Coupling, ...] = ()
+
+    @property
+    def num_states(self) -> tuple[int, ...]:
+        """S_i of each agent."""
+        return tuple(agent.num_states for agent in self.agents)
+
+    @property
+    def num_actions(self) -> tuple[int, ...]:
+        """A_i of each agent."""
+        return tuple(agent.num_actions for agent in self.agents)
+
+    @property
+    def rewards(self) -> tuple[Array, ...]:
+        """r_i of each agent, `[S_i, A_i]` each."""
+        return tuple(agent.reward for agent in self.agents)
+
+
+class JointMDP(NamedTuple):
+    r"""Agents with any joint kernel.
+
+    Attributes:
+        transition: $P(s' \mid s, a)$, `[S_0.., A_0.., S_0..]`.
+        rewards: $r_i(s_i, a_i)$ of each agent, `[S_i, A_i]` each.
+        discount: $\gamma$ in [0, 1).
+    """
+
+    transition: Array
+    rewards: tuple[Array, ...]
+    discount: Any
+
+    @property
+    def num_states(self) -> tuple[int, ...]:
+        """S_i of each agent."""
+        return self.transition.shape[: len(self.rewards)]
+
+    @property
+    def num_actions(self) -> tuple[int, ...]:
+        """A_i of each agent."""
+        return self.transition.shape[len(self.rewards) : 2 * len(self.rewards)]
 
 
 class RestlessBandit(NamedTuple):
@@ -72,3 +164,65 @@ def check_bandit(bandit: RestlessBandit) -> None:
         raise ValueError(
             f"budget: {int(bandit.budget)} is outside 0..{int(bandit.num_agents)} (num_agents)"
         )
+
+
+def feasible_actions(mdp: WeaklyCoupledMDP) -> Array:
+    """Which joint actions meet every coupling constraint, bool `[S_0.., A_0..]`."""
+    mask = jnp.ones((*mdp.num_states, *mdp.num_actions), bool)
+    for coupling in mdp.couplings:
+        total = kron_sum([jnp.ravel(jnp.asarray(cost)) for cost in coupling.costs])
+        sizes = [n for pair in zip(mdp.num_states, mdp.num_actions, strict=True) for n in pair]
+        mask &= state_order(total.reshape(sizes)) <= coupling.budget
+    return mask
+
+
+def check_mdp(mdp: MDP | WeaklyCoupledMDP | JointMDP) -> None:
+    """Raise a ValueError that names the argument and the place if the model is not one.
+
+    Shapes are always checked, values wherever they are known (outside a trace).
+    """
+    if isinstance(mdp, MDP):
+        _check_agent("", mdp)
+        return
+    check_discount(mdp.discount)
+    if isinstance(mdp, JointMDP):
+        _check_joint(mdp)
+        return
+    if not mdp.agents:
+        raise ValueError("agents: is empty; a model has at least one agent")
+    for i, agent in enumerate(mdp.agents):
+        _check_agent(f"agents[{i}].", agent)
+    for k, coupling in enumerate(mdp.couplings):
+        if len(coupling.costs) != len(mdp.agents):
+            raise ValueError(
+                f"couplings[{k}].costs: wanted one table for each of {len(mdp.agents)} agents, "
+                f"got {len(coupling.costs)}"
+            )
+        for i, (cost, agent) in enumerate(zip(coupling.costs, mdp.agents, strict=True)):
+            check_shape(f"couplings[{k}].costs[{i}]", cost, np.shape(agent.reward))
+            check_finite(f"couplings[{k}].costs[{i}]", cost)
+        check_shape(f"couplings[{k}].budget", coupling.budget, ())
+
+
+def _check_agent(prefix: str, mdp: MDP) -> None:
+    check_shape(f"{prefix}transition", mdp.transition, (None, None, None))
+    num_states, num_actions = np.shape(mdp.transition)[:2]
+    check_shape(f"{prefix}transition", mdp.transition, (num_states, num_actions, num_states))
+    check_shape(f"{prefix}reward", mdp.reward, (num_states, num_actions))
+    check_stochastic(f"{prefix}transition", mdp.transition)
+    check_finite(f"{prefix}reward", mdp.reward)
+
+
+def _check_joint(mdp: JointMDP) -> None:
+    num_agents = len(mdp.rewards)
+    if not num_agents or np.ndim(mdp.transition) != 3 * num_agents:
+        raise ValueError(
+            f"transition: wanted 3 axes for each of {num_agents} agents (one table in rewards "
+            f"each), got shape {list(np.shape(mdp.transition))}"
+        )
+    check_shape("transition", mdp.transition, (*mdp.num_states, *mdp.num_actions, *mdp.num_states))
+    for i, reward in enumerate(mdp.rewards):
+        check_shape(f"rewards[{i}]", reward, (mdp.num_states[i], mdp.num_actions[i]))
+        check_finite(f"rewards[{i}]", reward)
+    rows = jnp.reshape(mdp.transition, (*mdp.num_states, *mdp.num_actions, -1))
+    check_stochastic("transition", rows)

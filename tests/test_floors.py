@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "jaxent"
 
 FLOORS = [
-    ["_checks", "simplex", "kron", "elimination"],
+    ["_checks", "simplex", "kron", "elimination", "krylov"],
     ["mdp", "policies", "instances"],
     ["chain", "stationary", "views"],
     ["bellman", "distances", "separability"],

@@ -1,0 +1,321 @@
+r"""The chain of joint pairs, as a linear operator.
+
+A model and a policy give the chain P^π = K Π on joint state-action pairs. The kernel K takes a
+function of the next state to its expectation at each pair, `[S] -> [J]`; the policy Π averages a
+function of the pair over the actions taken in each state, `[J] -> [S]`. A `PairChain` holds three
+parts, each a small pytree that knows one thing:
+
+- `kernel`, with `mv` ([S] -> [J]), `vm` ([J] -> [S]), `matrix()` ([J, S]) and `stochastic()`;
+- `policy`, with `mv` ([J] -> [S]), `vm` ([S] -> [J]), `num_states` and `stochastic()`;
+- `layout`, with `sizes` (the factors of the joint pair), `views` (the factors that each agent
+  sees) and `lift` (the joint function Σ_i f_i(view_i)).
+
+A new model is a new part and nothing else: whatever asks a chain for `mv`, `vm`, `sizes`, `views`
+and `lift` works with it. Values and laws are found on the S states (V = Π(r + discount K V), then
+Q = r + discount K V), fewer than the J pairs by the number of joint actions. An exogenous signal is
+a further factor that every view shares, `views = ((0, 2), (1, 2))`; an exchangeable chain is a
+layout of its own whose `lift` weights one function by counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ._checks import check_shape, check_stochastic, concrete, stochastic
+from .kron import kron, kron_mv, kron_vm, pair_order
+from .mdp import MDP, JointMDP, WeaklyCoupledMDP, check_mdp, feasible_actions
+from .policies import check_policy
+
+Array = jax.Array
+Views = tuple[tuple[int, ...], ...]
+
+# A chain is solved by elimination up to so many joint states and entries of K.
+_SMALL_STATES = 1024
+_SMALL_KERNEL = 2**23
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DenseKernel:
+    """Any kernel, as its matrix `[J, S]`."""
+
+    table: Array
+
+    def mv(self, v: Array) -> Array:
+        """K v, `[S]` to `[J]`."""
+        return jnp.matmul(self.table, v, precision=lax.Precision.HIGHEST)
+
+    def vm(self, mu: Array) -> Array:
+        """The law of the next state, mu K, `[J]` to `[S]`."""
+        return jnp.matmul(mu, self.table, precision=lax.Precision.HIGHEST)
+
+    def matrix(self) -> Array:
+        """K itself."""
+        return self.table
+
+    def stochastic(self) -> Array:
+        """Whether every row is a probability vector."""
+        return stochastic(self.table)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KroneckerKernel:
+    """Independent agents, K = ⊗ P_i with P_i `[X_i, S_i]`, applied factor by factor."""
+
+    factors: tuple[Array, ...]
+
+    def mv(self, v: Array) -> Array:
+        """K v, `[S]` to `[J]`."""
+        return kron_mv(self.factors, v)
+
+    def vm(self, mu: Array) -> Array:
+        """The law of the next state, mu K, `[J]` to `[S]`."""
+        return kron_vm(self.factors, mu)
+
+    def matrix(self) -> Array:
+        """K `[J, S]`, for small chains."""
+        return kron(self.factors)
+
+    def stochastic(self) -> Array:
+        """Whether every row of every factor is a probability vector."""
+        return jnp.stack([stochastic(factor) for factor in self.factors]).all()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TablePolicy:
+    """A joint policy table, its axes in the order of pairs: `[S_0, A_0, S_1, A_1, ...]`."""
+
+    table: Array
+
+    @property
+    def num_states(self) -> int:
+        """Number of joint states."""
+        return prod(self.table.shape[::2])
+
+    def mv(self, f: Array) -> Array:
+        """The mean over actions in each state, Π f, `[J]` to `[S]`."""
+        actions = tuple(range(1, self.table.ndim, 2))
+        return (self.table * f.reshape(self.table.shape)).sum(actions).reshape(-1)
+
+    def vm(self, mu: Array) -> Array:
+        """The law of the pair where the state has law mu, `[S]` to `[J]`."""
+        shape = [n if axis % 2 == 0 else 1 for axis, n in enumerate(self.table.shape)]
+        return (self.table * mu.reshape(shape)).reshape(-1)
+
+    def stochastic(self) -> Array:
+        """Whether the actions in every state have probabilities."""
+        actions = tuple(range(1, self.table.ndim, 2))
+        rows = jnp.moveaxis(self.table, actions, range(-len(actions), 0))
+        return stochastic(rows.reshape(self.num_states, -1))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NoChoice:
+    """Π of a chain given as a matrix: the pair is the state."""
+
+    num_states: int = field(metadata={"static": True})
+
+    def mv(self, f: Array) -> Array:
+        """The function itself."""
+        return f
+
+    def vm(self, mu: Array) -> Array:
+        """The law itself."""
+        return mu
+
+    def stochastic(self) -> Array:
+        """Always."""
+        return jnp.array(True)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Layout:
+    """Factors of the joint pair, and which of them each agent sees."""
+
+    sizes: tuple[int, ...] = field(metadata={"static": True})
+    views: Views = field(metadata={"static": True})
+
+    def lift(self, functions: Sequence[Array]) -> Array:
+        """The joint function Σ_i f_i(view_i), `[J]`."""
+        total = jnp.zeros((), jnp.result_type(*functions))
+        for function, axes in zip(functions, self.views, strict=True):
+            total = total + broadcast_view(function, axes, self.sizes)
+        return total.reshape(-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PairChain:
+    """A chain on joint pairs, P = K Π, with the views of its agents.
+
+    Attributes:
+        kernel: K, from functions of the next state to functions of the pair.
+        policy: Π, from functions of the pair to functions of the state.
+        layout: the factors of a joint pair, what each agent sees of it, and the lift.
+    """
+
+    kernel: Any
+    policy: Any
+    layout: Any
+
+    @classmethod
+    def from_matrix(cls, P: Array, *, sizes: Sequence[int]) -> "PairChain":
+        """A chain given as a row-stochastic matrix `[J, J]`, with one view a factor in `sizes`.
+
+        Raises:
+            ValueError: if P is not square, not of size Π sizes, or (outside a trace) a row of it is
+                no probability vector.
+        """
+        sizes = tuple(int(n) for n in sizes)
+        check_shape("P", P, (prod(sizes), prod(sizes)))
+        check_stochastic("P", P)
+        views = tuple((i,) for i in range(len(sizes)))
+        return cls(DenseKernel(as_float(P)), NoChoice(prod(sizes)), Layout(sizes, views))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of the factors of a joint pair."""
+        return self.layout.sizes
+
+    @property
+    def views(self) -> Views:
+        """The factors that each agent sees."""
+        return self.layout.views
+
+    @property
+    def num_pairs(self) -> int:
+        """J."""
+        return prod(self.sizes)
+
+    @property
+    def num_states(self) -> int:
+        """Number of joint states, on which values and laws are solved."""
+        return self.policy.num_states
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the matrix of joint states is worth forming: small, and K small too."""
+        states = self.num_states
+        return states <= _SMALL_STATES and states * self.num_pairs <= _SMALL_KERNEL
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of its arrays."""
+        return jnp.result_type(*jax.tree.leaves((self.kernel, self.policy)))
+
+    def mv(self, v: Array) -> Array:
+        """P v, the expected value of a function of the next pair: `[J]` to `[J]`."""
+        return self.kernel.mv(self.policy.mv(v))
+
+    def vm(self, mu: Array) -> Array:
+        """The law of the next pair, mu P: `[J]` to `[J]`."""
+        return self.policy.vm(self.kernel.vm(mu))
+
+    def matrix(self) -> Array:
+        """P itself, `[J, J]`: for small chains."""
+        return jax.vmap(self.policy.vm)(self.kernel.matrix())
+
+    def state_matrix(self) -> Array:
+        """Π K, the chain on joint states, `[S, S]`: for small chains."""
+        return jax.vmap(self.policy.mv, in_axes=1, out_axes=1)(self.kernel.matrix())
+
+    def lift(self, functions: Sequence[Array]) -> Array:
+        """The joint function Σ_i f_i(view_i), `[J]`, of an `[X_i]` or `[S_i, A_i]` for each view.
+
+        Raises:
+            ValueError: if there is not one function of the right size for each view.
+        """
+        if len(functions) != len(self.views):
+            raise ValueError(
+                f"functions: wanted one for each of {len(self.views)} views, got {len(functions)}"
+            )
+        flat = []
+        for i, function in enumerate(functions):
+            size = view_size(self, self.views[i])
+            if jnp.size(function) != size:
+                raise ValueError(
+                    f"functions[{i}]: wanted {size} values, one for each pair that agent {i} sees, "
+                    f"got shape {list(jnp.shape(function))}"
+                )
+            flat.append(jnp.ravel(as_float(function)))
+        return self.layout.lift(flat)
+
+    def stochastic(self) -> Array:
+        """Whether every row is a probability vector, as a flag that may be traced."""
+        return self.kernel.stochastic() & self.policy.stochastic()
+
+
+def pair_chain(mdp: MDP | WeaklyCoupledMDP | JointMDP, policy: Array) -> PairChain:
+    r"""The chain on joint pairs that a policy makes of a model, P^π(x'|x) = P(s'|s, a) π(a'|s').
+
+    Args:
+        mdp: one agent, weakly coupled agents (never a joint matrix), or any joint kernel.
+        policy: joint table `[S_0.., A_0..]`, or `[S, A]` of one agent.
+
+    Raises:
+        ValueError: for wrong shapes and, outside a trace, for rows that are no probabilities and
+            for mass on a joint action that a coupling constraint forbids. Inside a trace the
+            chain's values are NaN.
+    """
+    check_mdp(mdp)
+    check_policy(mdp, policy)
+    policy = as_float(policy)
+    if isinstance(mdp, WeaklyCoupledMDP):
+        if mdp.couplings and not concrete(mdp, policy):
+            allowed = jnp.where(feasible_actions(mdp), True, policy == 0).all()
+            policy = jnp.where(allowed, policy, jnp.nan)
+        kernels = [as_float(agent.transition) for agent in mdp.agents]
+        kernel = KroneckerKernel(tuple(P.reshape(-1, P.shape[-1]) for P in kernels))
+    elif isinstance(mdp, JointMDP):
+        num_agents = len(mdp.rewards)
+        rows = as_float(mdp.transition).reshape(*mdp.num_states, *mdp.num_actions, -1)
+        order = [k for i in range(num_agents) for k in (i, num_agents + i)]
+        kernel = DenseKernel(rows.transpose(*order, 2 * num_agents).reshape(-1, rows.shape[-1]))
+    else:
+        P = as_float(mdp.transition)
+        kernel = DenseKernel(P.reshape(-1, P.shape[-1]))
+    table = pair_order(policy)
+    sizes = tuple(s * a for s, a in zip(table.shape[::2], table.shape[1::2], strict=True))
+    views = tuple((i,) for i in range(len(sizes)))
+    return PairChain(kernel, TablePolicy(table), Layout(sizes, views))
+
+
+def as_float(array: Any) -> Array:
+    """The array in its own float dtype; integers become JAX's default float."""
+    dtype = jnp.result_type(array)
+    return jnp.asarray(
+        array, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
+    )
+
+
+def view_axes(chain: PairChain, agent: int | Sequence[int]) -> tuple[int, ...]:
+    """The factors that one agent, or a block of agents together, sees."""
+    agents = (agent,) if isinstance(agent, int) else tuple(agent)
+    for i in agents:
+        if not 0 <= i < len(chain.views):
+            raise ValueError(f"agent: {i} is not one of the views 0..{len(chain.views) - 1}")
+    if not agents or len(set(agents)) < len(agents):
+        raise ValueError(f"agent: {agents} must name at least one agent, and none twice")
+    return tuple(dict.fromkeys(axis for i in agents for axis in chain.views[i]))
+
+
+def view_size(chain: PairChain, axes: Sequence[int]) -> int:
+    """Number of local pairs in a view."""
+    return prod(chain.sizes[axis] for axis in axes)
+
+
+def broadcast_view(function: Array, axes: Sequence[int], sizes: Sequence[int]) -> Array:
+    """A function of the factors `axes`, `[X]`, as one of all factors: `[X_0, 1, ..]`."""
+    order = sorted(range(len(axes)), key=lambda k: axes[k])
+    f = function.reshape([sizes[axis] for axis in axes]).transpose(order)
+    f = f.reshape([n if axis in axes else 1 for axis, n in enumerate(sizes)])
+    return jnp.broadcast_to(f, tuple(sizes))

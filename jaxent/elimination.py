@@ -1,0 +1,245 @@
+r"""Subtraction-free elimination: stationary laws and discounted values of a dense chain.
+
+Grassmann, Taksar and Heyman (1985) eliminate the states of a chain one by one, last to first. To
+eliminate state k is to watch the chain only while it is elsewhere,
+
+    W[i, j] += W[i, k] W[k, j] / s_k,    s_k = Σ_{j<k} W[k, j] + killing_k,    i, j < k,
+
+where the pivot s_k, the chance to leave k downward or to be killed, is summed and never formed as
+1 - W[k, k]. A discount is a killing: (I - discount P) x = r is the chain discount P killed with
+probability 1 - discount. No step subtracts, so each entry keeps its relative accuracy however
+nearly decomposable the chain and however close to 1 the discount (O'Cinneide 1993), and no pivoting
+is needed. A pivot of exactly 0 is a state that cannot leave: the root of a recurrent class. There
+is one root if and only if the chain is unichain.
+
+It is plain JAX: it vmaps (the batch goes to the last axis, where it vectorises), runs on any
+device and calls no LAPACK. The diagonal of P is never read beyond the check that rows sum to 1.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from ._checks import check_shape, stochastic
+
+Array = jax.Array
+
+# States eliminated by rank-one steps before the rest is updated at once: by a matrix product for
+# one chain, by a few fused multiply-adds along the batch for many (a product would transpose).
+_PANEL = 64
+_PANEL_BATCHED = 4
+
+
+class _Factors(NamedTuple):
+    """What elimination leaves: the updated entries `[n, n]`, and 1/s `[n]` (0 at a root)."""
+
+    entries: Array
+    inverse: Array
+
+
+def stationary_law(P: Array) -> Array:
+    r"""Stationary law of a unichain, μ P = μ, Σ μ = 1.
+
+    Transient states get exactly 0 and periodic chains are fine. The derivative is implicit,
+    dμ (I - P) = μ dP with Σ dμ = 0, in both modes.
+
+    Args:
+        P: row-stochastic, `[n, n]`.
+
+    Returns:
+        `[n]`; NaN if P has several recurrent classes, a NaN, or a row that is no probability.
+    """
+    _check_square(P)
+    valid = stochastic(P)
+    law, _, inverse = _law(P)
+    unichain = (inverse == 0).sum() == 1
+    return law * jnp.where(valid & unichain, 1.0, jnp.nan).astype(law.dtype)
+
+
+def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
+    r"""Solution of (I - discount P) x = r.
+
+    Exact entry by entry where r has one sign; where it has two, the error is a few rounding errors
+    of the solution for |r|. The derivative is implicit, in both modes.
+
+    Args:
+        P: row-stochastic, `[n, n]`.
+        r: right-hand sides, `[n]` or `[n, k]`.
+        discount: in [0, 1).
+
+    Returns:
+        The shape of r; NaN if P is not stochastic or the discount is outside [0, 1).
+    """
+    _check_square(P)
+    check_shape("r", r, (P.shape[0], None)[: max(1, jnp.ndim(r))])
+    dtype = jnp.result_type(P, r, discount, jnp.float32)
+    P, r, discount = (jnp.asarray(x, dtype) for x in (P, r, discount))
+    valid = stochastic(P) & (discount >= 0) & (discount < 1)
+    frozen, rate = lax.stop_gradient((P, discount))
+    factors = _factor(rate * frozen, jnp.full(P.shape[:1], 1 - rate))
+    columns = r.reshape(len(r), -1)
+    x = lax.custom_linear_solve(
+        lambda x: x - discount * jnp.matmul(P, x, precision=lax.Precision.HIGHEST),
+        columns,
+        solve=lambda _, b: _solve(*factors, b),
+        transpose_solve=lambda _, b: _solve(factors.entries.T, factors.inverse, b),
+    )
+    return x.reshape(r.shape) * jnp.where(valid, 1.0, jnp.nan).astype(dtype)
+
+
+def _check_square(P: Array) -> None:
+    check_shape("P", P, (None, None))
+    check_shape("P", P, (P.shape[0], P.shape[0]))
+
+
+@jax.custom_jvp
+def _law(P: Array) -> tuple[Array, Array, Array]:
+    """The law, and the factors that its derivative needs (which count as constants)."""
+    factors = _factor(P, jnp.zeros_like(P[0]))
+    root = (factors.inverse == 0).astype(P.dtype)
+    # With mass 1 on the root, the others hold what one step from the root feeds into them.
+    fed = _solve(factors.entries.T, factors.inverse, (root @ P)[:, None])[:, 0]
+    mass = root + fed
+    return mass / mass.sum(), *factors
+
+
+@_law.defjvp
+def _law_jvp(primals, tangents):
+    (P,), (dP,) = primals, tangents
+    law, entries, inverse = _law(P)
+    root = lax.stop_gradient((inverse == 0).astype(P.dtype))
+    fixed, entries, inverse = lax.stop_gradient((law, entries, inverse))
+
+    # A y = y (I - P) + (Σ y) root is regular, and Σ A y = Σ y.
+    def solve(_, b):
+        y = _solve(entries.T, inverse, b[:, None])[:, 0]
+        return y + (b.sum() - y.sum()) * fixed
+
+    def transpose_solve(_, b):
+        level = fixed @ b
+        return _solve(entries, inverse, (b - level)[:, None])[:, 0] + level
+
+    drift = law @ dP
+    dlaw = lax.custom_linear_solve(
+        lambda y: y - jnp.matmul(y, P, precision=lax.Precision.HIGHEST) + y.sum() * root,
+        drift - drift.sum() * law,
+        solve=solve,
+        transpose_solve=transpose_solve,
+    )
+    return (law, entries, inverse), (dlaw, jnp.zeros_like(entries), jnp.zeros_like(inverse))
+
+
+@custom_vmap
+def _factor(P: Array, killing: Array) -> _Factors:
+    """Eliminate every state of one chain, `[n, n]` and `[n]`."""
+    entries, inverse = _factor_last(P[..., None], killing[..., None])
+    return _Factors(entries[..., 0], inverse[..., 0])
+
+
+@_factor.def_vmap
+def _factor_batch(axis_size, in_batched, P, killing):
+    P, killing = (
+        _last(x, axis_size, batched) for x, batched in zip((P, killing), in_batched, strict=True)
+    )
+    factors = _factor_last(P, killing)
+    return _Factors(*(jnp.moveaxis(x, -1, 0) for x in factors)), _Factors(True, True)
+
+
+@custom_vmap
+def _solve(entries: Array, inverse: Array, b: Array) -> Array:
+    """Both substitutions of one chain, `[n, n]`, `[n]` and `[n, k]`; 0 at the roots."""
+    return _solve_last(entries[..., None], inverse[..., None], b[..., None])[..., 0]
+
+
+@_solve.def_vmap
+def _solve_batch(axis_size, in_batched, entries, inverse, b):
+    arrays = zip((entries, inverse, b), in_batched, strict=True)
+    x = _solve_last(*(_last(x, axis_size, batched) for x, batched in arrays))
+    return jnp.moveaxis(x, -1, 0), True
+
+
+def _last(x: Array, size: int, batched: bool) -> Array:
+    """The batch axis moved from first to last, or made there."""
+    return jnp.moveaxis(x, 0, -1) if batched else jnp.broadcast_to(x[..., None], (*x.shape, size))
+
+
+def _factor_last(W: Array, killing: Array) -> tuple[Array, Array]:
+    """Eliminate panel by panel: W `[n, n, B]`, killing `[n, B]`."""
+    n, batch = W.shape[1:]
+    panel = _PANEL if batch == 1 else max(_PANEL_BATCHED, n // 32)
+    inverse = jnp.zeros_like(killing)
+    for high in range(n, 0, -panel):
+        low = max(high - panel, 0)
+        upper, rows, killing, inverse = _eliminate_panel(
+            W[:low, low:high], W[low:high, :high], killing, inverse
+        )
+        W = W.at[:low, low:high].set(upper).at[low:high, :high].set(rows)
+        if low:
+            gone = upper * inverse[None, low:high]  # [low, panel, B]
+            rest = rows[:, :low]  # [panel, low, B]
+            if batch == 1:
+                product = jnp.matmul(gone[..., 0], rest[..., 0], precision=lax.Precision.HIGHEST)
+                W = W.at[:low, :low].add(product[..., None])
+            else:
+                W = W.at[:low, :low].add(
+                    sum(gone[:, k, None] * rest[None, k] for k in range(high - low))
+                )
+    return W, inverse
+
+
+def _eliminate_panel(upper, rows, killing, inverse):
+    """Eliminate the last states one by one, updating only their own rows and columns.
+
+    upper `[low, p, B]` holds their columns in the rows above, rows `[p, low + p, B]` their rows.
+    """
+    low, size = upper.shape[:2]
+    column = jnp.arange(low + size)[:, None]
+    above = jnp.arange(size)[:, None]
+
+    def step(i, carry):
+        upper, rows, killing, inverse = carry
+        k = size - 1 - i
+        row = jnp.where(column < low + k, _take(rows, k, 0), 0)  # [low + p, B]
+        killed = _take(killing, low + k, 0)  # [B]
+        pivot = row.sum(0) + killed
+        root = pivot == 0
+        # Not 1 / pivot where it is 0, or a root would turn what lies below it into NaN.
+        inv = jnp.where(root, 0, 1 / jnp.where(root, 1, pivot))
+        inside = jnp.where(above < k, _take(rows, low + k, 1), 0)  # [p, B]
+        beside = _take(upper, k, 1)  # [low, B]
+        into = jnp.concatenate([beside, inside])  # [low + p, B]
+        lost = into * jnp.where(root, 1, killed * inv)[None]
+        return (
+            upper + (beside * inv[None])[:, None] * row[None, low:],
+            rows + (inside * inv[None])[:, None] * row[None],
+            killing.at[: low + size].add(lost),
+            inverse.at[low + k].set(inv),
+        )
+
+    return lax.fori_loop(0, size, step, (upper, rows, killing, inverse))
+
+
+def _solve_last(W: Array, inverse: Array, b: Array) -> Array:
+    """Substitute backward with the columns of W, forward with its rows: b `[n, k, B]`."""
+    n = len(W)
+    index = jnp.arange(n)[:, None]
+
+    def backward(i, b):
+        k = n - 1 - i
+        column = jnp.where(index < k, _take(W, k, 1) * _take(inverse, k, 0)[None], 0)  # [n, B]
+        return b + column[:, None] * _take(b, k, 0)[None]
+
+    def forward(k, x):
+        row = jnp.where(index < k, _take(W, k, 0), 0)  # [n, B]
+        value = _take(b, k, 0) + (row[:, None] * x).sum(0)  # [k, B]
+        return x.at[k].set(value * _take(inverse, k, 0)[None])
+
+    b = lax.fori_loop(0, n, backward, b)
+    return lax.fori_loop(0, n, forward, jnp.zeros_like(b))
+
+
+def _take(x: Array, k: Array, axis: int) -> Array:
+    return lax.dynamic_index_in_dim(x, k, axis, keepdims=False)

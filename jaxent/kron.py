@@ -1,0 +1,66 @@
+r"""Agent-major indexing and Kronecker products: the two conventions everything rests on.
+
+1. Rows are "from": `P[x, x_next]` is the probability of x -> x_next, rows sum to 1, `P @ v` is an
+   expectation and `mu @ P == mu` for a stationary law.
+2. Joint indices are agent-major, C order. A pair is `x = s * A + a` and a joint pair
+   `j = x_0 * X_1 * ... + x_1 * X_2 * ... + ...`, so `jnp.kron`, `reshape(*sizes)` and the paper's
+   r_A ⊗ e agree. Joint tables of states and actions are `[S_0, ..., S_{N-1}, A_0, ..., A_{N-1}]`;
+   for pairs the order is (s_0, a_0, s_1, a_1, ...), and `pair_order` turns the one into the other.
+
+A Kronecker product is applied factor by factor and never formed: one matrix product an axis, on a
+reshape that rotates the axes, so that after the last factor they stand where they began.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+
+def kron(matrices: Sequence[Array]) -> Array:
+    """The product M_0 ⊗ M_1 ⊗ ..., `[Π m_i, Π n_i]`."""
+    return reduce(jnp.kron, matrices)
+
+
+def kron_mv(matrices: Sequence[Array], v: Array) -> Array:
+    r"""(M_0 ⊗ M_1 ⊗ ...) v, factor by factor.
+
+    Args:
+        matrices: `[m_i, n_i]` each.
+        v: `[Π n_i]`.
+
+    Returns:
+        `[Π m_i]`.
+    """
+    for matrix in matrices:
+        v = v.reshape(matrix.shape[1], -1)  # [n_i, rest]
+        v = jnp.matmul(v.T, matrix.T, precision=lax.Precision.HIGHEST)  # [rest, m_i]
+    return v.reshape(-1)
+
+
+def kron_vm(matrices: Sequence[Array], mu: Array) -> Array:
+    """Apply from the left, mu (M_0 ⊗ M_1 ⊗ ...): `[Π m_i]` to `[Π n_i]`."""
+    return kron_mv([matrix.T for matrix in matrices], mu)
+
+
+def kron_sum(vectors: Sequence[Array]) -> Array:
+    """The sum f_0 ⊗ e ⊗ ... + e ⊗ f_1 ⊗ ... + ..., `[Π n_i]`."""
+    return reduce(lambda f, g: (f[:, None] + g[None]).reshape(-1), vectors)
+
+
+def pair_order(table: Array) -> Array:
+    """Joint table `[S_0.., A_0..]` with its axes in the order of pairs, `[S_0, A_0, S_1, A_1, ..]`.
+
+    A scalar field over (states, actions) becomes, raveled, a joint vector `[J]`.
+    """
+    num_agents = table.ndim // 2
+    return table.transpose([k for i in range(num_agents) for k in (i, num_agents + i)])
+
+
+def state_order(pairs: Array) -> Array:
+    """Undo `pair_order`: `[S_0, A_0, S_1, A_1, ..]` to `[S_0.., A_0..]`."""
+    return pairs.transpose([*range(0, pairs.ndim, 2), *range(1, pairs.ndim, 2)])
