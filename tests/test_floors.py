@@ -21,6 +21,7 @@ FLOORS = [
         "restless.monte_carlo",
         "restless.next_counts",
         "restless.exchangeable",
+        "restless.ground_truth",
         "restless.indices",
         "restless.agents",
         "restless",

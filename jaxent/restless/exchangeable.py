@@ -29,7 +29,6 @@ from ..chain import PairChain, Views
 from ..mdp import RestlessBandit, check_bandit
 from .next_counts import (
     NextCounts,
-    configuration_index,
     configurations,
     next_counts,
     num_configurations,
@@ -65,12 +64,14 @@ class TaggedKernel:
         """The law of the next (tagged state, configuration), mu K."""
         mu = mu.reshape(*self.local.shape[:2], -1)  # [S, 2, C]
         moved = _einsum("sac,sat->atc", mu, self.local)  # [2, S, C]
-        return sum(op.vm(law) for op, law in zip(self.others, moved, strict=True)).reshape(-1)
+        idle, active = self.others
+        return (idle.vm(moved[0]) + active.vm(moved[1])).reshape(-1)
 
     def matrix(self) -> Array:
         """K itself, for few agents."""
-        size = self.local.shape[-1] * configurations(*_sizes(self.others[0])).shape[0]
-        return jax.vmap(self.mv, out_axes=1)(jnp.eye(size, dtype=self.local.dtype))
+        ahead = jnp.stack([op.matrix() for op in self.others])  # [2, C, C]
+        rows = _einsum("sat,acd->sactd", self.local, ahead)
+        return rows.reshape(2 * self.local.shape[0] * ahead.shape[1], -1)
 
     def stochastic(self) -> Array:
         """Whether every row is a probability vector."""
@@ -254,10 +255,6 @@ def prepare(local: Array, *, num_agents: int, budget: int, priority: tuple[int, 
 def _budgets_left(num_agents: int, budget: int) -> tuple[int, int]:
     """What is left for the others when the tagged agent is idle, and when it is active."""
     return min(budget, num_agents - 1), max(budget - 1, 0)
-
-
-def _sizes(op: NextCounts) -> tuple[int, int]:
-    return op.num_agents, len(op.priority)
 
 
 def _as_float(bandit: RestlessBandit) -> Array:

@@ -14,7 +14,7 @@ error. `exchangeable_chain` gives the same numbers, and all other measures, thro
 functions; this is the short way to large N.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -23,10 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..krylov import KrylovSolution, gmres
+from ..bellman import QSolution, solve_q
+from ..chain import Layout, NoChoice, PairChain
+from ..elimination import discounted_solve
 from ..mdp import RestlessBandit
+from ..stationary import LawSolution, solve_law
 from .exchangeable import active_counts, check_exchangeable, check_memory, prepare
-from .next_counts import NextCounts, configuration_index, configurations
+from .next_counts import configuration_index, configurations
 
 Array = jax.Array
 
@@ -46,8 +49,8 @@ class GroundTruth(NamedTuple):
         mu_error: $\sum_n \mu(n) |error(n)|$.
         relative_error: mu_error / $\sum_n \mu(n) |Q(n)|$.
         residual: largest residual of the two solves.
-        num_steps: walks they took.
-        converged: whether both met their tolerance.
+        num_steps: walks they took; 0 where the chain is small enough to eliminate.
+        converged: whether both met their tolerance and the chain is unichain; NaN stands where not.
     """
 
     law: Array
@@ -94,16 +97,13 @@ def ground_truth(
 
     joint_reward = jnp.einsum("nsa,sa->n", split, reward, precision=lax.Precision.HIGHEST)
     discount = jnp.asarray(bandit.discount, local.dtype)
-    solved = _solve(
-        local, joint_reward, discount, num_agents=num_agents, budget=budget, priority=order
-    )
-    law, q_joint = solved.law, solved.q_joint
+    kernel = prepare(local, num_agents=num_agents, budget=budget, priority=order)
+    chain = PairChain(kernel, NoChoice(len(counts)), Layout((len(counts),), ((0,),)))
+    first, second = _solve(chain, joint_reward, discount)
+    law, q_joint = first.value, second.value
     occupancy = jnp.einsum("n,nsa->sa", law, split, precision=lax.Precision.HIGHEST) / num_agents
     transition = _local_transition(local, law, occupancy, num_agents, budget, order)
-    size = 2 * len(order)
-    q_local = jnp.linalg.solve(
-        jnp.eye(size, dtype=local.dtype) - discount * transition, reward.reshape(-1)
-    ).reshape(-1, 2)
+    q_local = discounted_solve(transition, reward.reshape(-1), discount).reshape(-1, 2)
     error = q_joint - jnp.einsum("nsa,sa->n", split, q_local, precision=lax.Precision.HIGHEST)
     mu_error = law @ jnp.abs(error)
     return GroundTruth(
@@ -117,63 +117,15 @@ def ground_truth(
         average_reward=num_agents * (occupancy * reward).sum(),
         mu_error=mu_error,
         relative_error=mu_error / (law @ jnp.abs(q_joint)),
-        residual=solved.residual,
-        num_steps=solved.num_steps,
-        converged=solved.converged,
+        residual=jnp.maximum(first.residual, second.residual),
+        num_steps=first.num_steps + second.num_steps,
+        converged=first.converged & second.converged,
     )
 
 
-class _Solved(NamedTuple):
-    law: Array
-    q_joint: Array
-    residual: Array
-    num_steps: Array
-    converged: Array
-
-
-@partial(jax.jit, static_argnames=("num_agents", "budget", "priority"))
-def _solve(local, joint_reward, discount, *, num_agents, budget, priority) -> _Solved:
-    """μ = μ T with Σ μ = 1, and Q = r + discount T Q."""
-    op = prepare(local, num_agents=num_agents, budget=budget, priority=priority)
-    frozen: NextCounts = lax.stop_gradient(op)
-    uniform = jnp.full_like(joint_reward, 1 / len(joint_reward))
-    law, first = _solve_linear(
-        lambda mu: mu - op.vm(mu) + mu.sum() * uniform,
-        lambda v: v - frozen.mv(v) + uniform @ v,
-        uniform,
-    )
-    beta = lax.stop_gradient(discount)
-    q_joint, second = _solve_linear(
-        lambda q: q - discount * op.mv(q),
-        lambda mu: mu - beta * frozen.vm(mu),
-        joint_reward,
-    )
-    return _Solved(
-        law,
-        q_joint,
-        jnp.maximum(first.residual, second.residual),
-        first.num_steps + second.num_steps,
-        first.converged & second.converged,
-    )
-
-
-def _solve_linear(
-    matvec: Callable[[Array], Array], transposed: Callable[[Array], Array], b: Array
-) -> tuple[Array, KrylovSolution]:
-    """GMRES, differentiated implicitly."""
-    tolerance = float(16 * jnp.finfo(b.dtype).eps)
-
-    def solve(mv, b):
-        solution = gmres(mv, b, tolerance=tolerance)
-        return solution.value, solution
-
-    return lax.custom_linear_solve(
-        matvec,
-        b,
-        solve=solve,
-        transpose_solve=lambda _, b: solve(transposed, b),
-        has_aux=True,
-    )
+@jax.jit
+def _solve(chain: PairChain, reward: Array, discount: Array) -> tuple[LawSolution, QSolution]:
+    return solve_law(chain), solve_q(chain, reward, discount=discount)
 
 
 def _local_transition(local, law, occupancy, num_agents, budget, priority) -> Array:

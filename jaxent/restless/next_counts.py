@@ -28,12 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._checks import stochastic
+
 Array = jax.Array
 
 # Walks go through a few loops over m, each with buffers of one size: fewer loops compile faster,
 # more loops waste less. A loop may waste this factor, or as many entries as cost nothing.
 _WASTE = 1.25
-_FREE = 500_000
+_FREE = 4_000_000
 
 
 def num_configurations(num_agents: int, num_states: int) -> int:
@@ -267,6 +269,15 @@ class NextCounts:
             stages = jnp.arange(part.first, part.last + 1)
             heads, _ = lax.scan(stage, heads, (stages, tails, emitted))
         return heads[:, :size].T.reshape(*batch, -1)
+
+    def matrix(self) -> Array:
+        """T itself, `[M, M]`, for few agents."""
+        size = num_configurations(self.num_agents, len(self.priority))
+        return self.mv(jnp.eye(size, dtype=self.kernel.dtype)).T
+
+    def stochastic(self) -> Array:
+        """Whether every row is a probability vector."""
+        return stochastic(self.kernel)
 
     def _parts(self):
         plan = _plan(self.num_agents, self.priority)
