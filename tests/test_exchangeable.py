@@ -48,7 +48,7 @@ def tagged_place(pair, num_states):
     return (2 * states[0] + actions[0]) * count + int(configuration_index(others))
 
 
-SMALL = [(3, 1, 1), (3, 2, 1), (2, 3, 1), (3, 3, 2), (2, 4, 2), (2, 3, 0), (2, 3, 3)]
+SMALL = [(3, 1, 1), (2, 2, 1), (3, 3, 2), (2, 4, 2), (2, 3, 0), (2, 3, 3)]
 
 
 @pytest.mark.parametrize(("num_states", "num_agents", "budget"), SMALL)
@@ -70,7 +70,7 @@ def test_joint_chain_lumps_onto_it(num_states, num_agents, budget):
     np.testing.assert_allclose(chain.mv(mu), chain.matrix() @ mu, atol=EXACT)
 
 
-@pytest.mark.parametrize(("num_states", "num_agents", "budget"), SMALL[1:])
+@pytest.mark.parametrize(("num_states", "num_agents", "budget"), [(3, 2, 1), (2, 4, 2), (3, 3, 2)])
 def test_public_functions_equal_those_of_the_joint_chain(num_states, num_agents, budget):
     bandit, priority = random_bandit(7 + num_agents, num_states, num_agents, budget)
     chain = exchangeable_chain(bandit, priority)
@@ -79,8 +79,9 @@ def test_public_functions_equal_those_of_the_joint_chain(num_states, num_agents,
         WeaklyCoupledMDP((agent,) * num_agents, bandit.discount),
         index_policy(priority, num_agents=num_agents, budget=budget),
     )
-    one = decompose(chain, [bandit.reward], discount=bandit.discount)
-    all_ = decompose(joint, [bandit.reward] * num_agents, discount=bandit.discount)
+    answer = jax.jit(lambda c, r: decompose(c, r, discount=bandit.discount))
+    one = answer(chain, [bandit.reward])
+    all_ = answer(joint, [bandit.reward] * num_agents)
     np.testing.assert_allclose(one.q_local[0], all_.q_local[0], atol=SOLVE)
     for name in ("mu_error", "relative_error", "sup_error"):
         np.testing.assert_allclose(getattr(one, name), getattr(all_, name), atol=SOLVE)
@@ -143,10 +144,10 @@ def test_laws_lift():
     bandit, priority = random_bandit(3, 3, 6, 2)
     exact = ground_truth(bandit, priority)
     chain = exchangeable_chain(bandit, priority)
-    mu = stationary_distribution(chain)
+    mu = jax.jit(stationary_distribution)(chain)
     occupancy = mu.reshape(chain.sizes).sum(1).reshape(-1, 2)
     np.testing.assert_allclose(occupancy, exact.occupancy, atol=SOLVE)
-    q = q_values(chain, [bandit.reward], discount=bandit.discount)
+    q = jax.jit(lambda c: q_values(c, [bandit.reward], discount=bandit.discount))(chain)
     np.testing.assert_allclose(mu @ q, exact.law @ exact.q_joint, atol=SOLVE)
     np.testing.assert_allclose(
         exact.law @ exact.q_joint, exact.average_reward / (1 - bandit.discount), atol=SOLVE
@@ -179,7 +180,7 @@ def test_gradients_at_10_agents():
 
 
 def test_float32():
-    bandit, priority = random_bandit(4, 3, 8, 3)
+    bandit, priority = random_bandit(4, 3, 5, 3)
     narrow = bandit._replace(
         **{k: jnp.asarray(getattr(bandit, k), jnp.float32) for k in ("passive", "active", "reward")}
     )

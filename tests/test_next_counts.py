@@ -110,13 +110,13 @@ def test_float32():
 
 def test_rows_sum_to_one_at_larger_sizes():
     rng = np.random.default_rng(3)
-    op = next_counts(random_kernel(rng, 4), num_agents=25, budget=5, priority=(2, 1, 0, 3))
+    kernel = random_kernel(rng, 4)
+    op = next_counts(kernel, num_agents=25, budget=5, priority=(2, 1, 0, 3))
     ones = jnp.ones(num_configurations(25, 4))
     np.testing.assert_allclose(jax.jit(lambda op, f: op.mv(f))(op, ones), ones, atol=EXACT)
     # E[n'_t] = Σ_{s,a} n_{s,a} P_a(s, t), linear in the counts.
     counts = configurations(25, 4)
     active = np.array([oracles.served(n, 5, (2, 1, 0, 3)) for n in counts])
-    kernel = np.asarray(op.kernel)
     mean = (counts - active) @ kernel[:, 0] + active @ kernel[:, 1]
     moved = jax.jit(lambda op, f: op.mv(f))(op, jnp.asarray(counts.T, jnp.float64))
     np.testing.assert_allclose(moved, mean.T, atol=25 * EXACT)

@@ -23,12 +23,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from .._checks import check_permutation, check_positive_int, concrete, stochastic
 from ..chain import PairChain, Views
 from ..mdp import RestlessBandit, check_bandit
 from .next_counts import (
     NextCounts,
+    configuration_index,
     configurations,
     next_counts,
     num_configurations,
@@ -48,28 +50,29 @@ class TaggedKernel:
 
     Attributes:
         local: local kernel of the tagged agent, `[S, 2, S]`.
-        others: T of the other agents when the tagged one is idle, and when it is active.
+        others: T of the other agents when the tagged one is idle, and when it is active: one
+            pytree whose leaves have a leading axis of 2.
     """
 
     local: Array
-    others: tuple[NextCounts, NextCounts]
+    others: NextCounts
 
     def mv(self, v: Array) -> Array:
         """K v."""
         v = v.reshape(self.local.shape[-1], -1)  # [S, C]
-        ahead = jnp.stack([op.mv(v) for op in self.others])  # [2, S, C]
+        ahead = lax.map(lambda op: op.mv(v), self.others)  # [2, S, C]
         return _einsum("sat,atc->sac", self.local, ahead).reshape(-1)
 
     def vm(self, mu: Array) -> Array:
         """The law of the next (tagged state, configuration), mu K."""
         mu = mu.reshape(*self.local.shape[:2], -1)  # [S, 2, C]
         moved = _einsum("sac,sat->atc", mu, self.local)  # [2, S, C]
-        idle, active = self.others
-        return (idle.vm(moved[0]) + active.vm(moved[1])).reshape(-1)
+        laws = lax.map(lambda both: both[0].vm(both[1]), (self.others, moved))
+        return laws.sum(0).reshape(-1)
 
     def matrix(self) -> Array:
         """K itself, for few agents."""
-        ahead = jnp.stack([op.matrix() for op in self.others])  # [2, C, C]
+        ahead = lax.map(lambda op: op.matrix(), self.others)  # [2, C, C]
         rows = _einsum("sat,acd->sactd", self.local, ahead)
         return rows.reshape(2 * self.local.shape[0] * ahead.shape[1], -1)
 
@@ -134,7 +137,7 @@ class TaggedLayout:
         f = functions[0].reshape(-1, 2)  # [S, 2]
         counts = configurations(self.num_agents - 1, len(self.priority))
         others = []
-        for budget in _budgets_left(self.num_agents, self.budget):
+        for budget in budgets_left(self.num_agents, self.budget):
             active = active_counts(counts, budget, self.priority)
             split = jnp.asarray(np.stack([counts - active, active], axis=-1), f.dtype)
             others.append(_einsum("csa,sa->c", split, f))
@@ -165,20 +168,12 @@ def exchangeable_chain(
     num_agents, budget, order = check_exchangeable(bandit, priority)
     local = _as_float(bandit)
     check_memory(num_agents, len(order), local.dtype.itemsize, memory, tagged=True)
-    counts = configurations(num_agents - 1, len(order))
-    others = tuple(
-        prepare(local, num_agents=num_agents - 1, budget=left, priority=order)
-        for left in _budgets_left(num_agents, budget)
-    )
-    share = []
-    for s in range(len(order)):
-        everyone = counts + np.eye(len(order), dtype=np.int64)[s]
-        active = active_counts(everyone, budget, order)
-        share.append(active[:, s] / everyone[:, s])
-    policy = TaggedPolicy(jnp.asarray(np.array(share), local.dtype))
+    left = jnp.array(budgets_left(num_agents, budget))
+    others = _prepare_both(local, left, num_agents=num_agents - 1, priority=order)
+    _, own, active = tagged_counts(num_agents, budget, order)
     return PairChain(
-        TaggedKernel(local, (others[0], others[1])),
-        policy,
+        TaggedKernel(local, others),
+        TaggedPolicy(jnp.asarray(active / own, local.dtype)),
         TaggedLayout(num_agents, budget, order),
     )
 
@@ -192,6 +187,21 @@ def active_counts(counts: np.ndarray, budget: int, priority: Sequence[int]) -> n
         active[..., s] = np.minimum(counts[..., s], left)
         left = left - active[..., s]
     return active
+
+
+def tagged_counts(
+    num_agents: int, budget: int, priority: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For a tagged agent in s and configurations c of the others, with n = c + e_s, `[S, C]` each.
+
+    The place of n among `configurations(N, S)`, n_s, and how many of those n_s are active.
+    """
+    num_states = len(priority)
+    others = configurations(num_agents - 1, num_states)
+    everyone = others[None] + np.eye(num_states, dtype=np.int64)[:, None]  # [S, C, S]
+    active = active_counts(everyone, budget, priority)
+    state = np.arange(num_states)
+    return configuration_index(everyone), everyone[state, :, state], active[state, :, state]
 
 
 def check_exchangeable(
@@ -246,13 +256,15 @@ def device_memory() -> int:
     return 3 * total // 4
 
 
-@partial(jax.jit, static_argnames=("num_agents", "budget", "priority"))
-def prepare(local: Array, *, num_agents: int, budget: int, priority: tuple[int, ...]) -> NextCounts:
-    """`next_counts`, compiled."""
-    return next_counts(local, num_agents=num_agents, budget=budget, priority=priority)
+@partial(jax.jit, static_argnames=("num_agents", "priority"))
+def _prepare_both(local: Array, left: Array, *, num_agents: int, priority: tuple[int, ...]):
+    return lax.map(
+        lambda budget: next_counts(local, num_agents=num_agents, budget=budget, priority=priority),
+        left,
+    )
 
 
-def _budgets_left(num_agents: int, budget: int) -> tuple[int, int]:
+def budgets_left(num_agents: int, budget: int) -> tuple[int, int]:
     """What is left for the others when the tagged agent is idle, and when it is active."""
     return min(budget, num_agents - 1), max(budget - 1, 0)
 
@@ -263,4 +275,4 @@ def _as_float(bandit: RestlessBandit) -> Array:
 
 
 def _einsum(spec: str, *operands: Any) -> Array:
-    return jnp.einsum(spec, *operands, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(spec, *operands, precision=lax.Precision.HIGHEST)

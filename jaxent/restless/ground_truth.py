@@ -23,15 +23,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..bellman import QSolution, solve_q
+from ..bellman import QSolution, solve_direct, solve_iterative
 from ..chain import Layout, NoChoice, PairChain
 from ..elimination import discounted_solve
 from ..mdp import RestlessBandit
-from ..stationary import LawSolution, solve_law
-from .exchangeable import active_counts, check_exchangeable, check_memory, prepare
-from .next_counts import configuration_index, configurations
+from ..stationary import LawSolution, law_direct, law_iterative
+from .exchangeable import (
+    active_counts,
+    budgets_left,
+    check_exchangeable,
+    check_memory,
+    tagged_counts,
+)
+from .next_counts import configurations, next_counts
 
 Array = jax.Array
+
+# Up to so many configurations elimination is quicker than walking.
+_DENSE = 256
 
 
 class GroundTruth(NamedTuple):
@@ -91,20 +100,49 @@ def ground_truth(
     local = bandit.kernel.astype(jnp.promote_types(bandit.kernel.dtype, jnp.float32))
     reward = jnp.asarray(bandit.reward, local.dtype)
     check_memory(num_agents, len(order), local.dtype.itemsize, memory, tagged=False)
-    counts = configurations(num_agents, len(order))
-    active = active_counts(counts, budget, order)
-    split = jnp.asarray(np.stack([counts - active, active], axis=-1), local.dtype)  # [M, S, 2]
-
-    joint_reward = jnp.einsum("nsa,sa->n", split, reward, precision=lax.Precision.HIGHEST)
     discount = jnp.asarray(bandit.discount, local.dtype)
-    kernel = prepare(local, num_agents=num_agents, budget=budget, priority=order)
-    chain = PairChain(kernel, NoChoice(len(counts)), Layout((len(counts),), ((0,),)))
-    first, second = _solve(chain, joint_reward, discount)
+    sizes = {"num_agents": num_agents, "budget": budget, "priority": order}
+    solved = _solve_joint(local, reward, discount, **sizes)
+    _, own, active = tagged_counts(num_agents, budget, order)
+    chance = jnp.asarray(active / own, local.dtype)  # [S, C], pi_1
+    # One after the other, so that only one walk's tables are held at a time.
+    ahead = [
+        _expect(local, left, chance, num_agents=num_agents - 1, priority=order)
+        for left in budgets_left(num_agents, budget)
+    ]
+    return _answer(local, reward, discount, solved, ahead, **sizes)
+
+
+_Solved = tuple[LawSolution, QSolution]
+_static = partial(jax.jit, static_argnames=("num_agents", "budget", "priority"))
+
+
+@_static
+def _solve_joint(local, reward, discount, *, num_agents, budget, priority) -> _Solved:
+    """The law μ = μ T and values Q = r + discount T Q, on configurations."""
+    op = next_counts(local, num_agents=num_agents, budget=budget, priority=priority)
+    split = _split(num_agents, budget, priority, local.dtype)
+    chain = PairChain(op, NoChoice(len(split)), Layout((len(split),), ((0,),)))
+    if len(split) <= _DENSE:
+        return law_direct(chain), solve_direct(chain, _total(split, reward), discount=discount)
+    return law_iterative(chain), solve_iterative(chain, _total(split, reward), discount=discount)
+
+
+@partial(jax.jit, static_argnames=("num_agents", "priority"))
+def _expect(local, budget, f, *, num_agents, priority) -> Array:
+    """E[f(n')] from each configuration, `[S, C]`."""
+    return next_counts(local, num_agents=num_agents, budget=budget, priority=priority).mv(f)
+
+
+@_static
+def _answer(local, reward, discount, solved: _Solved, ahead, *, num_agents, budget, priority):
+    first, second = solved
     law, q_joint = first.value, second.value
+    split = _split(num_agents, budget, priority, local.dtype)
     occupancy = jnp.einsum("n,nsa->sa", law, split, precision=lax.Precision.HIGHEST) / num_agents
-    transition = _local_transition(local, law, occupancy, num_agents, budget, order)
+    transition = _local_transition(local, law, occupancy, ahead, num_agents, budget, priority)
     q_local = discounted_solve(transition, reward.reshape(-1), discount).reshape(-1, 2)
-    error = q_joint - jnp.einsum("nsa,sa->n", split, q_local, precision=lax.Precision.HIGHEST)
+    error = q_joint - _total(split, q_local)
     mu_error = law @ jnp.abs(error)
     return GroundTruth(
         law=law,
@@ -113,7 +151,7 @@ def ground_truth(
         error=error,
         occupancy=occupancy,
         local_transition=transition,
-        entanglement=_entanglement(law, counts, active),
+        entanglement=_entanglement(law, num_agents, budget, priority),
         average_reward=num_agents * (occupancy * reward).sum(),
         mu_error=mu_error,
         relative_error=mu_error / (law @ jnp.abs(q_joint)),
@@ -123,46 +161,39 @@ def ground_truth(
     )
 
 
-@jax.jit
-def _solve(chain: PairChain, reward: Array, discount: Array) -> tuple[LawSolution, QSolution]:
-    return solve_law(chain), solve_q(chain, reward, discount=discount)
+def _split(num_agents, budget, priority, dtype) -> Array:
+    """How many agents hold each pair, n_{s,a}: `[M, S, 2]`."""
+    counts = configurations(num_agents, len(priority))
+    active = active_counts(counts, budget, priority)
+    return jnp.asarray(np.stack([counts - active, active], axis=-1), dtype)
 
 
-def _local_transition(local, law, occupancy, num_agents, budget, priority) -> Array:
-    """Eq. (2) for a tagged agent, through what it expects of the others."""
-    num_states = len(priority)
-    others = configurations(num_agents - 1, num_states)
-    everyone = others[None] + np.eye(num_states, dtype=np.int64)[:, None]  # [S, C, S], c + e_s
-    where = configuration_index(everyone)  # [S, C]
-    own = np.stack([everyone[s, :, s] for s in range(num_states)])  # [S, C], n_s
-    active = active_counts(everyone, budget, priority)
-    share = np.stack([active[s, :, s] for s in range(num_states)]) / own
-    chance = jnp.asarray(share, local.dtype)  # [S, C]
-    weight = law[where] * jnp.asarray(own / num_agents, local.dtype)  # [S, C]
+def _total(split: Array, f: Array) -> Array:
+    """Sum over all agents of a function of the pair `[S, 2]`: `[M]`."""
+    return jnp.einsum("nsa,sa->n", split, f, precision=lax.Precision.HIGHEST)
+
+
+def _local_transition(local, law, occupancy, ahead, num_agents, budget, priority) -> Array:
+    """Eq. (2) for a tagged agent, from what it expects of the others."""
+    where, own, active = tagged_counts(num_agents, budget, priority)
+    weight = law[where] * jnp.asarray(own / num_agents, law.dtype)  # [S, C], law of (s, c)
+    chance = jnp.asarray(active / own, law.dtype)
     rows = []
-    for action, left in enumerate((min(budget, num_agents - 1), max(budget - 1, 0))):
-        ahead = _ahead(local, chance, num_agents=num_agents - 1, budget=left, priority=priority)
-        taken = weight * (chance if action else 1 - chance)
-        served = jnp.matmul(taken, ahead.T, precision=lax.Precision.HIGHEST)  # [S, S']
+    for action, taken in enumerate((weight * (1 - chance), weight * chance)):
+        served = jnp.matmul(taken, ahead[action].T, precision=lax.Precision.HIGHEST)  # [S, S']
         total = taken.sum(-1, keepdims=True)
         flow = local[:, action, :, None] * jnp.stack([total - served, served], axis=-1)
-        rows.append(flow.reshape(num_states, -1))  # [S, 2 S]
-    flow = jnp.stack(rows, axis=1).reshape(2 * num_states, -1)  # [X, X]
+        rows.append(flow.reshape(len(priority), -1))  # [S, 2 S]
+    flow = jnp.stack(rows, axis=1).reshape(2 * len(priority), -1)  # [X, X]
     visited = occupancy.reshape(-1, 1) > 0
-    total = flow.sum(-1, keepdims=True)
-    stay = jnp.eye(len(flow), dtype=flow.dtype)
-    return jnp.where(visited, flow / jnp.where(visited, total, 1), stay)
+    total = jnp.where(visited, flow.sum(-1, keepdims=True), 1)
+    return jnp.where(visited, flow / total, jnp.eye(len(flow), dtype=flow.dtype))
 
 
-@partial(jax.jit, static_argnames=("num_agents", "budget", "priority"))
-def _ahead(local, chance, *, num_agents, budget, priority) -> Array:
-    op = prepare(local, num_agents=num_agents, budget=budget, priority=priority)
-    return op.mv(chance)
-
-
-def _entanglement(law: Array, counts: np.ndarray, active: np.ndarray) -> Array:
+def _entanglement(law: Array, num_agents, budget, priority) -> Array:
     """Eq. (15) with two actions: Σ_s min_q Σ_n w_s(n) |α_s(n)/n_s - q|, q a weighted median."""
-    num_agents = counts[0].sum()
+    counts = configurations(num_agents, len(priority))
+    active = active_counts(counts, budget, priority)
     total = jnp.zeros((), law.dtype)
     for s in range(counts.shape[1]):
         here = counts[:, s] > 0

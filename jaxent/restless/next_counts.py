@@ -195,8 +195,8 @@ def walk_size(num_agents: int, num_states: int, size: int) -> int:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["kernel", "tails"],
-    meta_fields=["num_agents", "budget", "priority"],
+    data_fields=["rows", "tails"],
+    meta_fields=["num_agents", "priority"],
 )
 @dataclass(frozen=True)
 class NextCounts:
@@ -205,18 +205,17 @@ class NextCounts:
     (T f)(n) = E[f(n') | n] when the M agents that come first in the priority are active.
 
     Attributes:
-        kernel: local kernel, `[S, 2, S]`.
+        rows: the kernel that each agent in turn moves by, `[N, S, S]`: the active one for the first
+            M, the idle one for the rest.
         tails: laws of the last m agents, one array `[stages, rows, tails]` a loop. The largest
             arrays here: 0.3 GB for N = 60, S = 4, in float64.
         num_agents: N. Static.
-        budget: M. Static.
         priority: states, first served first. Static.
     """
 
-    kernel: Array
+    rows: Array
     tails: tuple[Array, ...]
     num_agents: int
-    budget: int
     priority: tuple[int, ...]
 
     def mv(self, f: Array) -> Array:
@@ -273,11 +272,11 @@ class NextCounts:
     def matrix(self) -> Array:
         """T itself, `[M, M]`, for few agents."""
         size = num_configurations(self.num_agents, len(self.priority))
-        return self.mv(jnp.eye(size, dtype=self.kernel.dtype)).T
+        return self.mv(jnp.eye(size, dtype=self.rows.dtype)).T
 
     def stochastic(self) -> Array:
         """Whether every row is a probability vector."""
-        return stochastic(self.kernel)
+        return stochastic(self.rows)
 
     def _parts(self):
         plan = _plan(self.num_agents, self.priority)
@@ -285,8 +284,7 @@ class NextCounts:
 
     def _row(self, state: int, m: Array) -> Array:
         """Kernel row of the agent that leaves m - 1 behind it, if it is in this state."""
-        active = self.num_agents - m < self.budget
-        return jnp.where(active, self.kernel[state, 1], self.kernel[state, 0])  # [S]
+        return self.rows[self.num_agents - m, state]  # [S]
 
     def _lower(self, F: Array, m: Array, part: _Loop, size: int) -> Array:
         """One more agent of the first half is served: F_m to F_(m-1)."""
@@ -348,21 +346,24 @@ def _unshift(g: Array, row: Array, down: np.ndarray) -> Array:
 
 
 def next_counts(
-    kernel: Array, *, num_agents: int, budget: int, priority: tuple[int, ...]
+    kernel: Array, *, num_agents: int, budget: int | Array, priority: tuple[int, ...]
 ) -> NextCounts:
     """Prepare T for N agents, the M first in the priority active; differentiable in `kernel`.
 
     Args:
         kernel: local kernel, `[S, 2, S]`.
         num_agents: N >= 1. Static.
-        budget: M. Static.
+        budget: M; may be traced.
         priority: permutation of the states, first served first. Static.
     """
     plan = _plan(num_agents, priority)
     kernel = jnp.asarray(kernel)
+    active = (jnp.arange(num_agents) < budget)[:, None, None]
+    op = NextCounts(
+        jnp.where(active, kernel[None, :, 1], kernel[None, :, 0]), (), num_agents, priority
+    )
     law = jnp.ones((1, 1), kernel.dtype)
     tails = []
-    op = NextCounts(kernel, (), num_agents, budget, priority)
     for part in plan.loops:
         down = _outside(plan.down[:, : part.rows], part.rows)
         spare = ((0, part.rows - law.shape[0]), (0, part.tails - law.shape[1]))
@@ -380,4 +381,4 @@ def next_counts(
         stages = jnp.arange(part.first, part.last + 1)
         law, laws = lax.scan(stage, jnp.pad(law, spare), stages)
         tails.append(laws)
-    return NextCounts(kernel, tuple(tails), num_agents, budget, priority)
+    return NextCounts(op.rows, tuple(tails), num_agents, priority)
