@@ -78,3 +78,19 @@ def joint_chain(kernel, num_agents, budget, priority):
             move = np.prod([kernel[s[k], a[k], t[k]] for k in range(num_agents)])
             out[i, j] = move * policy[t][b]
     return pairs, out
+
+
+def subsidised_values(bandit, subsidy):
+    """Discounted values with a subsidy for resting, by policy iteration, and what acting gains."""
+    passive, active, reward = (np.asarray(x) for x in bandit[:3])
+    rest = np.zeros(len(passive), bool)
+    while True:
+        P = np.where(rest[:, None], passive, active)
+        r = np.where(rest, reward[:, 0] + subsidy, reward[:, 1])
+        V = np.linalg.solve(np.eye(len(P)) - bandit.discount * P, r)
+        q0 = reward[:, 0] + subsidy + bandit.discount * passive @ V
+        q1 = reward[:, 1] + bandit.discount * active @ V
+        better = np.where(np.abs(q0 - q1) < 1e-12 * (1 + np.abs(V).max()), rest, q0 > q1)
+        if (better == rest).all():
+            return V, q1 - q0
+        rest = better
