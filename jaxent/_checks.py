@@ -70,9 +70,10 @@ def check_stochastic(name: str, array: Any) -> None:
 
 def stochastic(rows: jax.Array) -> jax.Array:
     """Whether every row is a probability vector, as a flag that may be traced."""
-    eps = jnp.finfo(jnp.result_type(rows, jnp.float32)).eps
-    near = jnp.abs(rows.sum(-1) - 1) <= _ROW_EPS * eps * max(1, rows.shape[-1])
-    return (rows >= 0).all() & near.all()
+    eps = jnp.finfo(rows.dtype).eps
+    # A product with ones and a minimum: the same sums, several times faster on a CPU.
+    total = jnp.matmul(rows, jnp.ones_like(rows[(0,) * (rows.ndim - 1)]), precision="highest")
+    return (rows.min() >= 0) & (jnp.abs(total - 1).max() <= _ROW_EPS * eps * rows.shape[-1])
 
 
 def check_permutation(name: str, array: Any, size: int) -> None:

@@ -6,7 +6,8 @@ function of the pair over the actions taken in each state, `[J] -> [S]`. A `Pair
 parts, each a small pytree that knows one thing:
 
 - `kernel`, with `mv` ([S] -> [J]), `vm` ([J] -> [S]), `matrix()` ([J, S]) and `stochastic()`;
-- `policy`, with `mv` ([J] -> [S]), `vm` ([S] -> [J]), `num_states` and `stochastic()`;
+- `policy`, with `mv` ([J] -> [S], or columns [J, k] -> [S, k]), `vm` ([S] -> [J]), `num_states`
+  and `stochastic()`;
 - `layout`, with `sizes` (the factors of the joint pair), `views` (the factors that each agent
   sees) and `lift` (the joint function Σ_i f_i(view_i)).
 
@@ -100,9 +101,15 @@ class TablePolicy:
         return prod(self.table.shape[::2])
 
     def mv(self, f: Array) -> Array:
-        """The mean over actions in each state, Π f, `[J]` to `[S]`."""
-        actions = tuple(range(1, self.table.ndim, 2))
-        return (self.table * f.reshape(self.table.shape)).sum(actions).reshape(-1)
+        """The mean over actions in each state, Π f, `[J]` to `[S]` or `[J, k]` to `[S, k]`."""
+        states, actions = (tuple(range(k, self.table.ndim, 2)) for k in (0, 1))
+        mean = lax.dot_general(
+            self.table,
+            f.reshape(*self.table.shape, *f.shape[1:]),
+            ((actions, actions), (states, states)),
+            precision=lax.Precision.HIGHEST,
+        )
+        return mean.reshape(-1, *f.shape[1:])
 
     def vm(self, mu: Array) -> Array:
         """The law of the pair where the state has law mu, `[S]` to `[J]`."""
@@ -226,7 +233,7 @@ class PairChain:
 
     def state_matrix(self) -> Array:
         """Π K, the chain on joint states, `[S, S]`: for small chains."""
-        return jax.vmap(self.policy.mv, in_axes=1, out_axes=1)(self.kernel.matrix())
+        return self.policy.mv(self.kernel.matrix())
 
     def lift(self, functions: Sequence[Array]) -> Array:
         """The joint function Σ_i f_i(view_i), `[J]`, of an `[X_i]` or `[S_i, A_i]` for each view.

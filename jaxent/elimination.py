@@ -85,7 +85,7 @@ def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
         lambda x: x - discount * jnp.matmul(P, x, precision=lax.Precision.HIGHEST),
         columns,
         solve=lambda _, b: _solve(*factors, b),
-        transpose_solve=lambda _, b: _solve(factors.entries.T, factors.inverse, b),
+        transpose_solve=lambda _, b: _solve_transposed(*factors, b),
     )
     return x.reshape(r.shape) * jnp.where(valid, 1.0, jnp.nan).astype(dtype)
 
@@ -100,9 +100,7 @@ def _law(P: Array) -> tuple[Array, Array, Array]:
     """The law, and the factors that its derivative needs (which count as constants)."""
     factors = _factor(P, jnp.zeros_like(P[0]))
     root = (factors.inverse == 0).astype(P.dtype)
-    # With mass 1 on the root, the others hold what one step from the root feeds into them.
-    fed = _solve(factors.entries.T, factors.inverse, (root @ P)[:, None])[:, 0]
-    mass = root + fed
+    mass = _carry(factors.entries, factors.inverse + root, root[:, None])[:, 0]
     return mass / mass.sum(), *factors
 
 
@@ -115,7 +113,7 @@ def _law_jvp(primals, tangents):
 
     # A y = y (I - P) + (Σ y) root is regular, and Σ A y = Σ y.
     def solve(_, b):
-        y = _solve(entries.T, inverse, b[:, None])[:, 0]
+        y = _solve_transposed(entries, inverse, b[:, None])[:, 0]
         return y + (b.sum() - y.sum()) * fixed
 
     def transpose_solve(_, b):
@@ -148,17 +146,20 @@ def _factor_batch(axis_size, in_batched, P, killing):
     return _Factors(*(jnp.moveaxis(x, -1, 0) for x in factors)), _Factors(True, True)
 
 
-@custom_vmap
-def _solve(entries: Array, inverse: Array, b: Array) -> Array:
-    """Both substitutions of one chain, `[n, n]`, `[n]` and `[n, k]`; 0 at the roots."""
-    return _solve_last(entries[..., None], inverse[..., None], b[..., None])[..., 0]
+def _substitution(substitute):
+    """The same substitution for one chain and for a batch: `[n, n]`, `[n]` and `[n, k]`."""
 
+    @custom_vmap
+    def one(entries, inverse, b):
+        return substitute(entries[..., None], inverse[..., None], b[..., None])[..., 0]
 
-@_solve.def_vmap
-def _solve_batch(axis_size, in_batched, entries, inverse, b):
-    arrays = zip((entries, inverse, b), in_batched, strict=True)
-    x = _solve_last(*(_last(x, axis_size, batched) for x, batched in arrays))
-    return jnp.moveaxis(x, -1, 0), True
+    @one.def_vmap
+    def many(axis_size, in_batched, *arrays):
+        pairs = zip(arrays, in_batched, strict=True)
+        x = substitute(*(_last(x, axis_size, batched) for x, batched in pairs))
+        return jnp.moveaxis(x, -1, 0), True
+
+    return one
 
 
 def _last(x: Array, size: int, batched: bool) -> Array:
@@ -222,23 +223,37 @@ def _eliminate_panel(upper, rows, killing, inverse):
     return lax.fori_loop(0, size, step, (upper, rows, killing, inverse))
 
 
-def _solve_last(W: Array, inverse: Array, b: Array) -> Array:
-    """Substitute backward with the columns of W, forward with its rows: b `[n, k, B]`."""
+def _backward(W: Array, inverse: Array, b: Array, axis: int) -> Array:
+    """Pass b `[n, k, B]` down, along the columns of W (axis 1) or its rows (axis 0)."""
     n = len(W)
     index = jnp.arange(n)[:, None]
 
-    def backward(i, b):
+    def step(i, b):
         k = n - 1 - i
-        column = jnp.where(index < k, _take(W, k, 1) * _take(inverse, k, 0)[None], 0)  # [n, B]
-        return b + column[:, None] * _take(b, k, 0)[None]
+        line = jnp.where(index < k, _take(W, k, axis) * _take(inverse, k, 0)[None], 0)  # [n, B]
+        return b + line[:, None] * _take(b, k, 0)[None]
 
-    def forward(k, x):
-        row = jnp.where(index < k, _take(W, k, 0), 0)  # [n, B]
-        value = _take(b, k, 0) + (row[:, None] * x).sum(0)  # [k, B]
+    return lax.fori_loop(0, n, step, b)
+
+
+def _forward(W: Array, inverse: Array, b: Array, axis: int) -> Array:
+    """Gather the solution upward, along the rows of W (axis 0) or its columns (axis 1)."""
+    n = len(W)
+    index = jnp.arange(n)[:, None]
+
+    def step(k, x):
+        line = jnp.where(index < k, _take(W, k, axis), 0)  # [n, B]
+        value = _take(b, k, 0) + (line[:, None] * x).sum(0)  # [k, B]
         return x.at[k].set(value * _take(inverse, k, 0)[None])
 
-    b = lax.fori_loop(0, n, backward, b)
-    return lax.fori_loop(0, n, forward, jnp.zeros_like(b))
+    return lax.fori_loop(0, n, step, jnp.zeros_like(b))
+
+
+# The solution, 0 at the roots; that of the transposed system; and the law, which needs only to be
+# carried upward from the root.
+_solve = _substitution(lambda W, d, b: _forward(W, d, _backward(W, d, b, 1), 0))
+_solve_transposed = _substitution(lambda W, d, b: _forward(W, d, _backward(W, d, b, 0), 1))
+_carry = _substitution(lambda W, d, b: _forward(W, d, b, 1))
 
 
 def _take(x: Array, k: Array, axis: int) -> Array:
