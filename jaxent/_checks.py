@@ -70,6 +70,7 @@ def check_stochastic(name: str, array: Any) -> None:
 
 def stochastic(rows: jax.Array) -> jax.Array:
     """Whether every row is a probability vector, as a flag that may be traced."""
+    rows = jnp.asarray(rows, jnp.result_type(rows, jnp.float32))
     eps = jnp.finfo(rows.dtype).eps
     # A product with ones and a minimum: the same sums, several times faster on a CPU.
     total = jnp.matmul(rows, jnp.ones_like(rows[(0,) * (rows.ndim - 1)]), precision="highest")

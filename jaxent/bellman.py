@@ -11,6 +11,7 @@ a sum even where r is.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -82,8 +83,12 @@ def solve_q(chain: PairChain, rewards: Rewards, *, discount: Any) -> QSolution:
 
 def solve_direct(chain: PairChain, rewards: Rewards, *, discount: Any) -> QSolution:
     """By elimination on the matrix of joint states, for small chains."""
-    reward = joint_reward(chain, rewards)
     check_discount(discount)
+    return _direct(chain, joint_reward(chain, rewards), discount)
+
+
+@jax.jit
+def _direct(chain: PairChain, reward: Array, discount: Array) -> QSolution:
     P = chain.state_matrix()
     mean = chain.policy.mv(reward)
     V = discounted_solve(P, mean, discount)
@@ -102,11 +107,14 @@ def solve_iterative(
         discount: in [0, 1).
         tolerance: relative to max |Π r| + 2 max |V|; 16 machine epsilons by default. Static.
     """
-    reward = joint_reward(chain, rewards)
     check_discount(discount)
     if tolerance is None:
         tolerance = 16 * float(jnp.finfo(chain.dtype).eps)
+    return _iterative(chain, joint_reward(chain, rewards), discount, tolerance)
 
+
+@partial(jax.jit, static_argnums=3)
+def _iterative(chain: PairChain, reward: Array, discount: Array, tolerance: float) -> QSolution:
     def solve(operator, b):
         solution = gmres(operator, b, tolerance=tolerance)
         return solution.value, solution[1:]

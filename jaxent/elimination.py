@@ -27,10 +27,12 @@ from ._checks import check_shape, stochastic
 
 Array = jax.Array
 
-# States eliminated by rank-one steps before the rest is updated at once: by a matrix product for
-# one chain, by a few fused multiply-adds along the batch for many (a product would transpose).
+# One chain: so many states are eliminated by rank-one updates of their own rows and columns, then
+# the rest is updated at once by a matrix product.
 _PANEL = 64
-_PANEL_BATCHED = 4
+# A batch, where a product would have to transpose: rank-one updates of the whole square, which is
+# cut to what is left so many times.
+_PHASES = 4
 
 
 class _Factors(NamedTuple):
@@ -40,6 +42,7 @@ class _Factors(NamedTuple):
     inverse: Array
 
 
+@jax.jit  # or each call outside a trace would compile its loops anew
 def stationary_law(P: Array) -> Array:
     r"""Stationary law of a unichain, μ P = μ, Σ μ = 1.
 
@@ -59,6 +62,7 @@ def stationary_law(P: Array) -> Array:
     return law * jnp.where(valid & unichain, 1.0, jnp.nan).astype(law.dtype)
 
 
+@jax.jit
 def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
     r"""Solution of (I - discount P) x = r.
 
@@ -168,33 +172,37 @@ def _last(x: Array, size: int, batched: bool) -> Array:
 
 
 def _factor_last(W: Array, killing: Array) -> tuple[Array, Array]:
-    """Eliminate panel by panel: W `[n, n, B]`, killing `[n, B]`."""
+    """Eliminate every state: W `[n, n, B]`, killing `[n, B]`."""
     n, batch = W.shape[1:]
-    panel = _PANEL if batch == 1 else max(_PANEL_BATCHED, n // 32)
     inverse = jnp.zeros_like(killing)
-    for high in range(n, 0, -panel):
-        low = max(high - panel, 0)
-        upper, rows, killing, inverse = _eliminate_panel(
-            W[:low, low:high], W[low:high, :high], killing, inverse
+    if batch > 1:
+        for high, low in _stretches(n, -(-n // _PHASES)):
+            _, square, killing, inverse = _eliminate(
+                W[:0, :high], W[:high, :high], killing, inverse, high - low
+            )
+            W = W.at[:high, :high].set(square)
+        return W, inverse
+    for high, low in _stretches(n, _PANEL):
+        upper, rows, killing, inverse = _eliminate(
+            W[:low, low:high], W[low:high, :high], killing, inverse, high - low
         )
         W = W.at[:low, low:high].set(upper).at[low:high, :high].set(rows)
         if low:
-            gone = upper * inverse[None, low:high]  # [low, panel, B]
-            rest = rows[:, :low]  # [panel, low, B]
-            if batch == 1:
-                product = jnp.matmul(gone[..., 0], rest[..., 0], precision=lax.Precision.HIGHEST)
-                W = W.at[:low, :low].add(product[..., None])
-            else:
-                W = W.at[:low, :low].add(
-                    sum(gone[:, k, None] * rest[None, k] for k in range(high - low))
-                )
+            gone, rest = (upper * inverse[None, low:high])[..., 0], rows[:, :low, 0]
+            product = jnp.matmul(gone, rest, precision=lax.Precision.HIGHEST)
+            W = W.at[:low, :low].add(product[..., None])
     return W, inverse
 
 
-def _eliminate_panel(upper, rows, killing, inverse):
-    """Eliminate the last states one by one, updating only their own rows and columns.
+def _stretches(n: int, length: int) -> list[tuple[int, int]]:
+    """The states from last to first in stretches, as (end, start)."""
+    return [(high, max(high - length, 0)) for high in range(n, 0, -length)]
 
-    upper `[low, p, B]` holds their columns in the rows above, rows `[p, low + p, B]` their rows.
+
+def _eliminate(upper, rows, killing, inverse, count):
+    """Eliminate the last `count` states one by one, by rank-one updates of what is given.
+
+    That is the last p rows `[p, low + p, B]`, and the last p columns `[low, p, B]` above them.
     """
     low, size = upper.shape[:2]
     column = jnp.arange(low + size)[:, None]
@@ -220,7 +228,7 @@ def _eliminate_panel(upper, rows, killing, inverse):
             inverse.at[low + k].set(inv),
         )
 
-    return lax.fori_loop(0, size, step, (upper, rows, killing, inverse))
+    return lax.fori_loop(0, count, step, (upper, rows, killing, inverse))
 
 
 def _backward(W: Array, inverse: Array, b: Array, axis: int) -> Array:
