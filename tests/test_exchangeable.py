@@ -107,7 +107,7 @@ def test_ground_truth_equals_the_reference(index):
         np.testing.assert_allclose(getattr(exact, name), case[name], atol=SOLVE)
 
 
-@pytest.mark.parametrize("index", [1, 4])
+@pytest.mark.parametrize("index", [0, 4])
 def test_general_functions_equal_the_reference(index):
     bandit, priority, case = list(reference_bandits())[index]
     chain = exchangeable_chain(bandit, priority)
@@ -192,8 +192,8 @@ def test_float32():
 
 
 def test_every_agent_or_none_is_active():
-    for budget in (0, 5):
-        bandit, priority = random_bandit(5, 3, 5, budget)
+    for budget in (0, 4):
+        bandit, priority = random_bandit(5, 2, 4, budget)
         exact = ground_truth(bandit, priority)
         # Nobody chooses, so the agents are independent.
         np.testing.assert_allclose([exact.entanglement, exact.mu_error], 0, atol=1e-10)
