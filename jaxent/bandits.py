@@ -187,5 +187,6 @@ def _build(
             f"num_agents: {num_agents} is not a positive multiple of {share.denominator}; the "
             f"budget is {share.numerator}N/{share.denominator}"
         )
-    parts = [jnp.asarray(x) for x in (passive, active, reward)]
-    return NamedBandit(RestlessBandit(*parts, num_agents, int(budget), discount), priority)
+    kernels = jnp.asarray(passive), jnp.asarray(active)
+    bandit = RestlessBandit(*kernels, jnp.asarray(reward), num_agents, int(budget), discount)
+    return NamedBandit(bandit, priority)

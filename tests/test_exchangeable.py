@@ -70,7 +70,7 @@ def test_joint_chain_lumps_onto_it(num_states, num_agents, budget):
     np.testing.assert_allclose(chain.mv(mu), chain.matrix() @ mu, atol=EXACT)
 
 
-@pytest.mark.parametrize(("num_states", "num_agents", "budget"), [(3, 2, 1), (2, 4, 2), (3, 3, 2)])
+@pytest.mark.parametrize(("num_states", "num_agents", "budget"), [(2, 4, 2), (3, 3, 2)])
 def test_public_functions_equal_those_of_the_joint_chain(num_states, num_agents, budget):
     bandit, priority = random_bandit(7 + num_agents, num_states, num_agents, budget)
     chain = exchangeable_chain(bandit, priority)
@@ -97,7 +97,7 @@ def test_public_functions_equal_those_of_the_joint_chain(num_states, num_agents,
     )
 
 
-@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("index", [0, 1, pytest.param(2, marks=pytest.mark.slow), 3, 4])
 def test_ground_truth_equals_the_reference(index):
     bandit, priority, case = list(reference_bandits())[index]
     exact = ground_truth(bandit, priority)

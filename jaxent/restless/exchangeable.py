@@ -98,9 +98,12 @@ class TaggedPolicy:
         return self.active.size
 
     def mv(self, f: Array) -> Array:
-        """The mean over the tagged agent's actions, `[S * 2 * C]` to `[S * C]`."""
-        f = f.reshape(self.active.shape[0], 2, -1)
-        return ((1 - self.active) * f[:, 0] + self.active * f[:, 1]).reshape(-1)
+        """The mean over the tagged agent's actions, `[S * 2 * C, ...]` to `[S * C, ...]`."""
+        num_states, num_configurations = self.active.shape
+        f = f.reshape(num_states, 2, num_configurations, *f.shape[1:])
+        active = self.active.reshape(*self.active.shape, *(1,) * (f.ndim - 3))
+        mean = (1 - active) * f[:, 0] + active * f[:, 1]
+        return mean.reshape(-1, *f.shape[3:])
 
     def vm(self, mu: Array) -> Array:
         """The law of the pair, `[S * C]` to `[S * 2 * C]`."""
