@@ -83,7 +83,7 @@ def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
     P, r, discount = (jnp.asarray(x, dtype) for x in (P, r, discount))
     valid = stochastic(P) & (discount >= 0) & (discount < 1)
     frozen, rate = lax.stop_gradient((P, discount))
-    factors = _factor(rate * frozen, jnp.full(P.shape[:1], 1 - rate))
+    factors = _factor(frozen, rate)
     columns = r.reshape(len(r), -1)
     x = lax.custom_linear_solve(
         lambda x: x - discount * jnp.matmul(P, x, precision=lax.Precision.HIGHEST),
@@ -102,7 +102,7 @@ def _check_square(P: Array) -> None:
 @jax.custom_jvp
 def _law(P: Array) -> tuple[Array, Array, Array]:
     """The law, and the factors that its derivative needs (which count as constants)."""
-    factors = _factor(P, jnp.zeros_like(P[0]))
+    factors = _factor(P, jnp.ones((), P.dtype))
     root = (factors.inverse == 0).astype(P.dtype)
     mass = _carry(factors.entries, factors.inverse + root, root[:, None])[:, 0]
     return mass / mass.sum(), *factors
@@ -135,18 +135,16 @@ def _law_jvp(primals, tangents):
 
 
 @custom_vmap
-def _factor(P: Array, killing: Array) -> _Factors:
-    """Eliminate every state of one chain, `[n, n]` and `[n]`."""
-    entries, inverse = _factor_last(P[..., None], killing[..., None])
+def _factor(P: Array, rate: Array) -> _Factors:
+    """Eliminate every state of one chain `[n, n]` that goes on at this rate, else is killed."""
+    entries, inverse = _factor_last(P[..., None], rate[None])
     return _Factors(entries[..., 0], inverse[..., 0])
 
 
 @_factor.def_vmap
-def _factor_batch(axis_size, in_batched, P, killing):
-    P, killing = (
-        _last(x, axis_size, batched) for x, batched in zip((P, killing), in_batched, strict=True)
-    )
-    factors = _factor_last(P, killing)
+def _factor_batch(axis_size, in_batched, P, rate):
+    arrays = zip((P, rate), in_batched, strict=True)
+    factors = _factor_last(*(_last(x, axis_size, batched) for x, batched in arrays))
     return _Factors(*(jnp.moveaxis(x, -1, 0) for x in factors)), _Factors(True, True)
 
 
@@ -171,9 +169,11 @@ def _last(x: Array, size: int, batched: bool) -> Array:
     return jnp.moveaxis(x, 0, -1) if batched else jnp.broadcast_to(x[..., None], (*x.shape, size))
 
 
-def _factor_last(W: Array, killing: Array) -> tuple[Array, Array]:
-    """Eliminate every state: W `[n, n, B]`, killing `[n, B]`."""
-    n, batch = W.shape[1:]
+def _factor_last(P: Array, rate: Array) -> tuple[Array, Array]:
+    """Eliminate every state: P `[n, n, B]`, rate `[B]`."""
+    n, batch = P.shape[1:]
+    W = rate[None, None] * P
+    killing = jnp.broadcast_to(1 - rate[None], (n, batch))
     inverse = jnp.zeros_like(killing)
     if batch > 1:
         for high, low in _stretches(n, -(-n // _PHASES)):
@@ -208,9 +208,8 @@ def _eliminate(upper, rows, killing, inverse, count):
     column = jnp.arange(low + size)[:, None]
     above = jnp.arange(size)[:, None]
 
-    def step(i, carry):
-        upper, rows, killing, inverse = carry
-        k = size - 1 - i
+    def look(upper, rows, killing, k):
+        """What eliminating state k needs: its row, its column, 1/pivot, and where the loss goes."""
         row = jnp.where(column < low + k, _take(rows, k, 0), 0)  # [low + p, B]
         killed = _take(killing, low + k, 0)  # [B]
         pivot = row.sum(0) + killed
@@ -218,17 +217,23 @@ def _eliminate(upper, rows, killing, inverse, count):
         # Not 1 / pivot where it is 0, or a root would turn what lies below it into NaN.
         inv = jnp.where(root, 0, 1 / jnp.where(root, 1, pivot))
         inside = jnp.where(above < k, _take(rows, low + k, 1), 0)  # [p, B]
-        beside = _take(upper, k, 1)  # [low, B]
-        into = jnp.concatenate([beside, inside])  # [low + p, B]
-        lost = into * jnp.where(root, 1, killed * inv)[None]
-        return (
-            upper + (beside * inv[None])[:, None] * row[None, low:],
-            rows + (inside * inv[None])[:, None] * row[None],
-            killing.at[: low + size].add(lost),
-            inverse.at[low + k].set(inv),
-        )
+        into = jnp.concatenate([_take(upper, k, 1), inside])  # [low + p, B]
+        return row, into, inv, jnp.where(root, 1, killed * inv)
 
-    return lax.fori_loop(0, count, step, (upper, rows, killing, inverse))
+    def step(i, carry):
+        # The row and the column are looked up a step ahead. Read here, they would be read while
+        # the square is overwritten, and XLA would copy the square at every step.
+        upper, rows, killing, inverse, (row, into, inv, loss) = carry
+        k = size - 1 - i
+        moved = into * inv[None]  # [low + p, B]
+        upper = upper + moved[:low, None] * row[None, low:]
+        rows = rows + moved[low:, None] * row[None]
+        killing = killing.at[: low + size].add(into * loss[None])
+        inverse = inverse.at[low + k].set(inv)
+        return upper, rows, killing, inverse, look(upper, rows, killing, jnp.maximum(k - 1, 0))
+
+    start = (upper, rows, killing, inverse, look(upper, rows, killing, size - 1))
+    return lax.fori_loop(0, count, step, start)[:4]
 
 
 def _backward(W: Array, inverse: Array, b: Array, axis: int) -> Array:
