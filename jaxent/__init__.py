@@ -1,5 +1,8 @@
 """Multi-agent Markov entanglement in JAX."""
 
+from .bandits import BANDITS as BANDITS
+from .bandits import NamedBandit as NamedBandit
+from .bandits import named_bandit as named_bandit
 from .bellman import QSolution as QSolution
 from .bellman import local_q_values as local_q_values
 from .bellman import q_values as q_values
@@ -47,6 +50,17 @@ from .restless import mean_field_step as mean_field_step
 from .restless import monte_carlo_q as monte_carlo_q
 from .restless import pair_flow as pair_flow
 from .restless import simulate_counts as simulate_counts
+from .restless.exchangeable import exchangeable_chain as exchangeable_chain
+from .restless.ground_truth import GroundTruth as GroundTruth
+from .restless.ground_truth import ground_truth as ground_truth
+from .restless.indices import FluidPriority as FluidPriority
+from .restless.indices import WhittleIndex as WhittleIndex
+from .restless.indices import average_whittle_index as average_whittle_index
+from .restless.indices import fluid_priority as fluid_priority
+from .restless.indices import index_priority as index_priority
+from .restless.indices import myopic_priority as myopic_priority
+from .restless.indices import random_priority as random_priority
+from .restless.indices import whittle_index as whittle_index
 from .separability import ConvexSeparation as ConvexSeparation
 from .separability import SeparableDecomposition as SeparableDecomposition
 from .separability import Witness as Witness

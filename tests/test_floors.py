@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "jaxent"
 
 FLOORS = [
     ["_checks", "simplex", "kron", "elimination", "krylov"],
-    ["mdp", "policies", "instances"],
+    ["mdp", "policies", "instances", "bandits"],
     ["chain", "stationary", "views"],
     ["bellman", "distances", "separability"],
     ["entanglement", "decomposition", "bounds"],
@@ -19,7 +19,9 @@ FLOORS = [
         "restless.simulate",
         "restless.mean_field",
         "restless.monte_carlo",
+        "restless.next_counts",
         "restless.exchangeable",
+        "restless.ground_truth",
         "restless.indices",
         "restless.agents",
         "restless",
