@@ -17,8 +17,8 @@ from tests.reference import cases
 from tests.tolerances import STANDARD_ERRORS
 
 RUNS, EDGE = 24, 400
-# Long runs: the error of the last bandit is 0.08% of its value, one local Q is 0.015.
-EPOCHS = 120_000
+# The error of the last bandit is 0.08% of its value: it takes longer runs to see 1% of that.
+EPOCHS = (60_000, 60_000, 60_000, 60_000, 120_000)
 
 
 def model(case):
@@ -41,11 +41,12 @@ def simulated(request):
     """Case, model, and per-run estimates: Eq. 15, local Q, occupancy, counts."""
     case = (cases("circulant") + cases("restless"))[request.param]
     bandit, priority = model(case)
-    used = (jnp.arange(EPOCHS) >= EDGE) & (jnp.arange(EPOCHS) < EPOCHS - EDGE)
+    epochs = EPOCHS[request.param]
+    used = (jnp.arange(epochs) >= EDGE) & (jnp.arange(epochs) < epochs - EDGE)
     control = jaxent.mean_field(bandit, priority).value_weights
 
     def run(key):
-        trajectory = jaxent.simulate_counts(key, bandit, priority, num_steps=EPOCHS)
+        trajectory = jaxent.simulate_counts(key, bandit, priority, num_steps=epochs)
         weights = trajectory.counts[:-1] * used[:, None]
         entanglement = jaxent.estimate_entanglement(trajectory.policy[:-1], weights)
         flow = jaxent.pair_flow(trajectory, used, kernel=bandit.kernel)
@@ -72,14 +73,17 @@ def test_entanglement(simulated):
 
 
 def test_local_q_and_occupancy(simulated):
-    """Pairs of occupancy below 1e-4 are too rare for a standard error; they weigh nothing."""
+    """Pairs of occupancy below 1e-4 are too rare for a standard error; they weigh nothing.
+
+    One local value crosses zero (-0.006 to -0.016 where others reach 1.4): 1% of 0.02 for it.
+    """
     case, _, _, _, q, *_ = simulated
     exact_q = np.array(case["q_local"]).reshape(-1)
     exact_occupancy = np.array(case["occupancy"]).reshape(-1)
     frequent = exact_occupancy > 1e-4
     mean, error = mean_and_error(q.value)
     assert (np.abs(mean - exact_q) < STANDARD_ERRORS * error)[frequent].all()
-    assert (error < 0.01 * np.abs(exact_q))[frequent].all()
+    assert (error < 0.01 * np.maximum(np.abs(exact_q), 0.02))[frequent].all()
     mean, error = mean_and_error(q.occupancy)
     assert (np.abs(mean - exact_occupancy) < STANDARD_ERRORS * error)[frequent].all()
 
