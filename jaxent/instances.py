@@ -3,7 +3,7 @@ r"""The paper's examples and named models.
 The circulant bandit (Appendix K; Avrachenkov and Borkar 2022, Fu et al. 2019) walks a ring of four
 states, backward when idle and forward when active, each with probability 1/2 of staying.
 
-Instances hold NumPy arrays: they are known wherever they are made, inside a trace too.
+A bandit here holds NumPy arrays, known wherever it is made, inside a trace too.
 """
 
 import jax
