@@ -1,5 +1,6 @@
 """Multi-agent Markov entanglement in JAX."""
 
+from . import bounds as bounds
 from .bandits import BANDITS as BANDITS
 from .bandits import NamedBandit as NamedBandit
 from .bandits import named_bandit as named_bandit
@@ -13,13 +14,37 @@ from .chain import pair_chain as pair_chain
 from .decomposition import Decomposition as Decomposition
 from .decomposition import decompose as decompose
 from .decomposition import decomposition_error as decomposition_error
+from .descent import Descent as Descent
+from .descent import SignedProduct as SignedProduct
+from .descent import entanglement_tv_signed as entanglement_tv_signed
+from .descent import minimize_entanglement as minimize_entanglement
+from .distances import SignNorm as SignNorm
+from .distances import atv_distance as atv_distance
+from .distances import mu_atv_distance as mu_atv_distance
+from .distances import mu_inf_norm as mu_inf_norm
+from .distances import mu_norm as mu_norm
+from .distances import mu_tv_distance as mu_tv_distance
+from .distances import tv_distance as tv_distance
 from .elimination import discounted_solve as discounted_solve
 from .elimination import stationary_law as stationary_law
+from .entanglement import Entanglement as Entanglement
+from .entanglement import SeparableChain as SeparableChain
+from .entanglement import entanglement_atv as entanglement_atv
+from .entanglement import entanglement_mu_atv as entanglement_mu_atv
+from .entanglement import entanglement_mu_atv_upper as entanglement_mu_atv_upper
+from .entanglement import entanglement_mu_tv as entanglement_mu_tv
+from .entanglement import entanglement_tv as entanglement_tv
+from .entanglement import policy_entanglement as policy_entanglement
 from .estimators import EntanglementEstimate as EntanglementEstimate
 from .estimators import LocalQ as LocalQ
 from .estimators import estimate_entanglement as estimate_entanglement
 from .estimators import lstd_local_q as lstd_local_q
 from .estimators import td_local_q as td_local_q
+from .influence import Merge as Merge
+from .influence import best_merge as best_merge
+from .influence import entanglement_map as entanglement_map
+from .influence import merge_agents as merge_agents
+from .influence import merge_rewards as merge_rewards
 from .instances import CIRCULANT_PRIORITY as CIRCULANT_PRIORITY
 from .instances import appendix_e as appendix_e
 from .instances import circulant_bandit as circulant_bandit
@@ -70,6 +95,9 @@ from .separability import is_convexly_separable as is_convexly_separable
 from .separability import is_separable as is_separable
 from .separability import separability_witness as separability_witness
 from .separability import separable_decomposition as separable_decomposition
+from .simplex import project_simplex as project_simplex
+from .simplex import total_variation as total_variation
+from .simplex import tv_centre as tv_centre
 from .stationary import LawSolution as LawSolution
 from .stationary import solve_law as solve_law
 from .stationary import stationary_distribution as stationary_distribution

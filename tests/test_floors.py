@@ -8,11 +8,22 @@ import pytest
 ROOT = Path(__file__).parents[1] / "jaxent"
 
 FLOORS = [
-    ["_checks", "simplex", "kron", "elimination", "krylov"],
+    [
+        "_checks",
+        "cholesky",
+        "interior",
+        "simplex",
+        "minimax",
+        "signs",
+        "nearest",
+        "kron",
+        "elimination",
+        "krylov",
+    ],
     ["mdp", "policies", "instances", "bandits"],
     ["chain", "stationary", "views"],
     ["bellman", "distances", "separability"],
-    ["entanglement", "decomposition", "bounds"],
+    ["entanglement", "decomposition", "bounds", "descent", "influence"],
     [
         "restless.activation",
         "restless.sampling",

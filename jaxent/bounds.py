@@ -1,0 +1,223 @@
+r"""Bounds on the decomposition error, the paper's and tighter ones.
+
+The paper's have the form 4 discount sum_i E_i r_max_i / (1 - discount)^2. Two refinements follow
+from its own proofs:
+
+- a transition difference kills constants, so the *span* of a local value (max - min) stands where
+  r_max / (1 - discount) did: 2 discount / (1 - discount) sum_i E_i span(v_i), with
+  v_i = (I - discount P_i)^{-1} r_i at the minimiser P_i;
+- once local values are known the error needs no entanglement at all: it is
+  discount (I - discount P)^{-1} D with D = P sum_i Q_i - sum_i P_i^pi Q_i (lifted), so
+  discount / (1 - discount) ||D|| bounds it in either norm. And mu'D = 0, so P^t D shrinks with the
+  Dobrushin coefficient tau of P: discount / (1 - discount tau) span(D) is a bound too.
+
+Every entanglement enters by its certified upper end, so the bounds hold whether or not a
+minimisation converged. Sup-norm bounds are over visited pairs.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ._checks import check_discount
+from .bellman import check_locals, local_q_values
+from .chain import PairChain
+from .decomposition import decompose
+from .elimination import discounted_solve
+from .entanglement import Entanglement, entanglement_atv, entanglement_mu_atv, entanglement_tv
+from .simplex import total_variation
+from .stationary import stationary_distribution
+from .views import local_transition
+
+Array = jax.Array
+Rewards = Sequence[Array]
+
+# The Dobrushin coefficient compares all pairs of rows: up to so many of them.
+_COMPARED = 512
+
+
+class APosteriori(NamedTuple):
+    """Bounds from the Bellman residual of the decomposition.
+
+    Attributes:
+        mu_bound: on the mu-norm of the error.
+        sup_bound: on the sup-norm of the error.
+        residual: D, `[J]`; 0 where not visited.
+        dobrushin: tau, or 1 where there are too many pairs to compare.
+    """
+
+    mu_bound: Array
+    sup_bound: Array
+    residual: Array
+    dobrushin: Array
+
+
+def theorem_3(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
+    """Sup-norm bound from the TV entanglement of two agents (Thm 3)."""
+    upper = entanglement_tv(chain).upper
+    return _paper([upper] * len(chain.views), _largest(chain, rewards), discount)
+
+
+def theorem_4(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
+    """Sup-norm bound from agent-wise entanglement (Thm 4; Thm 8 for N agents; Thm 9)."""
+    uppers = [e.upper for e in _agentwise(chain)]
+    return _paper(uppers, _largest(chain, rewards), discount)
+
+
+def theorem_5(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
+    """mu-norm bound from mu-weighted agent-wise entanglement (Thm 5; Thm 6 for N agents)."""
+    uppers = [e.upper for e in _mu_agentwise(chain)]
+    return _paper(uppers, _largest(chain, rewards), discount)
+
+
+theorem_6 = theorem_5
+theorem_8 = theorem_4
+theorem_9 = theorem_4
+
+
+def span_sup(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
+    """Theorem 8 with spans of local values for r_max / (1 - discount)."""
+    return _span_bound(_agentwise(chain), _flat(chain, rewards), discount)
+
+
+def span_mu(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
+    """Theorem 6 with spans of local values for r_max / (1 - discount)."""
+    return _span_bound(_mu_agentwise(chain), _flat(chain, rewards), discount)
+
+
+def a_posteriori(chain: PairChain, rewards: Rewards, *, discount: Any) -> APosteriori:
+    """Bounds from D = P dec - lift(P_i Q_i), dec = lift(Q_i): no joint value is solved for."""
+    check_discount(discount)
+    rewards = _flat(chain, rewards)
+    mu = stationary_distribution(chain)
+    local = [local_transition(chain, mu, agent=i) for i in range(len(rewards))]
+    q_local = local_q_values(chain, rewards, discount=discount, mu=mu)
+    ahead = [P @ q.reshape(-1) for P, q in zip(local, q_local, strict=True)]
+    visited = mu > 0
+    residual = jnp.where(visited, chain.mv(chain.lift(q_local)) - chain.lift(ahead), 0)
+    tau = dobrushin(chain, visited)
+    span = (
+        jnp.where(visited, residual, -jnp.inf).max() - jnp.where(visited, residual, jnp.inf).min()
+    )
+    mixing = discount / (1 - discount * tau) * span
+    plain = discount / (1 - discount)
+    size = jnp.abs(residual)
+    return APosteriori(
+        jnp.minimum(plain * (mu @ size), mixing),
+        jnp.minimum(plain * size.max(), mixing),
+        residual,
+        tau,
+    )
+
+
+def dobrushin(chain: PairChain, visited: Array) -> Array:
+    """The largest TV distance between visited rows of P; 1 where there are too many to compare."""
+    if chain.num_pairs > _COMPARED:
+        return jnp.ones((), chain.dtype)
+    P = chain.matrix()
+
+    def farthest(row):
+        return jnp.where(visited, total_variation(P, row[None]), 0).max()
+
+    return jnp.where(visited, lax.map(farthest, P), 0).max()
+
+
+class Report(NamedTuple):
+    """True errors and bounds by name; printing it shows a table."""
+
+    sup_error: float
+    mu_error: float
+    sup_bounds: dict[str, float]
+    mu_bounds: dict[str, float]
+    checks: dict[str, str]
+
+    def __str__(self) -> str:
+        """The table."""
+        lines = []
+        for norm, error, bounds in (
+            ("sup norm", self.sup_error, self.sup_bounds),
+            ("mu norm", self.mu_error, self.mu_bounds),
+        ):
+            lines += [f"{norm:<34}{'value':>12}{'over true':>12}"]
+            lines += [f"  {'true error':<32}{error:>12.4g}{'':>12}"]
+            for name, bound in bounds.items():
+                slack = f"{bound / error:.3g} x" if error > 0 else "-"
+                lines += [f"  {name:<32}{bound:>12.4g}{slack:>12}"]
+        return "\n".join(lines + [f"{name}: {what}" for name, what in self.checks.items()])
+
+
+def report(chain: PairChain, rewards: Rewards, *, discount: Any) -> Report:
+    """True error, every bound that applies, and what was checked; `print` it.
+
+    Raises:
+        ValueError: for a chain with no unique stationary law, or wrong rewards or discount.
+    """
+    exact = decompose(chain, rewards, discount=discount)
+    largest, rewards = _largest(chain, rewards), _flat(chain, rewards)
+    atv, mu_atv = _agentwise(chain), _mu_agentwise(chain)
+    after = a_posteriori(chain, rewards, discount=discount)
+    sup, mean = {}, {}
+    gaps = [e.upper - e.lower for e in (*atv, *mu_atv)]
+    if chain.views == ((0,), (1,)) and len(chain.sizes) == 2:
+        joint = entanglement_tv(chain)
+        gaps.append(joint.upper - joint.lower)
+        sup["Theorem 3 (TV)"] = _paper([joint.upper] * 2, largest, discount)
+    two = len(chain.views) == 2
+    sup[f"Theorem {4 if two else 8} (ATV)"] = _paper([e.upper for e in atv], largest, discount)
+    sup["... with spans"] = _span_bound(atv, rewards, discount)
+    sup["a posteriori"] = after.sup_bound
+    name = f"Theorem {5 if two else 6} (mu-ATV)"
+    mean[name] = _paper([e.upper for e in mu_atv], largest, discount)
+    mean["... with spans"] = _span_bound(mu_atv, rewards, discount)
+    mean["a posteriori"] = after.mu_bound
+    number = int(np.sum(np.asarray(exact.visited)))
+    checks = {
+        "checked": "rows are probabilities; the stationary law is unique",
+        "visited pairs": f"{number} of {chain.num_pairs}; sup norms are over these",
+        "entanglement": f"certified to {float(jnp.stack(gaps).max()):.2g}",
+        "Dobrushin coefficient": f"{float(after.dobrushin):.4g}",
+    }
+    numbers = lambda table: {k: float(v) for k, v in table.items()}  # noqa: E731
+    return Report(
+        float(exact.sup_error), float(exact.mu_error), numbers(sup), numbers(mean), checks
+    )
+
+
+def _agentwise(chain: PairChain) -> list[Entanglement]:
+    return [entanglement_atv(chain, agent=i) for i in range(len(chain.views))]
+
+
+def _mu_agentwise(chain: PairChain) -> list[Entanglement]:
+    mu = stationary_distribution(chain)
+    return [entanglement_mu_atv(chain, mu, agent=i) for i in range(len(chain.views))]
+
+
+def _flat(chain: PairChain, rewards: Rewards) -> list[Array]:
+    return [jnp.ravel(r) for r in check_locals(chain, rewards)]
+
+
+def _largest(chain: PairChain, rewards: Rewards) -> list[Array]:
+    return [jnp.abs(r).max() for r in _flat(chain, rewards)]
+
+
+def _paper(entanglement: Sequence[Array], largest: Sequence[Array], discount: Any) -> Array:
+    """4 discount sum_i E_i r_max_i / (1 - discount)^2."""
+    check_discount(discount)
+    total = jnp.stack([e * r for e, r in zip(entanglement, largest, strict=True)]).sum()
+    return 4 * discount * total / (1 - discount) ** 2
+
+
+def _span_bound(
+    entanglement: Sequence[Entanglement], rewards: Sequence[Array], discount: Any
+) -> Array:
+    """2 discount / (1 - discount) sum_i E_i span((I - discount P_i)^{-1} r_i)."""
+    check_discount(discount)
+    total = []
+    for e, r in zip(entanglement, rewards, strict=True):
+        value = discounted_solve(lax.stop_gradient(e.minimizer), r, discount)
+        total.append(e.upper * (value.max() - value.min()))
+    return 2 * discount / (1 - discount) * jnp.stack(total).sum()

@@ -1,0 +1,112 @@
+"""Bounds, the entanglement map and merging."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxent
+from jaxent import PairChain, bounds
+from tests.tolerances import SOLVE
+
+
+def random_case(key, J=(2, 2), concentration=0.5):
+    keys = jax.random.split(key, 1 + len(J))
+    n = int(np.prod(J))
+    P = jax.random.dirichlet(keys[0], jnp.full(n, concentration), (n,))
+    rewards = [jax.random.normal(k, (m,)) for k, m in zip(keys[1:], J, strict=True)]
+    return P, rewards
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (2, 3)])
+def test_every_theorem_holds_on_random_chains(sizes):
+    def both(key):
+        P, rewards = random_case(key, sizes)
+        chain = PairChain.from_matrix(P, sizes=sizes)
+        exact = jaxent.decompose(chain, rewards, discount=0.9)
+        after = bounds.a_posteriori(chain, rewards, discount=0.9)
+        sup = [
+            bounds.theorem_3(chain, rewards, discount=0.9),
+            bounds.theorem_4(chain, rewards, discount=0.9),
+            bounds.span_sup(chain, rewards, discount=0.9),
+            after.sup_bound,
+        ]
+        mean = [
+            bounds.theorem_5(chain, rewards, discount=0.9),
+            bounds.span_mu(chain, rewards, discount=0.9),
+            after.mu_bound,
+        ]
+        return exact.sup_error, exact.mu_error, jnp.stack(sup), jnp.stack(mean)
+
+    number = 1000 if sizes == (2, 2) else 100
+    found = jax.jit(jax.vmap(both))(jax.random.split(jax.random.key(0), number))
+    sup_error, mu_error, sup, mean = map(np.asarray, found)
+    assert (sup_error[:, None] <= sup + SOLVE).all()
+    assert (mu_error[:, None] <= mean + SOLVE).all()
+    assert (sup[:, 1] <= sup[:, 0] * (1 + 1e-5)).all()  # ATV is finer than TV
+    assert (sup[:, 2] <= sup[:, 1] * (1 + 1e-9)).all()  # spans are at most 2 r_max / (1 - discount)
+
+
+def test_a_posteriori_is_ten_times_tighter_than_theorem_5():
+    def ratio(key):
+        P, rewards = random_case(key, (3, 3), 1.0)
+        chain = PairChain.from_matrix(P, sizes=(3, 3))
+        after = bounds.a_posteriori(chain, rewards, discount=0.9)
+        paper = bounds.theorem_5(chain, rewards, discount=0.9)
+        late = bounds.a_posteriori(chain, rewards, discount=0.99)
+        return paper / after.mu_bound, late.mu_bound / jaxent.decomposition_error(
+            chain, rewards, discount=0.99
+        )
+
+    gain, slack = jax.jit(jax.vmap(ratio))(jax.random.split(jax.random.key(1), 100))
+    assert gain.min() >= 10
+    assert jnp.median(slack) <= 20
+
+
+def test_report_reads():
+    P, rewards = random_case(jax.random.key(2))
+    table = bounds.report(PairChain.from_matrix(P, sizes=(2, 2)), rewards, discount=0.9)
+    text = str(table)
+    for word in ("true error", "Theorem 3", "Theorem 4", "Theorem 5", "a posteriori", "visited"):
+        assert word in text
+    assert min(table.sup_bounds.values()) >= table.sup_error
+    assert min(table.mu_bounds.values()) >= table.mu_error
+
+
+def pair_and_loner():
+    """Agents 0 and 1 move together, agent 2 alone: sizes (2, 2, 2)."""
+    P, _ = random_case(jax.random.key(3))
+    Q = jax.random.dirichlet(jax.random.key(4), jnp.ones(2), (2,))
+    return PairChain.from_matrix(jnp.kron(P, Q), sizes=(2, 2, 2))
+
+
+def test_map_and_merge_find_the_pair():
+    chain = pair_and_loner()
+    mu = jaxent.stationary_distribution(chain)
+    table = np.asarray(jaxent.entanglement_map(chain, mu))
+    coupled = np.zeros((3, 3), bool)
+    coupled[0, 1] = coupled[1, 0] = True
+    assert (table[coupled] > 1e-3).all()
+    np.testing.assert_allclose(table[~coupled], 0, atol=1e-12)
+    rewards = [jnp.array([0.0, 1.0])] * 3
+    found = jaxent.best_merge(chain, rewards, discount=0.9)
+    assert found.pair == (0, 1)
+    assert found.bound < 1e-6
+    assert found.before > 1e-2
+
+
+def test_merged_rewards_add_up():
+    chain = pair_and_loner()
+    rewards = [jax.random.normal(k, (2,)) for k in jax.random.split(jax.random.key(5), 3)]
+    blocks = ((2, 0), (1,))
+    merged = jaxent.merge_agents(chain, blocks)
+    parts = jaxent.merge_rewards(chain, rewards, blocks)
+    np.testing.assert_allclose(merged.lift(parts), chain.lift(rewards), atol=1e-14)
+
+
+def test_bad_input():
+    chain = pair_and_loner()
+    with pytest.raises(ValueError, match="blocks"):
+        jaxent.merge_agents(chain, ((0, 1),))
+    with pytest.raises(ValueError, match="discount"):
+        bounds.theorem_5(chain, [jnp.zeros(2)] * 3, discount=1.0)

@@ -1,0 +1,286 @@
+"""Entanglement measures: the reference, orderings, gradients, edges."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxent
+from jaxent import PairChain
+from tests import oracles_measures as oracles
+from tests.reference import cases
+from tests.tolerances import EXACT
+
+CLOSE = 1e-7  # the reference's own programs are good to about 1e-8
+
+
+def two_agent_chain(case):
+    P = np.array(case["pair_transition"])
+    m = round(len(P) ** 0.5)
+    return PairChain.from_matrix(P, sizes=(m, m)), np.array(case["stationary"])
+
+
+def coupled_mdp(case):
+    agents = tuple(
+        jaxent.MDP(np.moveaxis(np.array(P), 0, 1), np.array(r))
+        for P, r in zip(case["transitions"], case["rewards"], strict=True)
+    )
+    return jaxent.WeaklyCoupledMDP(agents, case["gamma"]), np.array(case["policy"])
+
+
+def agrees(found, wanted, gap):
+    assert found.converged
+    assert abs(found.value - wanted) < CLOSE
+    assert found.lower - CLOSE / 10 <= wanted <= found.upper + CLOSE / 10
+    assert -1e-12 <= found.upper - found.lower <= gap
+
+
+@pytest.mark.parametrize("case", cases("two_agent"), ids=lambda c: str(len(c["stationary"])))
+def test_two_agent_reference(case):
+    chain, mu = two_agent_chain(case)
+    agrees(jaxent.entanglement_tv(chain), case["tv"], 1e-6)
+    agrees(jaxent.entanglement_mu_tv(chain, mu), case["mu_tv"], 1e-6)
+    for i in range(2):
+        agrees(jaxent.entanglement_atv(chain, agent=i), case["atv"][i], 1e-6)
+        upper = jaxent.entanglement_mu_atv_upper(chain, mu, agent=i)
+        agrees(upper, case["mu_atv_eq7"][i], 1e-10)
+        agrees(jaxent.entanglement_mu_atv(chain, mu, agent=i), case["mu_atv_exact"][i], 1e-6)
+
+
+@pytest.mark.parametrize("case", cases("weakly_coupled"), ids=lambda c: str(len(c["stationary"])))
+def test_weakly_coupled_reference(case):
+    mdp, policy = coupled_mdp(case)
+    chain = jaxent.pair_chain(mdp, policy)
+    mu = jaxent.stationary_distribution(chain)
+    for i in range(len(mdp.agents)):
+        upper = jaxent.entanglement_mu_atv_upper(chain, mu, agent=i)
+        agrees(upper, case["mu_atv_eq7"][i], 1e-10)
+        bound = jaxent.policy_entanglement(mdp, policy, mu, agent=i)
+        agrees(bound, case["proposition1"][i], 1e-10)
+        exact = jaxent.entanglement_mu_atv(chain, mu, agent=i)
+        assert exact.converged
+        assert exact.lower <= upper.upper <= bound.upper + 1e-12
+
+
+def random_chains(key, number, sizes, concentration=1.0):
+    J = int(np.prod(sizes))
+    return jax.random.dirichlet(key, jnp.full(J, concentration), (number, J))
+
+
+def by_agents(P, sizes):
+    """Laws of either agent's next pair, `[X, C, X]` each."""
+    joint = np.asarray(P).reshape(*sizes, *sizes)
+    return joint.sum(3), joint.sum(2).swapaxes(0, 1)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (3, 2)])
+@pytest.mark.parametrize("concentration", [1.0, 0.1])
+def test_against_linear_programs(sizes, concentration):
+    P = random_chains(jax.random.key(1), 1, sizes, concentration)[0]
+    chain = PairChain.from_matrix(P, sizes=sizes)
+    mu = jaxent.stationary_distribution(chain)
+    joint, law = np.asarray(P).reshape(*sizes, *sizes), np.asarray(mu).reshape(sizes)
+
+    def brackets(found, program):
+        wanted = oracles.solve(program)
+        assert found.converged
+        assert found.lower - 1e-8 <= wanted <= found.upper + 1e-8
+
+    brackets(jaxent.entanglement_tv(chain), oracles.nearest_separable(joint))
+    brackets(jaxent.entanglement_mu_tv(chain, mu), oracles.nearest_separable(joint, law))
+    for i, points in enumerate(by_agents(P, sizes)):
+        weights = law if i == 0 else law.T
+        brackets(jaxent.entanglement_atv(chain, agent=i), oracles.agentwise(points))
+        eq7 = jaxent.entanglement_mu_atv_upper(chain, mu, agent=i)
+        brackets(eq7, oracles.agentwise(points, weights))
+        exact = jaxent.entanglement_mu_atv(chain, mu, agent=i)
+        brackets(exact, oracles.mu_agentwise(points, weights))
+
+
+def test_minimisers_attain_the_upper_bounds():
+    P = random_chains(jax.random.key(2), 1, (2, 3))[0]
+    chain = PairChain.from_matrix(P, sizes=(2, 3))
+    mu = jaxent.stationary_distribution(chain)
+    for found, distance in (
+        (jaxent.entanglement_tv(chain), jaxent.tv_distance),
+        (jaxent.entanglement_mu_tv(chain, mu), lambda a, b: jaxent.mu_tv_distance(a, b, mu)),
+    ):
+        nearest = PairChain.from_matrix(found.minimizer.matrix, sizes=(2, 3))
+        assert jaxent.is_separable(nearest, tolerance=1e-9)
+        np.testing.assert_allclose(distance(chain, nearest), found.upper, atol=EXACT)
+        product = jaxent.PairChain.from_matrix(jnp.kron(*found.minimizer.local), sizes=(2, 3))
+        for i in range(2):
+            rows = jaxent.view_transition(product, agent=i)
+            np.testing.assert_allclose(rows, jaxent.view_transition(nearest, agent=i), atol=1e-9)
+
+
+def everything(P, sizes):
+    chain = PairChain.from_matrix(P, sizes=sizes)
+    mu = jaxent.stationary_distribution(chain)
+    out = {"tv": jaxent.entanglement_tv(chain), "mu_tv": jaxent.entanglement_mu_tv(chain, mu)}
+    for i in range(2):
+        out[f"atv{i}"] = jaxent.entanglement_atv(chain, agent=i)
+        out[f"eq7{i}"] = jaxent.entanglement_mu_atv_upper(chain, mu, agent=i)
+        out[f"mu_atv{i}"] = jaxent.entanglement_mu_atv(chain, mu, agent=i)
+    return {name: (e.upper, e.lower, e.converged) for name, e in out.items()}
+
+
+def test_orderings_on_a_thousand_chains():
+    P = random_chains(jax.random.key(3), 1000, (2, 2), 0.5)
+    found = jax.jit(jax.vmap(lambda P: everything(P, (2, 2))))(P)
+    upper, lower, converged = ({name: v[k] for name, v in found.items()} for k in range(3))
+    for name in found:
+        assert converged[name].all(), name
+        assert (upper[name] - lower[name] > -1e-12).all()
+    for i in range(2):
+        # A lower end above the other's upper end would refute the order.
+        assert (lower[f"mu_atv{i}"] <= upper[f"eq7{i}"] + EXACT).all()
+        assert (lower[f"mu_atv{i}"] <= upper["mu_tv"] + EXACT).all()
+        assert (lower[f"eq7{i}"] <= upper[f"atv{i}"] + EXACT).all()
+        assert (lower[f"atv{i}"] <= upper["tv"] + EXACT).all()
+
+
+def test_separable_chains_have_none():
+    keys = jax.random.split(jax.random.key(4), 3)
+    A, B = (jax.random.dirichlet(k, jnp.ones(2), (2, 2)) for k in keys[:2])
+    box = jnp.asarray(jaxent.pr_box())
+    product = jnp.stack([jnp.kron(A[0], B[0]), jnp.kron(A[1], B[1])]).mean(0)
+    chains = jnp.stack([product, box, 0.5 * box + 0.125])
+    found = jax.jit(jax.vmap(lambda P: everything(P, (2, 2))))(chains)
+    for name, (upper, _, converged) in found.items():
+        assert (upper < 1e-9).all(), name
+        assert converged.all()
+
+
+MEASURES = {
+    "tv": lambda chain, mu: jaxent.entanglement_tv(chain, tol=1e-9),
+    "mu_tv": lambda chain, mu: jaxent.entanglement_mu_tv(chain, mu, tol=1e-9),
+    "atv": lambda chain, mu: jaxent.entanglement_atv(chain, agent=1, tol=1e-9),
+    "eq7": lambda chain, mu: jaxent.entanglement_mu_atv_upper(chain, mu, agent=1),
+    "mu_atv": lambda chain, mu: jaxent.entanglement_mu_atv(chain, mu, agent=1, tol=1e-9),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_gradients_against_differences(name):
+    P, Q = random_chains(jax.random.key(5), 2, (2, 2))
+
+    @jax.jit
+    def value(step):
+        chain = PairChain.from_matrix(P + step * (Q - P), sizes=(2, 2))
+        return MEASURES[name](chain, jaxent.stationary_distribution(chain)).value
+
+    h = 1e-4
+    wanted = (value(h) - value(-h)) / (2 * h)
+    assert abs(jax.jit(jax.grad(value))(0.0) - wanted) < 1e-5
+
+
+def test_gradients_over_256_policies():
+    case = cases("weakly_coupled")[0]
+    mdp, policy = coupled_mdp(case)
+    logits = jax.random.normal(jax.random.key(6), (256, *policy.shape))
+
+    def value(x):
+        policy = jaxent.softmax_policy(x)
+        chain = jaxent.pair_chain(mdp, policy)
+        mu = jaxent.stationary_distribution(chain)
+        return (
+            jaxent.entanglement_atv(chain, agent=0).value
+            + jaxent.entanglement_mu_atv_upper(chain, mu, agent=0).value
+            + jaxent.policy_entanglement(mdp, policy, mu, agent=1).value
+        )
+
+    slopes = jax.jit(jax.vmap(jax.grad(value)))(logits)
+    assert jnp.isfinite(slopes).all()
+    assert (jnp.abs(slopes).max((1, 2, 3, 4)) > 0).all()
+
+
+def test_unvisited_pairs_have_no_say():
+    """A third pair that agent 0 leaves for good moves no maximum, whatever its rows say."""
+    P = np.zeros((6, 6))
+    P[:4, :4] = random_chains(jax.random.key(7), 1, (2, 2))[0]
+    P[4] = np.eye(6)[0]
+    P[5] = np.eye(6)[3]
+    big, small = PairChain.from_matrix(P, sizes=(3, 2)), P[:4, :4]
+    small = PairChain.from_matrix(small, sizes=(2, 2))
+    assert abs(jaxent.entanglement_tv(big).value - jaxent.entanglement_tv(small).value) < 1e-6
+    for i in range(2):
+        pair = (jaxent.entanglement_atv(chain, agent=i).value for chain in (big, small))
+        assert abs(np.subtract(*pair)) < 1e-6
+
+
+def test_float32():
+    P = random_chains(jax.random.key(8), 1, (2, 2))[0]
+    with jax.enable_x64(False):
+        chain = PairChain.from_matrix(np.asarray(P, np.float32), sizes=(2, 2))
+        mu = jaxent.stationary_distribution(chain)
+        single = [measure_32(chain, mu) for measure_32 in MEASURES_32]
+    chain = PairChain.from_matrix(P, sizes=(2, 2))
+    mu = jaxent.stationary_distribution(chain)
+    for found, measure in zip(single, MEASURES_32, strict=True):
+        assert found.value.dtype == np.float32
+        assert found.converged
+        assert abs(float(found.value) - float(measure(chain, mu).value)) < 2e-3
+
+
+MEASURES_32 = [
+    lambda chain, mu: jaxent.entanglement_tv(chain, tol=1e-3),
+    lambda chain, mu: jaxent.entanglement_mu_tv(chain, mu, tol=1e-3),
+    lambda chain, mu: jaxent.entanglement_atv(chain, agent=0, tol=1e-3),
+    lambda chain, mu: jaxent.entanglement_mu_atv_upper(chain, mu, agent=0, tol=1e-5),
+    lambda chain, mu: jaxent.entanglement_mu_atv(chain, mu, agent=0, tol=1e-3),
+]
+
+
+def test_bad_input():
+    P = random_chains(jax.random.key(9), 1, (2, 2))[0]
+    chain = PairChain.from_matrix(P, sizes=(2, 2))
+    mu = jaxent.stationary_distribution(chain)
+    with pytest.raises(ValueError, match="tol: 0 is not positive"):
+        jaxent.entanglement_tv(chain, tol=0)
+    with pytest.raises(ValueError, match="tol"):
+        jaxent.entanglement_atv(chain, agent=0, tol=-1.0)
+    with pytest.raises(ValueError, match="agent: 2 is not one of the views"):
+        jaxent.entanglement_atv(chain, agent=2)
+    with pytest.raises(ValueError, match=r"mu: wanted shape \[4\]"):
+        jaxent.entanglement_mu_atv(chain, mu[:3], agent=0)
+    with pytest.raises(ValueError, match="mu: it sums to 2"):
+        jaxent.entanglement_mu_tv(chain, 2 * mu)
+    with pytest.raises(ValueError, match="mu"):
+        jaxent.entanglement_mu_atv_upper(chain, mu.at[0].set(jnp.nan), agent=0)
+    broken = jax.tree.map(lambda x: x * jnp.nan, chain)
+    with pytest.raises(ValueError, match="no probability vector"):
+        jaxent.entanglement_tv(broken)
+    with pytest.raises(ValueError, match="wanted two agents"):
+        jaxent.entanglement_tv(PairChain.from_matrix(np.eye(8), sizes=(2, 2, 2)))
+
+
+def test_nan_inside_jit():
+    P = jnp.full((4, 4), jnp.nan)
+    found = jax.jit(lambda P: everything(P, (2, 2)))(P)
+    for upper, _, converged in found.values():
+        assert jnp.isnan(upper)
+        assert not converged
+
+
+def test_a_gap_is_not_hidden():
+    P = random_chains(jax.random.key(10), 1, (2, 2))[0]
+    found = jaxent.entanglement_tv(PairChain.from_matrix(P, sizes=(2, 2)), max_steps=1)
+    assert not found.converged
+    assert found.upper - found.lower > 1e-3
+
+
+def test_views_that_share_a_signal():
+    """Eq. (13), the exogenous case of the reference, through blocks of factors."""
+    case = cases("exogenous")[0]
+    kernel_a, kernel_b, kernel_z, policy = (
+        np.array(case[k]) for k in ("kernel_a", "kernel_b", "kernel_z", "policy")
+    )
+    P = np.einsum("zsat,zubv,zy,tvycd->saubztcvdy", kernel_a, kernel_b, kernel_z, policy)
+    chain = PairChain.from_matrix(P.reshape(32, 32), sizes=(4, 4, 2))
+    mu = jaxent.stationary_distribution(chain)
+    for i in range(2):
+        view = (i, 2)
+        agrees(jaxent.entanglement_atv(chain, agent=view), case["atv"][i], 1e-6)
+        eq7 = jaxent.entanglement_mu_atv_upper(chain, mu, agent=view)
+        agrees(eq7, case["mu_atv_eq7"][i], 1e-10)
