@@ -22,6 +22,8 @@ FLOORS = [
         "restless.next_counts",
         "restless.exchangeable",
         "restless.ground_truth",
+        "restless.concentration",
+        "restless.attractor",
         "restless.indices",
         "restless.agents",
         "restless",
