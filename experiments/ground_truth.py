@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter
 
 import jaxent
 from experiments import command, drawing
@@ -202,14 +203,12 @@ def figures(results: dict[str, dict], out: Path) -> list[Path]:
         axes = figure.subplots(len(results), len(QUANTITIES), sharex=True, squeeze=False)
         for row, (name, result) in zip(axes, results.items(), strict=True):
             limit = limits(name)
-            for axis, (quantity, power, label) in zip(row, QUANTITIES, strict=True):
+            for axis, (quantity, power, _) in zip(row, QUANTITIES, strict=True):
                 _panel(axis, result, quantity, power, limit[quantity])
-                if axis is row[0]:
-                    axis.set_ylabel(name)
-                if row is axes[0]:
-                    axis.set_title(label, fontsize=9)
-                if row is axes[-1]:
-                    axis.set_xlabel("number of agents $N$")
+            row[0].set_ylabel(name)
+        for top, bottom, (_, _, label) in zip(axes[0], axes[-1], QUANTITIES, strict=True):
+            top.set_title(label, fontsize=9)
+            bottom.set_xlabel("number of agents $N$")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3)
         return command.save_figure(figure, out / "ground_truth")
@@ -227,6 +226,7 @@ def _panel(axis: Any, result: dict, quantity: str, power: float, limit: float) -
     axis.axhline(limit, color=drawing.RED, lw=1, ls="--", label=r"limit $N \to \infty$")
     everything = np.concatenate([scaled, simulated[quantity] * scale, [limit]])
     axis.set(xscale="log", ylim=(0, 1.25 * everything.max()))
+    axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
 
 
 def check_config(config: Config) -> None:

@@ -23,6 +23,7 @@ from .mean_field import affine_pieces, mean_field
 
 _APART = 1e-6  # points of a cycle closer than this are one
 _CLOSE = 1e-10  # a cycle returns to within this
+_FAR, _STILL = 1e-3, 1e-13  # so far from m* and so still: not merely slow
 _STABLE = 1 - 1e-9  # a norm or radius below this contracts
 _MAX_PERIOD = 24
 
@@ -104,7 +105,7 @@ def check_attractor(
         ends = field.step(ends)
     gap = float(np.abs(ends - star).max())
     radius = float(known.spectral_radius)
-    orbit = fixed[1:2] if len(fixed) > 1 else _cycle(field, ends[np.abs(ends - star).max(1) > 1e-9])
+    orbit = fixed[1:2] if len(fixed) > 1 else _cycle(field, ends[np.abs(ends - star).max(1) > _FAR])
     unstable = bool(known.nondegenerate) and radius > 2 - _STABLE
     if len(orbit) or unstable:
         return Attractor(Verdict.FAILS, star, orbit, radius, np.inf, 0, gap)
@@ -172,8 +173,10 @@ def _fixed_point(linear: np.ndarray, offset: np.ndarray) -> np.ndarray:
 
 
 def _cycle(field: _Field, ends: np.ndarray) -> np.ndarray:
-    """A cycle of period >= 2 that one of these ends lies on, `[P, S]`, or `[0, S]`."""
+    """A cycle or fixed point that one of these ends lies on, `[P, S]`, or `[0, S]`."""
     for m in ends:
+        if np.abs(field.step(m[None])[0] - m).max() < _STILL:
+            return m[None]  # one of many: the piece has more fixed points than were solved for
         for period in range(2, _MAX_PERIOD + 1):
             points = field.cycle_through(m, period)
             if points is not None and np.ptp(points, axis=0).max() > _APART:
