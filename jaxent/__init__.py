@@ -49,6 +49,12 @@ from .restless import mean_field_step as mean_field_step
 from .restless import monte_carlo_q as monte_carlo_q
 from .restless import pair_flow as pair_flow
 from .restless import simulate_counts as simulate_counts
+from .restless.agents import AgentsTrajectory as AgentsTrajectory
+from .restless.agents import agent_entanglement as agent_entanglement
+from .restless.agents import agent_flow as agent_flow
+from .restless.agents import agent_policy as agent_policy
+from .restless.agents import simulate_agents as simulate_agents
+from .restless.agents import type_entanglement as type_entanglement
 from .restless.attractor import Attractor as Attractor
 from .restless.attractor import Verdict as Verdict
 from .restless.attractor import check_attractor as check_attractor

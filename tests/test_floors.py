@@ -25,10 +25,10 @@ FLOORS = [
         "restless.concentration",
         "restless.attractor",
         "restless.indices",
-        "restless.agents",
         "restless",
         "trajectory",
         "estimators",
+        "restless.agents",
     ],
     ["audit", "plotting", "cli"],
 ]
