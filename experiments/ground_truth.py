@@ -189,6 +189,20 @@ def check_claims(name: str, exact: list[dict], simulated: list[dict]) -> list[Cl
                 abs(off) <= close,
             )
         )
+    largest = simulated[-1]
+    n = largest["size"]
+    off = {q: (largest[q] - limit[q] / n**power) / largest[f"{q}_se"] for q, power, _ in QUANTITIES}
+    measured = ", ".join(f"{z:+.1f}" for z in off.values())
+    claims.append(
+        Claim(
+            f"{name}: limits at N = {n}, simulated (3 s.e. and 1%)",
+            f"off by {measured} s.e.",
+            all(
+                abs(z) <= 3 + 0.01 * limit[q] / n**power / largest[f"{q}_se"]
+                for (q, power, _), z in zip(QUANTITIES, off.values(), strict=True)
+            ),
+        )
+    )
     below = min(r["deviation_bound"] / r["entanglement"] for r in exact if r["entanglement"] > 0)
     claims.append(
         Claim(f"{name}: E_1 below the bound of Lemma 8", f"{below:.1f} times", below >= 1)
