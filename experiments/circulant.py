@@ -5,12 +5,8 @@ of entanglement (Eq. 15) and to learn local Q-values (Meta Algorithm 1, LSTD), a
 error of their sum against Monte Carlo values. Then Figure 3, how both settle with the length of the
 data, and a table of the paper's claims. Beside each curve stands its limit from the mean field.
 
-The mu-error is measured in two levels. On every epoch of every run the value of the affine piece at
-m* stands in for the true one; on the test states both are known (the true one by Monte Carlo with
-that piece as control variate), and the mean difference is added. So the estimate is that of the
-paper, with the noise of the 50 test states removed. Figures 1 and 2 learn local values from
-expected moves (the kernel is known); Figure 3, which is about how much data that takes, from the
-sampled moves alone.
+How one N is measured is in `measure`. Figures 1 and 2 learn local values from expected moves (the
+kernel is known); Figure 3, which is about how much data that takes, from the sampled moves alone.
 """
 
 import sys
@@ -25,7 +21,15 @@ from matplotlib.figure import Figure
 
 import jaxent
 from experiments import command, drawing
-from jaxent.restless import by_action
+from experiments.measure import (
+    Protocol,
+    SizeResult,
+    control_values,
+    learn,
+    mean_and_error,
+    measure_size,
+    pair_counts,
+)
 
 Array = jax.Array
 
@@ -68,38 +72,6 @@ DATA_LENGTH = 11  # Figure 3: burn-in, then 10 N
 DATA_POINTS = 24
 SIZES_AT_ONCE = 6  # one compiled call handles so many N
 PRIORITY = jaxent.CIRCULANT_PRIORITY
-PAIRS = 8
-
-
-class SizeResult(NamedTuple):
-    """What is measured for one N; `_se` is the standard error.
-
-    Attributes:
-        size: N.
-        entanglement: E_1, Eq. 15, mean over runs.
-        held_out: E_1 with the local policy fitted on the other half of the epochs.
-        mu_error: mu-weighted error of the value decomposition.
-        relative_error: mu_error over the mu-weighted norm of the value.
-        local_q: mean over runs, `[8]`.
-        noise: of one test state's true value (root mean square standard error).
-        plain_noise: what it would be with plain Monte Carlo and the paper's 3 N runs.
-        truncation: what the horizon leaves out of a value, at most.
-    """
-
-    size: Any
-    entanglement: Any
-    entanglement_se: Any
-    held_out: Any
-    held_out_se: Any
-    mu_error: Any
-    mu_error_se: Any
-    relative_error: Any
-    relative_error_se: Any
-    local_q: Any
-    local_q_se: Any
-    noise: Any
-    plain_noise: Any
-    truncation: Any
 
 
 class DataResult(NamedTuple):
@@ -120,116 +92,27 @@ class DataResult(NamedTuple):
     mu_error_se: Any
 
 
-def mean_and_error(x: Array, axis: int = 0) -> tuple[Array, Array]:
-    """Mean over independent samples and its standard error."""
-    return x.mean(axis), x.std(axis, ddof=1) / np.sqrt(x.shape[axis])
-
-
 def _bandit(size: Array) -> jaxent.RestlessBandit:
     return jaxent.circulant_bandit(5)._replace(num_agents=size, budget=size // 5)
 
 
-def _simulate(key: Array, size: Array, num_steps: int, max_agents: int) -> jaxent.CountsTrajectory:
-    zero = jnp.zeros((), size.dtype)
-    start = jnp.stack([size // 6, size // 3, size // 2, zero])
-    return jaxent.simulate_counts(
-        key, _bandit(size), PRIORITY, num_steps=num_steps, counts=start, max_agents=max_agents
-    )
-
-
-def _learn(
-    trajectory: jaxent.CountsTrajectory, used: Array, bandit: Any, kernel: Array | None
-) -> tuple[Any, Array]:
-    """Eq. 15 and local Q-values from the epochs that are `used`, `[T]`."""
-    share = trajectory.counts[:-1] * used[:, None] / bandit.num_agents
-    entanglement = jaxent.estimate_entanglement(trajectory.policy[:-1], share)
-    flow = jaxent.pair_flow(trajectory, used, kernel=kernel)
-    q = jaxent.lstd_local_q(flow, bandit.reward.reshape(-1), discount=bandit.discount)
-    return entanglement, q.value
-
-
-def _pair_counts(counts: Array, budget: Array) -> Array:
-    """Agents per local pair, `[..., 8]`."""
-    groups = by_action(counts, jnp.asarray(PRIORITY), budget)
-    return groups.reshape(*groups.shape[:-2], PAIRS).astype(float)
+def _start(size: Array) -> Array:
+    return jnp.stack([size // 6, size // 3, size // 2, jnp.zeros((), size.dtype)])
 
 
 @partial(jax.jit, static_argnames=("config", "max_agents"))
-def measure_size(key: Array, size: Array, control: Any, config: Config, max_agents: int) -> Any:
+def measure(key: Array, size: Array, control: Any, config: Config, max_agents: int) -> SizeResult:
     """Everything of Figures 1 and 2 for one N; N is traced, so one compilation serves all."""
-    bandit = _bandit(size)
-    weights, constant = control
-    key_runs, key_values = jax.random.split(key)
-    epoch = jnp.arange(LENGTH * max_agents)
-    used = (epoch >= BURN_IN * size) & (epoch < LENGTH * size)
-
-    def run(key: Array) -> tuple[Any, Array, Array]:
-        trajectory = _simulate(key, size, len(epoch), max_agents)
-        entanglement, q = _learn(trajectory, used, bandit, bandit.kernel)
-        return entanglement, q, trajectory.counts[:-1]
-
-    estimates, q, counts = jax.vmap(run)(jax.random.split(key_runs, config.runs))
-    entanglement = mean_and_error(estimates.value)
-    held_out = mean_and_error(estimates.held_out)
-    mean_q, q_error = mean_and_error(q)
-
-    # First level: every epoch, with the affine value in the place of the true one.
-    share = used / used.sum()
-    pairs = _pair_counts(counts, bandit.budget)  # [runs, T, 8]
-    affine = counts @ weights + size * constant  # [runs, T]
-
-    def first_level(q: Array) -> Array:
-        return jnp.abs(affine - pairs @ q) @ share  # [runs]
-
-    others = (q.sum(0)[None] - q) / (config.runs - 1)  # leaving one run out, for the jackknife
-    left_out = jax.lax.map(first_level, others)  # [left out, runs]
-    without = (left_out.sum(1) - jnp.diagonal(left_out)) / (config.runs - 1)
-    first = first_level(mean_q).mean()
-    first_error = without.std() * jnp.sqrt(config.runs - 1)
-
-    # Second level: on the test states, the true value instead.
-    test = jnp.arange(config.test_states)
-    per_run = -(-config.test_states // config.runs)
-    when = BURN_IN * size + ((LENGTH - BURN_IN) * size * (2 * (test // config.runs) + 1)) // (
-        2 * per_run
-    )
-    states = counts[test % config.runs, when]  # [tests, 4]
-    truth = jax.vmap(
-        lambda key, counts: jaxent.monte_carlo_q(
-            key,
-            bandit,
-            PRIORITY,
-            counts,
-            num_runs=config.value_runs,
-            num_steps=config.value_steps,
-            control=weights,
-            max_agents=max_agents,
-        )
-    )(jax.random.split(key_values, config.test_states), states)
-    decomposed = _pair_counts(states, bandit.budget) @ mean_q
-    stand_in = states @ weights + size * constant
-    step = jnp.abs(truth.value - decomposed) - jnp.abs(stand_in - decomposed)
-    second, second_error = mean_and_error(step)
-    scale = (jnp.abs(affine) @ share).mean() + (jnp.abs(truth.value) - jnp.abs(stand_in)).mean()
-    scale_error = mean_and_error(jnp.abs(affine) @ share)[1]
-    mu_error = first + second
-    mu_error_se = jnp.hypot(first_error, second_error)
-    relative = mu_error / scale
-    return SizeResult(
-        size=size,
-        entanglement=entanglement[0],
-        entanglement_se=entanglement[1],
-        held_out=held_out[0],
-        held_out_se=held_out[1],
-        mu_error=mu_error,
-        mu_error_se=mu_error_se,
-        relative_error=relative,
-        relative_error_se=relative * jnp.hypot(mu_error_se / mu_error, scale_error / scale),
-        local_q=mean_q,
-        local_q_se=q_error,
-        noise=jnp.sqrt((truth.standard_error**2).mean()),
-        plain_noise=truth.plain_deviation.mean() / jnp.sqrt(3 * size),
-        truncation=truth.truncation.max(),
+    return measure_size(
+        key,
+        _bandit(size),
+        PRIORITY,
+        _start(size),
+        (BURN_IN * size, LENGTH * size),
+        control,
+        Protocol(config.runs, config.test_states, config.value_runs, config.value_steps),
+        num_steps=LENGTH * max_agents,
+        max_agents=max_agents,
     )
 
 
@@ -243,14 +126,17 @@ def measure_data(key: Array, control: Any, config: Config) -> DataResult:
     epochs = jnp.asarray(np.unique(np.geomspace(size // 30, 10 * size, DATA_POINTS).astype(int)))
 
     def run(key: Array) -> tuple[Array, Array]:
-        trajectory = _simulate(key, jnp.asarray(size), len(epoch), size)
+        start = _start(jnp.asarray(size))
+        trajectory = jaxent.simulate_counts(
+            key, bandit, PRIORITY, num_steps=len(epoch), counts=start, max_agents=size
+        )
         late = trajectory.counts[BURN_IN * size : -1]
-        pairs = _pair_counts(late, bandit.budget)
+        pairs = pair_counts(late, bandit, PRIORITY)
         affine = late @ weights + size * constant
 
         def until(length: Array) -> tuple[Array, Array]:
             used = (epoch >= 0) & (epoch < length)
-            entanglement, q = _learn(trajectory, used, bandit, kernel=None)
+            entanglement, q = learn(trajectory, used, bandit, kernel=None)
             return entanglement.value, jnp.abs(affine - pairs @ q).mean()
 
         return jax.lax.map(until, epochs)
@@ -259,10 +145,8 @@ def measure_data(key: Array, control: Any, config: Config) -> DataResult:
     return DataResult(size, epochs, *mean_and_error(entanglement), *mean_and_error(error))
 
 
-def control_values() -> tuple[Array, Array]:
-    """Weights and constant of the affine value at m*, the same for every N."""
-    field = jaxent.mean_field(jaxent.circulant_bandit(30), PRIORITY)
-    return field.value_weights, field.value_constant
+def _control() -> tuple[Array, Array]:
+    return control_values(jaxent.circulant_bandit(30), PRIORITY)
 
 
 def run_sizes(key: Array, sizes: list[int], config: Config) -> list[SizeResult]:
@@ -270,10 +154,8 @@ def run_sizes(key: Array, sizes: list[int], config: Config) -> list[SizeResult]:
     alone."""
     padded = sizes + [sizes[-1]] * (SIZES_AT_ONCE - len(sizes))
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(padded))
-    control = control_values()
-    over_sizes = jax.vmap(
-        lambda key, size: measure_size(key, size, control, config, max(config.sizes))
-    )
+    control = _control()
+    over_sizes = jax.vmap(lambda key, size: measure(key, size, control, config, max(config.sizes)))
     results = jax.device_get(over_sizes(keys, jnp.asarray(padded)))
     return [jax.tree.map(lambda x, i=i: x[i], results) for i in range(len(sizes))]
 
@@ -462,7 +344,7 @@ def main(argv: list[str] | None = None) -> int:
             for row in run_sizes(key_sizes, piece, config):
                 done[int(row.size)] = command.plain(row)
             command.save_json(path, results())
-        data = command.plain(measure_data(key_data, control_values(), config))
+        data = command.plain(measure_data(key_data, _control(), config))
     except KeyboardInterrupt:
         command.save_json(path, results())
         kept = f"{len(done)} of {len(config.sizes)} sizes are kept in {path}"

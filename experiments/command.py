@@ -61,7 +61,7 @@ def parse(
     Args:
         name: of the experiment, as in `python -m experiments.NAME`.
         about: one paragraph for `--help`.
-        full: the default config, a NamedTuple of ints and tuples of ints.
+        full: the default config, a NamedTuple of ints, strings and tuples of either.
         quick: the config that `--quick` starts from.
         help: one line for each field.
         argv: the arguments; those of the process if None.
@@ -72,9 +72,9 @@ def parse(
         shown = f"{value[0]} {value[1]} .. {value[-1]}" if many and len(value) > 3 else value
         parser.add_argument(
             f"--{field.replace('_', '-')}",
-            type=int,
+            type=type(value[0] if many else value),
             nargs="+" if many else None,
-            metavar="N",
+            metavar="NAME" if isinstance(value[0] if many else value, str) else "N",
             help=f"{help[field]} (default: {shown})",
         )
     parser.add_argument("--quick", action="store_true", help="a small version, in seconds")

@@ -1,20 +1,20 @@
 """The exact exchangeable chain against the joint chain, the reference, and finite differences."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxent.bellman import q_values
 from jaxent.chain import pair_chain
 from jaxent.decomposition import decompose
 from jaxent.instances import CIRCULANT_PRIORITY, circulant_bandit
 from jaxent.mdp import MDP, RestlessBandit, WeaklyCoupledMDP
 from jaxent.policies import index_policy
 from jaxent.restless.exchangeable import active_counts, exchangeable_chain
-from jaxent.restless.ground_truth import ground_truth
+from jaxent.restless.ground_truth import _solve_joint, ground_truth
 from jaxent.restless.next_counts import configuration_index
-from jaxent.stationary import stationary_distribution
 from jaxent.views import local_transition
 from tests.reference import cases
 
@@ -61,46 +61,54 @@ def test_joint_chain_lumps_onto_it(num_states, num_agents, budget):
     place = [tagged_place(pair, num_states) for pair in pairs]
     for j, where in enumerate(place):
         lumped[:, where] += joint[:, j]
-    np.testing.assert_allclose(chain.matrix()[np.array(place)], lumped, atol=EXACT)
     f = np.random.default_rng(0).standard_normal((num_states, 2))
-    total = [sum(f[s, a] for s, a in zip(*pair, strict=True)) for pair in pairs]
-    np.testing.assert_allclose(chain.lift([f])[np.array(place)], total, atol=EXACT)
     mu = np.random.default_rng(1).random(chain.num_pairs)
-    np.testing.assert_allclose(chain.vm(mu), mu @ chain.matrix(), atol=EXACT)
-    np.testing.assert_allclose(chain.mv(mu), chain.matrix() @ mu, atol=EXACT)
+    # One compilation for all four.
+    matrix, lifted, after, before = jax.jit(
+        lambda c, f, mu: (c.matrix(), c.lift([f]), c.vm(mu), c.mv(mu))
+    )(chain, f, mu)
+    np.testing.assert_allclose(matrix[np.array(place)], lumped, atol=EXACT)
+    total = [sum(f[s, a] for s, a in zip(*pair, strict=True)) for pair in pairs]
+    np.testing.assert_allclose(lifted[np.array(place)], total, atol=EXACT)
+    np.testing.assert_allclose(after, mu @ matrix, atol=EXACT)
+    np.testing.assert_allclose(before, matrix @ mu, atol=EXACT)
 
 
-@pytest.mark.parametrize(("num_states", "num_agents", "budget"), [(2, 4, 2), (3, 3, 2)])
+@partial(jax.jit, static_argnums=2)
+def everything(chain, reward, num_views, discount):
+    """The general functions in one compilation: the decomposition and a local transition."""
+    answer = decompose(chain, [reward] * num_views, discount=discount)
+    numbers = {name: getattr(answer, name) for name in ("mu_error", "relative_error", "sup_error")}
+    return answer, numbers, local_transition(chain, answer.mu, agent=0)
+
+
+@pytest.mark.parametrize(("num_states", "num_agents", "budget"), [(3, 3, 2), (2, 4, 2)])
 def test_public_functions_equal_those_of_the_joint_chain(num_states, num_agents, budget):
     bandit, priority = random_bandit(7 + num_agents, num_states, num_agents, budget)
-    chain = exchangeable_chain(bandit, priority)
     agent = MDP(bandit.kernel, bandit.reward)
     joint = pair_chain(
         WeaklyCoupledMDP((agent,) * num_agents, bandit.discount),
         index_policy(priority, num_agents=num_agents, budget=budget),
     )
-    answer = jax.jit(lambda c, r: decompose(c, r, discount=bandit.discount))
-    one = answer(chain, [bandit.reward])
-    all_ = answer(joint, [bandit.reward] * num_agents)
+    chain = exchangeable_chain(bandit, priority)
+    one, numbers, transition = everything(chain, bandit.reward, 1, bandit.discount)
+    all_, wanted, P_local = everything(joint, bandit.reward, num_agents, bandit.discount)
     np.testing.assert_allclose(one.q_local[0], all_.q_local[0], atol=SOLVE)
-    for name in ("mu_error", "relative_error", "sup_error"):
-        np.testing.assert_allclose(getattr(one, name), getattr(all_, name), atol=SOLVE)
-    np.testing.assert_allclose(
-        local_transition(chain, one.mu, agent=0),
-        local_transition(joint, all_.mu, agent=0),
-        atol=SOLVE,
-    )
+    for name, value in wanted.items():
+        np.testing.assert_allclose(numbers[name], value, atol=SOLVE)
+    np.testing.assert_allclose(transition, P_local, atol=SOLVE)
     exact = ground_truth(bandit, priority)
-    np.testing.assert_allclose(exact.mu_error, all_.mu_error, atol=SOLVE)
-    np.testing.assert_allclose(
-        exact.local_transition, local_transition(joint, all_.mu, agent=0), atol=SOLVE
-    )
+    np.testing.assert_allclose(exact.mu_error, wanted["mu_error"], atol=SOLVE)
+    np.testing.assert_allclose(exact.local_transition, P_local, atol=SOLVE)
 
 
-@pytest.mark.parametrize("index", [0, 1, pytest.param(2, marks=pytest.mark.slow), 3, 4])
+@pytest.mark.parametrize("index", [0, pytest.param(2, marks=pytest.mark.slow), 3, 4])
 def test_ground_truth_equals_the_reference(index):
     bandit, priority, case = list(reference_bandits())[index]
-    exact = ground_truth(bandit, priority)
+    assert_equals_case(ground_truth(bandit, priority), case)
+
+
+def assert_equals_case(exact, case):
     assert bool(exact.converged)
     np.testing.assert_allclose(exact.entanglement, case["entanglement_eq15"], atol=SOLVE)
     for name in ("mu_error", "relative_error", "q_local", "occupancy"):
@@ -111,14 +119,15 @@ def test_ground_truth_equals_the_reference(index):
 def test_general_functions_equal_the_reference(index):
     bandit, priority, case = list(reference_bandits())[index]
     chain = exchangeable_chain(bandit, priority)
-    answer = jax.jit(lambda c, r: decompose(c, [r], discount=bandit.discount))(chain, bandit.reward)
-    np.testing.assert_allclose(answer.mu_error, case["mu_error"], atol=SOLVE)
-    np.testing.assert_allclose(answer.relative_error, case["relative_error"], atol=SOLVE)
+    answer, numbers, _ = everything(chain, bandit.reward, 1, bandit.discount)
+    np.testing.assert_allclose(numbers["mu_error"], case["mu_error"], atol=SOLVE)
+    np.testing.assert_allclose(numbers["relative_error"], case["relative_error"], atol=SOLVE)
     np.testing.assert_allclose(answer.q_local[0].reshape(-1, 2), case["q_local"], atol=SOLVE)
     occupancy = answer.mu.reshape(chain.sizes).sum(1).reshape(-1, 2)
     np.testing.assert_allclose(occupancy, case["occupancy"], atol=SOLVE)
 
 
+@pytest.mark.slow
 def test_ground_truth_at_25_agents():
     exact = ground_truth(circulant_bandit(25), CIRCULANT_PRIORITY)
     np.testing.assert_allclose(exact.entanglement, 0.0418913498, atol=5e-11)
@@ -141,46 +150,66 @@ def test_ground_truth_at_60_agents_nears_the_mean_field():
 
 
 def test_laws_lift():
-    bandit, priority = random_bandit(3, 3, 6, 2)
+    # The sizes and the priority of a reference case, so that nothing is compiled for it.
+    other, priority, _ = list(reference_bandits())[4]
+    bandit, _ = random_bandit(3, other.num_states, other.num_agents, other.budget)
     exact = ground_truth(bandit, priority)
     chain = exchangeable_chain(bandit, priority)
-    mu = jax.jit(stationary_distribution)(chain)
+    answer, _, _ = everything(chain, bandit.reward, 1, bandit.discount)
+    mu, q = answer.mu, answer.q_joint
     occupancy = mu.reshape(chain.sizes).sum(1).reshape(-1, 2)
     np.testing.assert_allclose(occupancy, exact.occupancy, atol=SOLVE)
-    q = jax.jit(lambda c: q_values(c, [bandit.reward], discount=bandit.discount))(chain)
     np.testing.assert_allclose(mu @ q, exact.law @ exact.q_joint, atol=SOLVE)
     np.testing.assert_allclose(
         exact.law @ exact.q_joint, exact.average_reward / (1 - bandit.discount), atol=SOLVE
     )
 
 
-def test_gradients_at_10_agents():
+@pytest.fixture(scope="module")
+def at_10_agents():
+    """The circulant bandit between two kernels: answers, and the derivative for a cotangent.
+
+    One compilation for values and gradients, and walks that are not batched.
+    """
     bandit = circulant_bandit(10)
     rng = np.random.default_rng(0)
     toward = rng.dirichlet(np.ones(4), (2, 4))
     shift = rng.standard_normal((4, 2))
 
-    @jax.jit
     def answers(step):
-        passive = bandit.passive + step[0] * (toward[0] - bandit.passive)
-        active = bandit.active + step[0] * (toward[1] - bandit.active)
         moved = bandit._replace(
-            passive=passive, active=active, reward=bandit.reward + step[1] * shift
+            passive=bandit.passive + step[0] * (toward[0] - bandit.passive),
+            active=bandit.active + step[0] * (toward[1] - bandit.active),
+            reward=bandit.reward + step[1] * shift,
         )
         exact = ground_truth(moved, CIRCULANT_PRIORITY)
-        return jnp.stack([exact.entanglement, exact.average_reward, exact.mu_error])
+        return jnp.stack([exact.entanglement, exact.average_reward, exact.mu_error]), exact
 
+    @jax.jit
+    def pull_back(step, cotangent):
+        value, pull, exact = jax.vjp(answers, step, has_aux=True)
+        return value, pull(cotangent)[0], exact
+
+    return pull_back
+
+
+def test_ground_truth_equals_the_reference_at_10_agents(at_10_agents):
+    exact = at_10_agents(jnp.zeros(2), jnp.zeros(3))[2]
+    assert_equals_case(exact, list(reference_bandits())[1][2])
+
+
+def test_gradients_at_10_agents(at_10_agents):
     # Away from the circulant kernel itself, where some steps would leave the simplex.
     at, h = jnp.array([0.2, 0.1]), 1e-5
-    jacobian = jax.jit(jax.jacrev(answers))(at)
+    jacobian = np.stack([at_10_agents(at, row)[1] for row in jnp.eye(3)])
     for k in range(2):
         step = h * jnp.eye(2)[k]
-        numeric = (answers(at + step) - answers(at - step)) / (2 * h)
-        np.testing.assert_allclose(jacobian[:, k], numeric, rtol=FD, atol=FD)
+        up, down = (at_10_agents(at + sign * step, jnp.zeros(3))[0] for sign in (1, -1))
+        np.testing.assert_allclose(jacobian[:, k], (up - down) / (2 * h), rtol=FD, atol=FD)
 
 
 def test_float32():
-    bandit, priority = random_bandit(4, 3, 5, 3)
+    bandit, priority = random_bandit(4, 4, 5, 3)
     narrow = bandit._replace(
         **{k: jnp.asarray(getattr(bandit, k), jnp.float32) for k in ("passive", "active", "reward")}
     )
@@ -192,14 +221,22 @@ def test_float32():
 
 
 def test_every_agent_or_none_is_active():
-    for budget in (0, 4):
-        bandit, priority = random_bandit(5, 2, 4, budget)
+    for budget in (0, 5):
+        bandit, priority = random_bandit(5, 4, 5, budget)
         exact = ground_truth(bandit, priority)
         # Nobody chooses, so the agents are independent.
         np.testing.assert_allclose([exact.entanglement, exact.mu_error], 0, atol=1e-10)
         idle = bandit.active if budget else bandit.passive
         taken = exact.occupancy[:, int(budget > 0)]
         np.testing.assert_allclose(taken @ idle, taken, atol=SOLVE)
+
+
+def test_one_compilation_serves_every_priority():
+    before = _solve_joint._cache_size()
+    for seed, budget in ((5, 1), (6, 4)):
+        bandit, priority = random_bandit(seed, 4, 5, budget)
+        ground_truth(bandit, priority)
+    assert _solve_joint._cache_size() - before <= 1
 
 
 def test_active_counts():

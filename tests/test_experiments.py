@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from experiments import circulant, command
+from experiments import circulant, command, ground_truth, theorem7
 
 TOY = [
     "--sizes", "60", "90", "120",
@@ -144,3 +144,49 @@ def test_help_names_every_option(capsys):
     text = capsys.readouterr().out
     for option in ("--sizes", "--runs", "--quick", "--seed", "--out", "--resume", "--data-size"):
         assert option in text
+
+
+@pytest.mark.slow
+def test_ground_truth_leaves_figures_and_results(tmp_path, capsys):
+    small = ["--exact", "5", "10", "--simulated", "10", "--runs", "2", "--epochs", "50"]
+    small += ["--test-states", "2", "--value-runs", "2", "--value-steps", "5"]
+    small += ["--bandit", "healthcare", "--out", str(tmp_path)]
+    ground_truth.main(small)
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / f"ground_truth.{suffix}").stat().st_size > 1000
+    stored = json.loads((tmp_path / "results.json").read_text())
+    found = stored["bandits"]["healthcare"]
+    assert [r["size"] for r in found["exact"]] == [5, 10]
+    assert 0 < found["exact"][1]["entanglement"] < found["exact"][1]["deviation_bound"]
+    # Nothing is left to do, and nothing changes.
+    ground_truth.main([*small, "--resume"])
+    assert json.loads((tmp_path / "results.json").read_text()) == stored
+    assert "relative error simulated at N = 10" in capsys.readouterr().out
+
+
+def test_theorem_7_names_the_conditions(tmp_path):
+    bandits = ["healthcare", "degenerate"]
+    code = theorem7.main(["--bandit", *bandits, "--sizes", "5", "10", "--out", str(tmp_path)])
+    assert code == 0
+    assert (tmp_path / "theorem7.png").stat().st_size > 1000
+    found = json.loads((tmp_path / "results.json").read_text())["bandits"]
+    assert found["healthcare"]["attractor"] == "holds"
+    assert not found["degenerate"]["nondegenerate"]
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "match"),
+    [
+        (ground_truth.main, ["--bandit", "ring"], "--bandit: 'ring' is not one of age"),
+        (ground_truth.main, ["--exact", "7"], "--exact: no N makes the budget of circulant"),
+        (ground_truth.main, ["--bandit", "cyclic"], "cyclic has no limit"),
+        (ground_truth.main, ["--runs", "1"], "--runs: at least 2"),
+        (theorem7.main, ["--sizes", "5"], "--sizes: at least two"),
+        (theorem7.main, ["--bandit", "ring"], "'ring' is not one of"),
+    ],
+)
+def test_exact_experiments_end_with_one_line(main, argv, match, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    assert match in capsys.readouterr().err

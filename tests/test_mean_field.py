@@ -128,13 +128,6 @@ def test_batched_over_priorities():
         )
 
 
-def test_attractor_of_the_circulant_bandit():
-    gap = jaxent.attractor_gap(
-        jax.random.key(0), CIRCULANT, PRIORITY, num_starts=200, num_steps=150
-    )
-    assert gap < 1e-12
-
-
 def test_float32():
     single = CIRCULANT._replace(
         passive=jnp.float32(CIRCULANT.passive),

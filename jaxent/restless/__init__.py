@@ -4,7 +4,6 @@ from .activation import action_probabilities as action_probabilities
 from .activation import activate as activate
 from .activation import by_action as by_action
 from .mean_field import MeanField as MeanField
-from .mean_field import attractor_gap as attractor_gap
 from .mean_field import mean_field as mean_field
 from .mean_field import mean_field_step as mean_field_step
 from .monte_carlo import MonteCarloValue as MonteCarloValue

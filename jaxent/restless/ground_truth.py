@@ -27,6 +27,7 @@ from ..bellman import QSolution, solve_direct, solve_iterative
 from ..chain import Layout, NoChoice, PairChain
 from ..elimination import discounted_solve
 from ..mdp import RestlessBandit
+from ..simplex import weighted_median
 from ..stationary import LawSolution, law_direct, law_iterative
 from .exchangeable import (
     active_counts,
@@ -35,7 +36,7 @@ from .exchangeable import (
     check_memory,
     tagged_counts,
 )
-from .next_counts import configurations, next_counts
+from .next_counts import configuration_index, configurations, next_counts
 
 Array = jax.Array
 
@@ -98,49 +99,57 @@ def ground_truth(
     """
     num_agents, budget, order = check_exchangeable(bandit, priority)
     local = bandit.kernel.astype(jnp.promote_types(bandit.kernel.dtype, jnp.float32))
-    reward = jnp.asarray(bandit.reward, local.dtype)
     check_memory(num_agents, len(order), local.dtype.itemsize, memory, tagged=False)
     discount = jnp.asarray(bandit.discount, local.dtype)
-    sizes = {"num_agents": num_agents, "budget": budget, "priority": order}
-    solved = _solve_joint(local, reward, discount, **sizes)
-    _, own, active = tagged_counts(num_agents, budget, order)
-    chance = jnp.asarray(active / own, local.dtype)  # [S, C], pi_1
-    # One after the other, so that only one walk's tables are held at a time.
-    ahead = [
-        _expect(local, left, chance, num_agents=num_agents - 1, priority=order)
-        for left in budgets_left(num_agents, budget)
-    ]
-    return _answer(local, reward, discount, solved, ahead, **sizes)
+    # States are renamed by their place in the priority, and what depends on the budget is passed as
+    # arrays, so that one compilation for each N and S serves every index policy.
+    served = np.array(order)
+    local = local[served][:, :, served]
+    reward = jnp.asarray(bandit.reward, local.dtype)[served]
+    ranks = tuple(range(len(order)))
+    split = _split(num_agents, budget, ranks, local.dtype)
+    where, own, active = tagged_counts(num_agents, budget, ranks)
+    own, active = (jnp.asarray(x, local.dtype) for x in (own, active))
+    solved = _solve_joint(local, reward, discount, budget, split, num_agents=num_agents)
+    left = jnp.array(budgets_left(num_agents, budget))
+    ahead = _expect(local, left, active / own, num_agents=num_agents - 1)
+    answer = _answer(local, reward, discount, solved, ahead, split, (where, own, active))
+    return _rename(answer, order, num_agents)
 
 
 _Solved = tuple[LawSolution, QSolution]
-_static = partial(jax.jit, static_argnames=("num_agents", "budget", "priority"))
 
 
-@_static
-def _solve_joint(local, reward, discount, *, num_agents, budget, priority) -> _Solved:
+@partial(jax.jit, static_argnames="num_agents")
+def _solve_joint(local, reward, discount, budget, split, *, num_agents) -> _Solved:
     """The law μ = μ T and values Q = r + discount T Q, on configurations."""
-    op = next_counts(local, num_agents=num_agents, budget=budget, priority=priority)
-    split = _split(num_agents, budget, priority, local.dtype)
+    ranks = tuple(range(len(local)))
+    op = next_counts(local, num_agents=num_agents, budget=budget, priority=ranks)
     chain = PairChain(op, NoChoice(len(split)), Layout((len(split),), ((0,),)))
     if len(split) <= _DENSE:
         return law_direct(chain), solve_direct(chain, _total(split, reward), discount=discount)
     return law_iterative(chain), solve_iterative(chain, _total(split, reward), discount=discount)
 
 
-@partial(jax.jit, static_argnames=("num_agents", "priority"))
-def _expect(local, budget, f, *, num_agents, priority) -> Array:
-    """E[f(n')] from each configuration, `[S, C]`."""
-    return next_counts(local, num_agents=num_agents, budget=budget, priority=priority).mv(f)
+@partial(jax.jit, static_argnames="num_agents")
+def _expect(local, budgets, f, *, num_agents) -> Array:
+    """E[f(n')] from each configuration of the others, for either budget, `[2, S, C]`."""
+    ranks = tuple(range(len(local)))
+
+    def expect(budget: Array) -> Array:
+        return next_counts(local, num_agents=num_agents, budget=budget, priority=ranks).mv(f)
+
+    # One after the other, so that only one walk's tables are held at a time.
+    return lax.map(expect, budgets)
 
 
-@_static
-def _answer(local, reward, discount, solved: _Solved, ahead, *, num_agents, budget, priority):
+@jax.jit
+def _answer(local, reward, discount, solved: _Solved, ahead, split, tagged) -> GroundTruth:
     first, second = solved
     law, q_joint = first.value, second.value
-    split = _split(num_agents, budget, priority, local.dtype)
+    num_agents = split[0].sum()
     occupancy = jnp.einsum("n,nsa->sa", law, split, precision=lax.Precision.HIGHEST) / num_agents
-    transition = _local_transition(local, law, occupancy, ahead, num_agents, budget, priority)
+    transition = _local_transition(local, law, occupancy, ahead, num_agents, tagged)
     q_local = discounted_solve(transition, reward.reshape(-1), discount).reshape(-1, 2)
     error = q_joint - _total(split, q_local)
     mu_error = law @ jnp.abs(error)
@@ -151,13 +160,28 @@ def _answer(local, reward, discount, solved: _Solved, ahead, *, num_agents, budg
         error=error,
         occupancy=occupancy,
         local_transition=transition,
-        entanglement=_entanglement(law, num_agents, budget, priority),
+        entanglement=_entanglement(law, split, num_agents),
         average_reward=num_agents * (occupancy * reward).sum(),
         mu_error=mu_error,
         relative_error=mu_error / (law @ jnp.abs(q_joint)),
         residual=jnp.maximum(first.residual, second.residual),
         num_steps=first.num_steps + second.num_steps,
         converged=first.converged & second.converged,
+    )
+
+
+def _rename(answer: GroundTruth, order: tuple[int, ...], num_agents: int) -> GroundTruth:
+    """From places in the priority back to the states' own names."""
+    place = configuration_index(configurations(num_agents, len(order))[:, order])
+    rank = np.argsort(order)
+    pair = (2 * rank[:, None] + np.arange(2)).reshape(-1)
+    return answer._replace(
+        law=answer.law[place],
+        q_joint=answer.q_joint[place],
+        error=answer.error[place],
+        q_local=answer.q_local[rank],
+        occupancy=answer.occupancy[rank],
+        local_transition=answer.local_transition[pair[:, None], pair],
     )
 
 
@@ -173,35 +197,29 @@ def _total(split: Array, f: Array) -> Array:
     return jnp.einsum("nsa,sa->n", split, f, precision=lax.Precision.HIGHEST)
 
 
-def _local_transition(local, law, occupancy, ahead, num_agents, budget, priority) -> Array:
+def _local_transition(local, law, occupancy, ahead, num_agents, tagged) -> Array:
     """Eq. (2) for a tagged agent, from what it expects of the others."""
-    where, own, active = tagged_counts(num_agents, budget, priority)
-    weight = law[where] * jnp.asarray(own / num_agents, law.dtype)  # [S, C], law of (s, c)
-    chance = jnp.asarray(active / own, law.dtype)
+    where, own, active = tagged
+    weight = law[where] * own / num_agents  # [S, C], law of (s, c)
+    chance = active / own
     rows = []
     for action, taken in enumerate((weight * (1 - chance), weight * chance)):
         served = jnp.matmul(taken, ahead[action].T, precision=lax.Precision.HIGHEST)  # [S, S']
         total = taken.sum(-1, keepdims=True)
-        flow = local[:, action, :, None] * jnp.stack([total - served, served], axis=-1)
-        rows.append(flow.reshape(len(priority), -1))  # [S, 2 S]
-    flow = jnp.stack(rows, axis=1).reshape(2 * len(priority), -1)  # [X, X]
+        # Where everyone is served, rounding alone would leave a chance below 0 to be idle.
+        idle = jnp.maximum(total - served, 0)
+        flow = local[:, action, :, None] * jnp.stack([idle, served], axis=-1)
+        rows.append(flow.reshape(len(local), -1))  # [S, 2 S]
+    flow = jnp.stack(rows, axis=1).reshape(2 * len(local), -1)  # [X, X]
     visited = occupancy.reshape(-1, 1) > 0
     total = jnp.where(visited, flow.sum(-1, keepdims=True), 1)
     return jnp.where(visited, flow / total, jnp.eye(len(flow), dtype=flow.dtype))
 
 
-def _entanglement(law: Array, num_agents, budget, priority) -> Array:
+def _entanglement(law: Array, split: Array, num_agents: Array) -> Array:
     """Eq. (15) with two actions: Σ_s min_q Σ_n w_s(n) |α_s(n)/n_s - q|, q a weighted median."""
-    counts = configurations(num_agents, len(priority))
-    active = active_counts(counts, budget, priority)
-    total = jnp.zeros((), law.dtype)
-    for s in range(counts.shape[1]):
-        here = counts[:, s] > 0
-        share = active[here, s] / counts[here, s]
-        order = np.argsort(share, kind="stable")  # known before the law is
-        weight = law[here][order] * jnp.asarray(counts[here, s][order] / num_agents, law.dtype)
-        share = jnp.asarray(share[order], law.dtype)
-        below = jnp.cumsum(lax.stop_gradient(weight))
-        median = share[jnp.searchsorted(below, below[-1] / 2)]
-        total += (weight * jnp.abs(share - median)).sum()
-    return total
+    counts = split.sum(-1)  # [M, S]
+    share = split[..., 1] / jnp.maximum(counts, 1)
+    weight = law[:, None] * counts / num_agents
+    medians = jax.vmap(weighted_median, in_axes=1)(share, lax.stop_gradient(weight))  # [S]
+    return (weight * jnp.abs(share - medians[None])).sum()

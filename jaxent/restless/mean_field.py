@@ -77,6 +77,31 @@ def mean_field_step(bandit: RestlessBandit, priority: Any, configuration: Array)
     return jnp.einsum("sa,san->n", groups, kernel, precision=_HIGHEST)
 
 
+class AffinePieces(NamedTuple):
+    r"""$\phi$ piece by piece: $\phi(m) = m K_p + b_p$ where the budget runs out in state p.
+
+    Attributes:
+        served: whether s is served before the pivot p, bool `[p, s]`.
+        linear: $K_p$, `[p, S, S]`, rows "from".
+        offset: $b_p$, `[p, S]`.
+    """
+
+    served: Array
+    linear: Array
+    offset: Array
+
+
+def affine_pieces(kernel: Array, priority: Array, share: Array) -> AffinePieces:
+    """Every piece at once (Lemma 7); `share` is budget / num_agents, kernel `[S, 2, S]`."""
+    num_states = kernel.shape[0]
+    passive, active = kernel[:, 0], kernel[:, 1]
+    place = jnp.zeros(num_states, int).at[priority].set(jnp.arange(num_states))
+    served = place[None, :] < place[:, None]
+    gain = active - passive  # [S, S]
+    linear = jnp.where(served[:, :, None], active[None] - gain[:, None, :], passive[None])
+    return AffinePieces(served, linear, share * gain)
+
+
 def _spectral_radius(A: Array) -> Array:
     """lim ||A^k||^(1/k) by repeated squaring, `k = 2^48`; runs on any device, unlike `eigvals`."""
 
@@ -145,12 +170,8 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     discount = jnp.asarray(bandit.discount, dtype)
     tolerance = 1e3 * num_states * jnp.finfo(dtype).eps
 
-    # Every piece at once: row p has pivot p.
-    place = jnp.zeros(num_states, int).at[priority].set(jnp.arange(num_states))
-    served = place[None, :] < place[:, None]  # [p, s]: s is served before the pivot p
+    served, pieces, offsets = affine_pieces(kernel, priority, share)
     gain = active - passive  # [S, S]
-    pieces = jnp.where(served[:, :, None], active[None] - gain[:, None, :], passive[None])
-    offsets = share * gain  # [p, S]
     jumps = reward[:, 1] - reward[:, 0]
     slopes = jnp.where(served, reward[None, :, 1] - jumps[:, None], reward[None, :, 0])  # [p, S]
     # m (I - K) = b has rank S - 1; adding a multiple of sum(m) = 1 makes it regular.
@@ -222,27 +243,3 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
         mu_error_limit=error_limit,
         relative_error_limit=error_limit / value,
     )
-
-
-def attractor_gap(
-    key: Array, bandit: RestlessBandit, priority: Any, *, num_starts: int, num_steps: int
-) -> Array:
-    r"""$\max_{m_0} \|\Phi_T(m_0) - m^*\|_\infty$ over vertices and random starts (Assumption 1).
-
-    A numerical check, not a proof: a gap near 0 says that no start of these escapes m*.
-
-    Args:
-        key: of `jax.random.key`.
-        bandit: the model.
-        priority: states in the order served, `[S]`.
-        num_starts: uniform starts on the simplex, besides the S vertices. Static.
-        num_steps: T. Static.
-    """
-    target = mean_field(bandit, priority).configuration
-    num_states = bandit.num_states
-    ones = jnp.ones(num_states, target.dtype)
-    random = jax.random.dirichlet(key, ones, (num_starts,), dtype=target.dtype)
-    starts = jnp.concatenate([jnp.eye(num_states, dtype=target.dtype), random])
-    step = jax.vmap(lambda m: mean_field_step(bandit, priority, m))
-    ends = jax.lax.fori_loop(0, num_steps, lambda _, m: step(m), starts)
-    return jnp.abs(ends - target[None]).max()
