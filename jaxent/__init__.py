@@ -1,6 +1,9 @@
 """Multi-agent Markov entanglement in JAX."""
 
 from . import bounds as bounds
+from .bandits import BANDITS as BANDITS
+from .bandits import NamedBandit as NamedBandit
+from .bandits import named_bandit as named_bandit
 from .bellman import QSolution as QSolution
 from .bellman import local_q_values as local_q_values
 from .bellman import q_values as q_values
@@ -32,6 +35,11 @@ from .entanglement import entanglement_mu_atv_upper as entanglement_mu_atv_upper
 from .entanglement import entanglement_mu_tv as entanglement_mu_tv
 from .entanglement import entanglement_tv as entanglement_tv
 from .entanglement import policy_entanglement as policy_entanglement
+from .estimators import EntanglementEstimate as EntanglementEstimate
+from .estimators import LocalQ as LocalQ
+from .estimators import estimate_entanglement as estimate_entanglement
+from .estimators import lstd_local_q as lstd_local_q
+from .estimators import td_local_q as td_local_q
 from .influence import Merge as Merge
 from .influence import best_merge as best_merge
 from .influence import entanglement_map as entanglement_map
@@ -57,6 +65,44 @@ from .policies import index_policy as index_policy
 from .policies import product_policy as product_policy
 from .policies import shared_randomness as shared_randomness
 from .policies import softmax_policy as softmax_policy
+from .restless import CountsTrajectory as CountsTrajectory
+from .restless import MeanField as MeanField
+from .restless import MonteCarloValue as MonteCarloValue
+from .restless import discounted_returns as discounted_returns
+from .restless import mean_field as mean_field
+from .restless import mean_field_step as mean_field_step
+from .restless import monte_carlo_q as monte_carlo_q
+from .restless import pair_flow as pair_flow
+from .restless import simulate_counts as simulate_counts
+from .restless.agents import AgentsTrajectory as AgentsTrajectory
+from .restless.agents import agent_entanglement as agent_entanglement
+from .restless.agents import agent_flow as agent_flow
+from .restless.agents import agent_policy as agent_policy
+from .restless.agents import simulate_agents as simulate_agents
+from .restless.agents import type_entanglement as type_entanglement
+from .restless.attractor import Attractor as Attractor
+from .restless.attractor import Verdict as Verdict
+from .restless.attractor import check_attractor as check_attractor
+from .restless.concentration import DeviationBound as DeviationBound
+from .restless.concentration import MultiStepBound as MultiStepBound
+from .restless.concentration import deviation_bound as deviation_bound
+from .restless.concentration import lipschitz_constant as lipschitz_constant
+from .restless.concentration import multi_step_bound as multi_step_bound
+from .restless.concentration import multi_step_deviation as multi_step_deviation
+from .restless.concentration import one_step_bound as one_step_bound
+from .restless.concentration import one_step_deviation as one_step_deviation
+from .restless.exchangeable import exchangeable_chain as exchangeable_chain
+from .restless.ground_truth import GroundTruth as GroundTruth
+from .restless.ground_truth import ground_truth as ground_truth
+from .restless.indices import FluidPriority as FluidPriority
+from .restless.indices import WhittleIndex as WhittleIndex
+from .restless.indices import average_whittle_index as average_whittle_index
+from .restless.indices import fluid_priority as fluid_priority
+from .restless.indices import index_priority as index_priority
+from .restless.indices import myopic_priority as myopic_priority
+from .restless.indices import random_priority as random_priority
+from .restless.indices import whittle_index as whittle_index
+from .restless.next_counts import configurations as configurations
 from .separability import ConvexSeparation as ConvexSeparation
 from .separability import SeparableDecomposition as SeparableDecomposition
 from .separability import Witness as Witness
@@ -75,3 +121,5 @@ from .stationary import stationary_distribution as stationary_distribution
 from .views import local_transition as local_transition
 from .views import marginal as marginal
 from .views import view_transition as view_transition
+
+__version__ = "0.1.0"

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 # A row of probabilities may miss 1 by rounding: so many machine epsilons per entry.
 _ROW_EPS = 64.0
@@ -19,12 +20,12 @@ _ROW_EPS = 64.0
 
 def concrete(*arrays: Any) -> bool:
     """Whether every leaf has a value now, that is, none is a tracer."""
-    return not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays))
+    return not any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays))
 
 
 def check_shape(name: str, array: Any, shape: Sequence[int | None]) -> None:
     """Raise unless `array` has this shape; `None` stands for any length."""
-    given = np.shape(array)
+    given = np.shape(array) if concrete(array) else jnp.asarray(array).shape
     fits = len(given) == len(shape) and all(
         want is None or want == got for want, got in zip(shape, given, strict=True)
     )
@@ -70,6 +71,7 @@ def check_stochastic(name: str, array: Any) -> None:
 
 def stochastic(rows: jax.Array) -> jax.Array:
     """Whether every row is a probability vector, as a flag that may be traced."""
+    rows = jnp.asarray(rows, jnp.result_type(rows, jnp.float32))
     eps = jnp.finfo(rows.dtype).eps
     # A product with ones and a minimum: the same sums, several times faster on a CPU.
     total = jnp.matmul(rows, jnp.ones_like(rows[(0,) * (rows.ndim - 1)]), precision="highest")

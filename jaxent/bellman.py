@@ -11,6 +11,7 @@ a sum even where r is.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -82,8 +83,12 @@ def solve_q(chain: PairChain, rewards: Rewards, *, discount: Any) -> QSolution:
 
 def solve_direct(chain: PairChain, rewards: Rewards, *, discount: Any) -> QSolution:
     """By elimination on the matrix of joint states, for small chains."""
-    reward = joint_reward(chain, rewards)
     check_discount(discount)
+    return _direct(chain, joint_reward(chain, rewards), discount)
+
+
+@jax.jit
+def _direct(chain: PairChain, reward: Array, discount: Array) -> QSolution:
     P = chain.state_matrix()
     mean = chain.policy.mv(reward)
     V = discounted_solve(P, mean, discount)
@@ -102,11 +107,14 @@ def solve_iterative(
         discount: in [0, 1).
         tolerance: relative to max |Π r| + 2 max |V|; 16 machine epsilons by default. Static.
     """
-    reward = joint_reward(chain, rewards)
     check_discount(discount)
     if tolerance is None:
         tolerance = 16 * float(jnp.finfo(chain.dtype).eps)
+    return _iterative(chain, joint_reward(chain, rewards), discount, tolerance)
 
+
+@partial(jax.jit, static_argnums=3)
+def _iterative(chain: PairChain, reward: Array, discount: Array, tolerance: float) -> QSolution:
     def solve(operator, b):
         solution = gmres(operator, b, tolerance=tolerance)
         return solution.value, solution[1:]
@@ -162,13 +170,14 @@ def joint_reward(chain: PairChain, rewards: Rewards) -> Array:
     """A joint reward `[J]`, in the chain's dtype, from a sequence of local ones or a joint one."""
     if isinstance(rewards, (list, tuple)):
         return chain.lift(check_locals(chain, rewards)).astype(chain.dtype)
-    if jnp.shape(rewards) not in ((chain.num_pairs,), chain.sizes):
+    reward = as_float(rewards)
+    if reward.shape not in ((chain.num_pairs,), chain.sizes):
         raise ValueError(
             f"rewards: wanted a sequence of {len(chain.views)} local rewards, or a joint one of "
-            f"shape [{chain.num_pairs}] or {list(chain.sizes)}; got {list(jnp.shape(rewards))}"
+            f"shape [{chain.num_pairs}] or {list(chain.sizes)}; got {list(reward.shape)}"
         )
-    check_finite("rewards", rewards)
-    return as_float(rewards).reshape(-1).astype(chain.dtype)
+    check_finite("rewards", reward)
+    return reward.reshape(-1).astype(chain.dtype)
 
 
 def check_locals(chain: PairChain, rewards: Sequence[Array]) -> list[Array]:

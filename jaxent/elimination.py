@@ -27,10 +27,12 @@ from ._checks import check_shape, stochastic
 
 Array = jax.Array
 
-# States eliminated by rank-one steps before the rest is updated at once: by a matrix product for
-# one chain, by a few fused multiply-adds along the batch for many (a product would transpose).
+# One chain: so many states are eliminated by rank-one updates of their own rows and columns, then
+# the rest is updated at once by a matrix product.
 _PANEL = 64
-_PANEL_BATCHED = 4
+# A batch, where a product would have to transpose: rank-one updates of the whole square, which is
+# cut to what is left so many times.
+_PHASES = 4
 
 
 class _Factors(NamedTuple):
@@ -40,6 +42,7 @@ class _Factors(NamedTuple):
     inverse: Array
 
 
+@jax.jit  # or each call outside a trace would compile its loops anew
 def stationary_law(P: Array) -> Array:
     r"""Stationary law of a unichain, μ P = μ, Σ μ = 1.
 
@@ -59,6 +62,7 @@ def stationary_law(P: Array) -> Array:
     return law * jnp.where(valid & unichain, 1.0, jnp.nan).astype(law.dtype)
 
 
+@jax.jit
 def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
     r"""Solution of (I - discount P) x = r.
 
@@ -79,7 +83,7 @@ def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
     P, r, discount = (jnp.asarray(x, dtype) for x in (P, r, discount))
     valid = stochastic(P) & (discount >= 0) & (discount < 1)
     frozen, rate = lax.stop_gradient((P, discount))
-    factors = _factor(rate * frozen, jnp.full(P.shape[:1], 1 - rate))
+    factors = _factor(frozen, rate)
     columns = r.reshape(len(r), -1)
     x = lax.custom_linear_solve(
         lambda x: x - discount * jnp.matmul(P, x, precision=lax.Precision.HIGHEST),
@@ -98,7 +102,7 @@ def _check_square(P: Array) -> None:
 @jax.custom_jvp
 def _law(P: Array) -> tuple[Array, Array, Array]:
     """The law, and the factors that its derivative needs (which count as constants)."""
-    factors = _factor(P, jnp.zeros_like(P[0]))
+    factors = _factor(P, jnp.ones((), P.dtype))
     root = (factors.inverse == 0).astype(P.dtype)
     mass = _carry(factors.entries, factors.inverse + root, root[:, None])[:, 0]
     return mass / mass.sum(), *factors
@@ -131,19 +135,18 @@ def _law_jvp(primals, tangents):
 
 
 @custom_vmap
-def _factor(P: Array, killing: Array) -> _Factors:
-    """Eliminate every state of one chain, `[n, n]` and `[n]`."""
-    entries, inverse = _factor_last(P[..., None], killing[..., None])
+def _factor(P: Array, rate: Array) -> _Factors:
+    """Eliminate every state of one chain `[n, n]` that goes on at this rate, else is killed."""
+    entries, inverse = _factor_last(P[..., None], rate[None])
     return _Factors(entries[..., 0], inverse[..., 0])
 
 
 @_factor.def_vmap
-def _factor_batch(axis_size, in_batched, P, killing):
-    P, killing = (
-        _last(x, axis_size, batched) for x, batched in zip((P, killing), in_batched, strict=True)
-    )
-    factors = _factor_last(P, killing)
-    return _Factors(*(jnp.moveaxis(x, -1, 0) for x in factors)), _Factors(True, True)
+def _factor_batch(axis_size, in_batched, P, rate):
+    arrays = zip((P, rate), in_batched, strict=True)
+    factors = _factor_last(*(_last(x, axis_size, batched) for x, batched in arrays))
+    factors = _Factors(*(jnp.moveaxis(x, -1, 0) for x in factors))
+    return factors, jax.tree.map(lambda _: True, factors)
 
 
 def _substitution(substitute):
@@ -167,42 +170,47 @@ def _last(x: Array, size: int, batched: bool) -> Array:
     return jnp.moveaxis(x, 0, -1) if batched else jnp.broadcast_to(x[..., None], (*x.shape, size))
 
 
-def _factor_last(W: Array, killing: Array) -> tuple[Array, Array]:
-    """Eliminate panel by panel: W `[n, n, B]`, killing `[n, B]`."""
-    n, batch = W.shape[1:]
-    panel = _PANEL if batch == 1 else max(_PANEL_BATCHED, n // 32)
+def _factor_last(P: Array, rate: Array) -> tuple[Array, Array]:
+    """Eliminate every state: P `[n, n, B]`, rate `[B]`."""
+    n, batch = P.shape[1:]
+    W = rate[None, None] * P
+    killing = jnp.broadcast_to(1 - rate[None], (n, batch))
     inverse = jnp.zeros_like(killing)
-    for high in range(n, 0, -panel):
-        low = max(high - panel, 0)
-        upper, rows, killing, inverse = _eliminate_panel(
-            W[:low, low:high], W[low:high, :high], killing, inverse
+    if batch > 1:
+        for high, low in _stretches(n, -(-n // _PHASES)):
+            _, square, killing, inverse = _eliminate(
+                W[:0, :high], W[:high, :high], killing, inverse, high - low
+            )
+            W = W.at[:high, :high].set(square)
+        return W, inverse
+    for high, low in _stretches(n, _PANEL):
+        upper, rows, killing, inverse = _eliminate(
+            W[:low, low:high], W[low:high, :high], killing, inverse, high - low
         )
         W = W.at[:low, low:high].set(upper).at[low:high, :high].set(rows)
         if low:
-            gone = upper * inverse[None, low:high]  # [low, panel, B]
-            rest = rows[:, :low]  # [panel, low, B]
-            if batch == 1:
-                product = jnp.matmul(gone[..., 0], rest[..., 0], precision=lax.Precision.HIGHEST)
-                W = W.at[:low, :low].add(product[..., None])
-            else:
-                W = W.at[:low, :low].add(
-                    sum(gone[:, k, None] * rest[None, k] for k in range(high - low))
-                )
+            gone, rest = (upper * inverse[None, low:high])[..., 0], rows[:, :low, 0]
+            product = jnp.matmul(gone, rest, precision=lax.Precision.HIGHEST)
+            W = W.at[:low, :low].add(product[..., None])
     return W, inverse
 
 
-def _eliminate_panel(upper, rows, killing, inverse):
-    """Eliminate the last states one by one, updating only their own rows and columns.
+def _stretches(n: int, length: int) -> list[tuple[int, int]]:
+    """The states from last to first in stretches, as (end, start)."""
+    return [(high, max(high - length, 0)) for high in range(n, 0, -length)]
 
-    upper `[low, p, B]` holds their columns in the rows above, rows `[p, low + p, B]` their rows.
+
+def _eliminate(upper, rows, killing, inverse, count):
+    """Eliminate the last `count` states one by one, by rank-one updates of what is given.
+
+    That is the last p rows `[p, low + p, B]`, and the last p columns `[low, p, B]` above them.
     """
     low, size = upper.shape[:2]
     column = jnp.arange(low + size)[:, None]
     above = jnp.arange(size)[:, None]
 
-    def step(i, carry):
-        upper, rows, killing, inverse = carry
-        k = size - 1 - i
+    def look(upper, rows, killing, k):
+        """What eliminating state k needs: its row, its column, 1/pivot, and where the loss goes."""
         row = jnp.where(column < low + k, _take(rows, k, 0), 0)  # [low + p, B]
         killed = _take(killing, low + k, 0)  # [B]
         pivot = row.sum(0) + killed
@@ -210,17 +218,23 @@ def _eliminate_panel(upper, rows, killing, inverse):
         # Not 1 / pivot where it is 0, or a root would turn what lies below it into NaN.
         inv = jnp.where(root, 0, 1 / jnp.where(root, 1, pivot))
         inside = jnp.where(above < k, _take(rows, low + k, 1), 0)  # [p, B]
-        beside = _take(upper, k, 1)  # [low, B]
-        into = jnp.concatenate([beside, inside])  # [low + p, B]
-        lost = into * jnp.where(root, 1, killed * inv)[None]
-        return (
-            upper + (beside * inv[None])[:, None] * row[None, low:],
-            rows + (inside * inv[None])[:, None] * row[None],
-            killing.at[: low + size].add(lost),
-            inverse.at[low + k].set(inv),
-        )
+        into = jnp.concatenate([_take(upper, k, 1), inside])  # [low + p, B]
+        return row, into, inv, jnp.where(root, 1, killed * inv)
 
-    return lax.fori_loop(0, size, step, (upper, rows, killing, inverse))
+    def step(i, carry):
+        # The row and the column are looked up a step ahead. Read here, they would be read while
+        # the square is overwritten, and XLA would copy the square at every step.
+        upper, rows, killing, inverse, (row, into, inv, loss) = carry
+        k = size - 1 - i
+        moved = into * inv[None]  # [low + p, B]
+        upper = upper + moved[:low, None] * row[None, low:]
+        rows = rows + moved[low:, None] * row[None]
+        killing = killing.at[: low + size].add(into * loss[None])
+        inverse = inverse.at[low + k].set(inv)
+        return upper, rows, killing, inverse, look(upper, rows, killing, jnp.maximum(k - 1, 0))
+
+    start = (upper, rows, killing, inverse, look(upper, rows, killing, size - 1))
+    return lax.fori_loop(0, count, step, start)[:4]
 
 
 def _backward(W: Array, inverse: Array, b: Array, axis: int) -> Array:

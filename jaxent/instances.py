@@ -2,6 +2,8 @@ r"""The paper's examples and named models.
 
 The circulant bandit (Appendix K; Avrachenkov and Borkar 2022, Fu et al. 2019) walks a ring of four
 states, backward when idle and forward when active, each with probability 1/2 of staying.
+
+A bandit here holds NumPy arrays, known wherever it is made, inside a trace too.
 """
 
 import jax
@@ -35,9 +37,9 @@ def circulant_bandit(num_agents: int) -> RestlessBandit:
     forward = 0.5 * np.roll(np.eye(4), 1, axis=1)
     state_reward = np.array([-1.0, 0.0, 0.0, 1.0])
     return RestlessBandit(
-        passive=jnp.asarray(stay + back),
-        active=jnp.asarray(stay + forward),
-        reward=jnp.asarray(np.stack([state_reward, state_reward], axis=1)),
+        passive=stay + back,
+        active=stay + forward,
+        reward=np.stack([state_reward, state_reward], axis=1),
         num_agents=num_agents,
         budget=num_agents // 5,
         discount=0.5,

@@ -231,25 +231,18 @@ def separability_witness(chain: PairChain, *, discount: Any = 0.9) -> Witness:
     sizes = _product_sizes(chain)
     check_discount(discount)
     P = chain.matrix()
-    best = None
+    witnesses = []
     for i, size in enumerate(sizes):
         seen = _over_others(jnp.eye(size, dtype=P.dtype), i, sizes)  # [J, X_i], e ⊗ v ⊗ e
         gap = _minus_mean(discounted_solve(P, seen, discount), i, sizes)
         # Right singular vectors by the small Gram matrix.
         _, vectors = jnp.linalg.eigh(jnp.matmul(gap.T, gap, precision="highest"))
         v = vectors[:, -1] / jnp.abs(vectors[:, -1]).max()
-        violation = jnp.linalg.norm(jnp.matmul(gap, v, precision="highest"))
         rewards = tuple(v if k == i else jnp.zeros(n, P.dtype) for k, n in enumerate(sizes))
-        found = Witness(rewards, violation)
-        if best is None:
-            best = found
-        else:
-            larger = found.violation > best.violation
-            best = jax.tree.map(
-                lambda new, old, larger=larger: jnp.where(larger, new, old), found, best
-            )
-    assert best is not None
-    return best
+        left = jnp.linalg.norm(jnp.matmul(gap, v, precision="highest"))
+        witnesses.append(Witness(rewards, left))
+    worst = jnp.stack([witness.violation for witness in witnesses]).argmax()
+    return jax.tree.map(lambda *each: jnp.stack(each)[worst], *witnesses)
 
 
 def _product_sizes(chain: PairChain) -> tuple[int, ...]:
@@ -302,8 +295,8 @@ def _split(P: np.ndarray, sizes: tuple[int, ...]) -> list[tuple[float, tuple[np.
         return [(1.0, (P / P.sum(-1, keepdims=True),))]
     X, rest = sizes[0], prod(sizes[1:])
     R = P.reshape(X, rest, X, rest).transpose(0, 2, 1, 3).reshape(X * X, rest * rest)
-    _, triangle, order = qr(R, mode="economic", pivoting=True)
-    size = np.abs(np.diag(triangle))
+    pivoted = qr(R, mode="r", pivoting=True)
+    size, order = np.abs(np.diag(np.asarray(pivoted[0]))), np.asarray(pivoted[-1])
     rank = int((size > 8 * np.finfo(float).eps * max(R.shape) * size[0]).sum())
     basis = R[:, order[:rank]].reshape(X, X, rank)
     basis = (basis / basis.sum(1, keepdims=True)).reshape(X * X, rank)

@@ -64,6 +64,7 @@ def solve_law(chain: PairChain) -> LawSolution:
     return law_direct(chain) if chain.is_small else law_iterative(chain)
 
 
+@jax.jit
 def law_direct(chain: PairChain) -> LawSolution:
     """By elimination on the matrix of joint states, for small chains."""
     P = chain.state_matrix()
@@ -72,6 +73,7 @@ def law_direct(chain: PairChain) -> LawSolution:
     return _on_pairs(chain, law, residual, jnp.array(0), ~jnp.isnan(law).any())
 
 
+@jax.jit
 def law_iterative(chain: PairChain) -> LawSolution:
     r"""By applying the chain only: GMRES on ν (I - ΠK) + (Σν) w = w, with w uniform.
 

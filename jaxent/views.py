@@ -6,6 +6,7 @@ the measures of entanglement compare (Eqs. 5 and 7).
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +47,12 @@ def local_transition(chain: PairChain, mu: Array, *, agent: int | Sequence[int])
         `[X_i, X_i]`, row-stochastic. A pair never visited (footnote 1) is a self-loop.
     """
     check_shape("mu", mu, (chain.num_pairs,))
-    axes, sizes = view_axes(chain, agent), chain.sizes
-    size = view_size(chain, axes)
+    return _project(chain, mu, view_axes(chain, agent))
+
+
+@partial(jax.jit, static_argnums=2)
+def _project(chain: PairChain, mu: Array, axes: tuple[int, ...]) -> Array:
+    sizes, size = chain.sizes, view_size(chain, axes)
 
     def flow(indicator):
         inside = broadcast_view(indicator, axes, sizes).reshape(-1)
@@ -65,8 +70,11 @@ def view_transition(chain: PairChain, *, agent: int | Sequence[int]) -> Array:
         chain: the joint chain; only `mv` is asked of it.
         agent: one agent, or a block of them as one. Static.
     """
-    axes = view_axes(chain, agent)
+    return _next_view(chain, view_axes(chain, agent))
 
+
+@partial(jax.jit, static_argnums=1)
+def _next_view(chain: PairChain, axes: tuple[int, ...]) -> Array:
     def reach(indicator):
         return chain.mv(broadcast_view(indicator, axes, chain.sizes).reshape(-1))  # [J]
 

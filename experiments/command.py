@@ -1,0 +1,197 @@
+"""What every experiment's command shares: options, results that survive, progress.
+
+An experiment is a `Config` (a NamedTuple of plain numbers with a `QUICK` variant), a pure `run`,
+and figures. Its command reads the options of the config, writes `results.json` atomically after
+every finished piece, and goes on from there with `--resume`. Bad options and folders end with one
+line and exit code 2.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import matplotlib
+import numpy as np
+from tqdm import tqdm
+
+import jaxent
+
+
+class Options(NamedTuple):
+    """What the command line said.
+
+    Attributes:
+        config: of the experiment.
+        seed: of every random number.
+        out: folder for figures and results.
+        resume: whether to keep the finished pieces of an earlier run.
+    """
+
+    config: Any
+    seed: int
+    out: Path
+    resume: bool
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End with one line and exit code 2, without the usage text."""
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with one line on standard error and exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def parse(
+    name: str, about: str, full: Any, quick: Any, help: dict[str, str], argv: list[str] | None
+) -> Options:
+    """Read the command line: one option for each field of the config, and the common ones.
+
+    Args:
+        name: of the experiment, as in `python -m experiments.NAME`.
+        about: one paragraph for `--help`.
+        full: the default config, a NamedTuple of ints, strings and tuples of either.
+        quick: the config that `--quick` starts from.
+        help: one line for each field.
+        argv: the arguments; those of the process if None.
+    """
+    parser = _OneLineParser(prog=f"python -m experiments.{name}", description=about)
+    for field, value in full._asdict().items():
+        many = isinstance(value, tuple)
+        shown = f"{value[0]} {value[1]} .. {value[-1]}" if many and len(value) > 3 else value
+        parser.add_argument(
+            f"--{field.replace('_', '-')}",
+            type=type(value[0] if many else value),
+            nargs="+" if many else None,
+            metavar="NAME" if isinstance(value[0] if many else value, str) else "N",
+            help=f"{help[field]} (default: {shown})",
+        )
+    parser.add_argument("--quick", action="store_true", help="a small version, in seconds")
+    parser.add_argument("--seed", type=int, default=0, help="of every random number (default: 0)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results") / name,
+        help="folder for figures and results.json (default: %(default)s)",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from results.json in --out")
+    given = vars(parser.parse_args(argv))
+    config = quick if given["quick"] else full
+    for field in full._fields:
+        value = given[field]
+        if value is not None:
+            config = config._replace(**{field: tuple(value) if isinstance(value, list) else value})
+    return Options(config, given["seed"], given["out"], given["resume"])
+
+
+def open_folder(out: Path) -> None:
+    """Make the output folder and see that it can be written, or end with one line."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        fail(f"--out {out}: cannot write there ({error.strerror or error})")
+
+
+def versions() -> dict[str, str]:
+    """What made the numbers: package versions, Python, device."""
+    return {
+        "jaxent": jaxent.__version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "matplotlib": matplotlib.__version__,
+        "python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def plain(value: Any) -> Any:
+    """Arrays and NamedTuples as what JSON holds."""
+    if hasattr(value, "_asdict"):
+        return {k: plain(v) for k, v in value._asdict().items()}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Write JSON so that the file is the old one or the new one, never half of either."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(plain(content), file, indent=1)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def header(config: Any, seed: int) -> dict[str, Any]:
+    """What every results file begins with: config, seed, versions."""
+    return {"config": plain(config), "seed": seed, "versions": versions()}
+
+
+def load_results(path: Path, config: Any, seed: int, besides: tuple[str, ...]) -> dict[str, Any]:
+    """Results of an earlier run to go on from, or one line that says why not.
+
+    Args:
+        path: of `results.json`.
+        config: of this run.
+        seed: of this run.
+        besides: fields in which the earlier config may differ.
+    """
+    try:
+        stored = json.loads(path.read_text())
+        earlier = stored["config"] | {"seed": stored["seed"]}
+    except FileNotFoundError:
+        fail(f"--resume: {path} does not exist; run without --resume first")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fail(f"--resume: {path} cannot be read as results ({error}); it was left as it is")
+    mine = plain(config) | {"seed": seed}
+    other = [f for f in mine if f not in besides and earlier.get(f) != mine[f]]
+    if other:
+        told = ", ".join(f"{f} {earlier.get(f)} there, {mine[f]} here" for f in other)
+        fail(f"--resume: {path} is of another run ({told}); give the same or another --out")
+    return stored
+
+
+def progress(pieces: list[list[int]], unit: str) -> Iterator[list[int]]:
+    """The pieces one by one, with a bar that shows N and the time left; quiet off a terminal."""
+    with tqdm(total=sum(map(len, pieces)), unit=unit, disable=None, leave=False) as bar:
+        for piece in pieces:
+            bar.set_description(f"N = {piece[0]}..{piece[-1]}" if piece[1:] else f"N = {piece[0]}")
+            yield piece
+            bar.update(len(piece))
+
+
+def save_figure(figure: Any, path: Path) -> list[Path]:
+    """Save a figure as PNG for the screen and PDF for the paper."""
+    # The mathematical fonts carry an odd date, of which the font writer warns.
+    logging.getLogger("fontTools").setLevel(logging.ERROR)
+    paths = [path.with_suffix(".png"), path.with_suffix(".pdf")]
+    for each in paths:
+        figure.savefig(each, dpi=200)
+    return paths
+
+
+def print_table(rows: list[tuple[str, ...]], heading: tuple[str, ...]) -> None:
+    """A table with aligned columns."""
+    widths = [max(len(r[i]) for r in [heading, *rows]) for i in range(len(heading))]
+    for row in [heading, tuple("-" * w for w in widths), *rows]:
+        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,167 @@
+"""Theorem 7 where its conditions hold and where they fail: the decomposition error there.
+
+For each bandit the verdict on the uniform global attractor with its evidence, non-degeneracy and
+local stability, and along N the exact E_1, the bound of Lemma 8 where it applies, and the relative
+error. Where the mean field swings between two points for ever, neither falls: the theorem does not
+merely lose its proof there.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import jaxent
+from experiments import command, drawing
+
+ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
+
+
+class Config(NamedTuple):
+    """What is computed.
+
+    Attributes:
+        bandit: names, of `jaxent.BANDITS`.
+        sizes: numbers of agents.
+    """
+
+    bandit: tuple[str, ...] = ("healthcare", "degenerate", "cyclic")
+    sizes: tuple[int, ...] = (5, 10, 20, 40, 80, 120, 160)
+
+
+QUICK = Config(sizes=(5, 10, 20))
+
+HELP = {
+    "bandit": f"which bandits, of {', '.join(sorted(jaxent.BANDITS))}",
+    "sizes": "numbers of agents at which every budget is an integer, such as multiples of 10",
+}
+
+COLOURS = (drawing.GREEN, drawing.BLUE, drawing.RED, drawing.GREY)
+MARKERS = "so^D"
+
+
+class Row(NamedTuple):
+    """One bandit at one N.
+
+    Attributes:
+        size: N.
+        entanglement: E_1, Eq. 15, exact.
+        deviation_bound: S^2 E||m - m*||_inf (Lemma 8), m* the one fixed point.
+        relative_error: of the value decomposition, exact.
+    """
+
+    size: int
+    entanglement: Any
+    deviation_bound: Any
+    relative_error: Any
+
+
+def measure(name: str, size: int) -> Row:
+    """Exact values, and the bound of Lemma 8 under the exact law."""
+    bandit, priority = jaxent.named_bandit(name, size)
+    exact = jaxent.ground_truth(bandit, priority)
+    counts = jnp.asarray(jaxent.configurations(size, bandit.num_states))
+    field = jaxent.mean_field(bandit, priority)
+    bound = jaxent.deviation_bound(counts, exact.law, bandit, priority, field).bound
+    return Row(size, exact.entanglement, bound, exact.relative_error)
+
+
+def conditions(name: str) -> dict[str, Any]:
+    """The conditions of Theorem 7, each with its evidence."""
+    bandit, priority = jaxent.named_bandit(name, 10)
+    attractor = jaxent.check_attractor(bandit, priority)
+    field = jaxent.mean_field(bandit, priority)
+    return {
+        "attractor": attractor.verdict.name.lower(),
+        "contraction": attractor.contraction if np.isfinite(attractor.contraction) else None,
+        "orbit": attractor.orbit,
+        "spectral_radius": attractor.spectral_radius,
+        "nondegenerate": bool(field.nondegenerate),
+        "lipschitz_constant": float(jaxent.lipschitz_constant(bandit, priority)),
+    }
+
+
+def exponent(rows: list[dict], quantity: str) -> float:
+    """Power of N between the two largest N."""
+    first, last = rows[-2:]
+    return float(np.log(last[quantity] / first[quantity]) / np.log(last["size"] / first["size"]))
+
+
+def figures(results: dict[str, dict], out: Path) -> list[Path]:
+    """E_1 with its bound, and the relative error, along N."""
+    with drawing.style():
+        figure = Figure(figsize=(7.0, 3.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for (name, result), colour, marker in zip(results.items(), COLOURS, MARKERS, strict=False):
+            rows = result["rows"]
+            n = np.array([r["size"] for r in rows])
+            look = {"color": colour, "marker": marker, "lw": 1}
+            told = f"{name}: attractor {result['attractor']}"
+            if not result["nondegenerate"]:
+                told += ", degenerate"
+            left.plot(n, [r["entanglement"] for r in rows], label=told, **look)
+            bound = [r["deviation_bound"] for r in rows]
+            left.plot(n, bound, color=colour, lw=1, ls=":")
+            right.plot(n, [100 * r["relative_error"] for r in rows], label=name, **look)
+        left.plot([], [], color="black", lw=1, ls=":", label="bound of Lemma 8")
+        drawing.logarithmic(left, "number of agents $N$", r"$E_1$", legend="best")
+        drawing.logarithmic(right, "number of agents $N$", "relative error (%)", legend="best")
+        low, high = left.get_ylim()
+        left.set_ylim(low, 30 * high)  # room for the legend
+        left.legend(loc="upper left")
+        return command.save_figure(figure, out / "theorem7")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute, draw and print; 0 unless E_1 exceeds its bound."""
+    options = command.parse("theorem7", ABOUT, Config(), QUICK, HELP, argv)
+    config = options.config._replace(sizes=tuple(sorted(set(options.config.sizes))))
+    if len(config.sizes) < 2:
+        command.fail("--sizes: at least two, for a slope")
+    if len(config.bandit) > len(COLOURS):
+        command.fail(f"--bandit: at most {len(COLOURS)}")
+    for name in config.bandit:
+        for n in config.sizes:
+            try:
+                jaxent.named_bandit(name, n)
+            except ValueError as error:
+                command.fail(f"--bandit {name}: {error}")
+    path = options.out / "results.json"
+    done: dict[str, dict] = {}
+    if options.resume:
+        done = command.load_results(path, config, options.seed, besides=("bandit",))["bandits"]
+    command.open_folder(options.out)
+    jax.config.update("jax_enable_x64", True)
+    for name in config.bandit:
+        if name not in done:
+            rows = [measure(name, n) for n in config.sizes]
+            done[name] = command.plain(conditions(name) | {"rows": rows})
+            command.save_json(path, command.header(config, options.seed) | {"bandits": done})
+    results = {name: done[name] for name in config.bandit}
+    paths = figures(results, options.out)
+    command.print_table(
+        [
+            (
+                name,
+                r["attractor"],
+                f"{len(r['orbit'])} points" if r["orbit"] else f"contracts, {r['contraction']:.3g}",
+                "yes" if r["nondegenerate"] else "no",
+                f"{r['spectral_radius']:.3f}",
+                f"N^{exponent(r['rows'], 'entanglement'):.2f}",
+                f"N^{exponent(r['rows'], 'relative_error'):.2f}",
+            )
+            for name, r in results.items()
+        ],
+        ("bandit", "attractor", "evidence", "non-degenerate", "radius", "E_1", "relative error"),
+    )
+    print("\n" + "\n".join(str(p) for p in [path, *paths]))
+    rows = [row for r in results.values() for row in r["rows"]]
+    return 0 if all(row["entanglement"] <= row["deviation_bound"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

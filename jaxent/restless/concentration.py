@@ -1,0 +1,159 @@
+r"""Theorem 7 piece by piece: why E_1 of an index policy falls like 1 / sqrt(N) (Appendix I).
+
+The proof goes from the measure to the configuration, from one step to many, and from many to m*:
+
+    $E_1 \le |S|^2\, E\|m - m^*\|_\infty$                                     (Lemmas 2 and 8)
+    $E[\|m_1 - \phi(m_0)\|_1 \mid m_0] \le \sqrt{|S| / N}$                    (Lemma 9)
+    $P(\|m_t - \Phi_t(m_0)\|_\infty \ge (1 + K + ... + K^t)\, \delta) \le t |S| e^{-2 N \delta^2}$
+                                                                          (Lemma 10)
+
+and ends at m* because $\Phi_t(m_0) \to m^*$. Both sides of each are functions here. The last, the
+uniform global attractor, is in `attractor`; local stability and non-degeneracy are fields of
+`mean_field`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_finite, check_permutation, check_positive_int, check_shape
+from ..mdp import RestlessBandit, check_bandit
+from .activation import action_probabilities, by_action
+from .mean_field import MeanField, affine_pieces, mean_field_step
+from .simulate import CountsTrajectory
+
+Array = jax.Array
+
+
+class DeviationBound(NamedTuple):
+    r"""$E_1 \le$ `policy_distance` $\le$ `bound`: Lemma 8 and the middle of its proof.
+
+    Attributes:
+        deviation: $E \|m - m^*\|_\infty$.
+        policy_distance: $E \sum_s m_s |\pi(1 \mid s, m) - \pi^*(1 \mid s)|$, Eq. (15) at the policy
+            of the mean field in place of the best one.
+        bound: $|S|^2$ `deviation`.
+    """
+
+    deviation: Array
+    policy_distance: Array
+    bound: Array
+
+
+class MultiStepBound(NamedTuple):
+    r"""$P(\|m_t - \Phi_t(m)\|_\infty \ge$ `radius` $) \le$ `probability`: Lemma 10.
+
+    Attributes:
+        radius: $(1 + K + ... + K^t)\, \delta$.
+        probability: $t |S| e^{-2 N \delta^2}$; above 1 it says nothing.
+    """
+
+    radius: Array
+    probability: Array
+
+
+def deviation_bound(
+    counts: Array, weights: Array, bandit: RestlessBandit, priority: Any, field: MeanField
+) -> DeviationBound:
+    r"""Lemma 8 under any law of configurations.
+
+    With `configurations(N, S)` and `ground_truth(...).law` it is exact; with the counts of a run
+    and equal weights it is an estimate.
+
+    Args:
+        counts: configurations, `[K, S]`.
+        weights: of the configurations, not negative; normalised here, `[K]`.
+        bandit: the model.
+        priority: states in the order served, `[S]`.
+        field: `mean_field(bandit, priority)`; NaN where it has no unique fixed point.
+
+    References:
+        Chen and Peng, Lemmas 2 and 8.
+    """
+    check_permutation("priority", priority, bandit.num_states)
+    check_shape("counts", counts, (None, bandit.num_states))
+    check_shape("weights", weights, (jnp.shape(counts)[0],))
+    check_finite("weights", weights)
+    star = field.configuration
+    weights = jnp.asarray(weights, star.dtype)
+    weights = weights / weights.sum()
+    counts = jnp.asarray(counts)
+    m = counts.astype(star.dtype) / bandit.num_agents
+    groups = by_action(counts, jnp.asarray(priority), bandit.budget)
+    chance = action_probabilities(groups)[..., 1]  # [K, S]
+    apart = jnp.abs(chance - field.policy[None, :, 1])
+    deviation = weights @ jnp.abs(m - star[None]).max(1)
+    return DeviationBound(
+        deviation=deviation,
+        policy_distance=weights @ (m * apart).sum(1),
+        bound=bandit.num_states**2 * deviation,
+    )
+
+
+def one_step_bound(bandit: RestlessBandit) -> Array:
+    r"""$\sqrt{|S| / N}$, the right-hand side of Lemma 9."""
+    return jnp.sqrt(bandit.num_states / jnp.asarray(bandit.num_agents, float))
+
+
+def one_step_deviation(
+    trajectory: CountsTrajectory, bandit: RestlessBandit, priority: Any
+) -> Array:
+    r"""$\|m_{t+1} - \phi(m_t)\|_1$ of every epoch of a run, `[T]`.
+
+    Its mean given m_t is the left-hand side of Lemma 9: average over runs that start there.
+    """
+    m = trajectory.counts / jnp.asarray(bandit.num_agents, float)
+    ahead = jax.vmap(lambda m: mean_field_step(bandit, priority, m))(m[:-1])
+    return jnp.abs(m[1:] - ahead).sum(1)
+
+
+def multi_step_deviation(
+    trajectory: CountsTrajectory, bandit: RestlessBandit, priority: Any
+) -> Array:
+    r"""$\|m_t - \Phi_t(m_0)\|_\infty$ of a run, t = 0..T, `[T + 1]`: what Lemma 10 bounds."""
+    m = trajectory.counts / jnp.asarray(bandit.num_agents, float)
+
+    def step(ahead: Array, now: Array) -> tuple[Array, Array]:
+        return mean_field_step(bandit, priority, ahead), jnp.abs(now - ahead).max()
+
+    return jax.lax.scan(step, m[0], m)[1]
+
+
+def lipschitz_constant(bandit: RestlessBandit, priority: Any) -> Array:
+    r"""K of Lemma 10: the Lipschitz constant of $\phi$ in the sup norm.
+
+    $K = \max_p \max_j \sum_s |K_p(s, j) - \mathrm{med}_s K_p(s, j)|$. Differences of configurations
+    sum to 0, and $\max \{d \cdot k : \sum d = 0, |d_s| \le 1\}$ is the distance of k from its
+    median. Exact for 0 < M < N, when every piece has an interior.
+    """
+    check_bandit(bandit)
+    check_permutation("priority", priority, bandit.num_states)
+    kernel = bandit.kernel.astype(jnp.result_type(bandit.kernel, float))
+    share = jnp.asarray(bandit.budget / bandit.num_agents, kernel.dtype)
+    linear = affine_pieces(kernel, jnp.asarray(priority), share).linear
+    return tangent_norm(linear).max()
+
+
+def tangent_norm(linear: Array) -> Array:
+    r"""$\max \|d K\|_\infty$ over $\sum d = 0$, $\|d\|_\infty \le 1$, `[..., S, S]` to `[...]`."""
+    centred = linear - jnp.median(linear, axis=-2, keepdims=True)
+    return jnp.abs(centred).sum(-2).max(-1)
+
+
+def multi_step_bound(
+    bandit: RestlessBandit, lipschitz: Array, *, num_steps: int, delta: Any
+) -> MultiStepBound:
+    r"""The two sides of Lemma 10 for `num_steps` = t and any $\delta > 0$.
+
+    Args:
+        bandit: the model.
+        lipschitz: K, of `lipschitz_constant`.
+        num_steps: t. Static.
+        delta: $\delta$, `[...]`.
+    """
+    check_positive_int("num_steps", num_steps)
+    delta = jnp.asarray(delta, float)
+    powers = jnp.asarray(lipschitz) ** jnp.arange(num_steps + 1)
+    chance = num_steps * bandit.num_states * jnp.exp(-2 * bandit.num_agents * delta**2)
+    return MultiStepBound(powers.sum() * delta, chance)

@@ -1,0 +1,168 @@
+r"""Exact binomial draws for counts, without rejection.
+
+Binomial(n, p) is a sum of independent Binomial(d 4^j, p) over the base-4 digits d of n. Each of
+these few laws has an alias table (Walker 1977) that turns one 32-bit word into one draw: the high
+bits choose a column, the low bits choose between the column and its alias. A draw costs one look-up
+per digit of n, whatever n and p are, and there is no loop whose length depends on the draw, so it
+vectorises over any batch.
+
+Probabilities are exact to the resolution of the word: every outcome of every Binomial(d 4^j, p) has
+probability within a few 2^-32 of the true one (plus rounding of the dtype the table is built in).
+
+The words come from Threefry-2x32 in counter mode, the hash behind `jax.random`. Written out here it
+fuses with the draws, which `jax.random.bits` inside a scan does not: on a CPU, where JAX lowers the
+hash to a rolled loop, that is 3 nanoseconds a word against 20.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+_WORD = 32
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_DIGIT_BITS = 2
+_MAX_DIGITS = 8
+
+
+def seed_words(key: Array) -> Array:
+    """The two words that start a stream, `[2]` uint32, from a key of any implementation."""
+    return jax.random.bits(key, (2,), jnp.uint32)
+
+
+def random_words(seed: Array, step: Array, num_words: int) -> Array:
+    """Independent uniform words of one step of a stream, `[num_words]` uint32.
+
+    Threefry-2x32 (Salmon et al. 2011) of the counter (step, position) under `seed`, its two outputs
+    xored: every (step, position) of a stream is a new counter, so no word is ever used twice.
+
+    Args:
+        seed: of `seed_words`, `[2]`.
+        step: an integer scalar below 2^32.
+        num_words: static.
+    """
+    schedule = (seed[0], seed[1], seed[0] ^ seed[1] ^ jnp.uint32(0x1BD11BDA))
+    x = jnp.asarray(step).astype(jnp.uint32) + schedule[0]
+    y = jnp.arange(num_words, dtype=jnp.uint32) + schedule[1]
+    for block in range(5):
+        for rotation in _ROTATIONS[block % 2]:
+            x = x + y
+            y = x ^ ((y << rotation) | (y >> (_WORD - rotation)))
+        x = x + schedule[(block + 1) % 3]
+        y = y + schedule[(block + 2) % 3] + jnp.uint32(block + 1)
+    return x ^ y
+
+
+def num_digits(max_count: int) -> int:
+    """Base-4 digits D of the largest count that is to be drawn, so that every n < 4^D can be.
+
+    Raises:
+        ValueError: if `max_count` is outside 0..65535.
+    """
+    if not 0 <= max_count < 4**_MAX_DIGITS:
+        raise ValueError(f"max_count: {max_count} is outside 0..{4**_MAX_DIGITS - 1}")
+    return max(1, -(-int(max_count).bit_length() // _DIGIT_BITS))
+
+
+def _binomial_law(p: Array, n: Array, num_columns: int) -> Array:
+    """Law of Binomial(n, p), `[C]`, by ratios outward from the mode: no logarithm, no
+    cancellation."""
+    k = jnp.arange(num_columns, dtype=p.dtype)
+    n = n.astype(p.dtype)
+    mode = jnp.clip(jnp.floor((n + 1) * p), 0, n)
+    rise = (n - k + 1) / jnp.maximum(k, 1) * (p / jnp.where(p < 1, 1 - p, 1))  # P(k) / P(k - 1)
+    fall = (k + 1) / jnp.maximum(n - k, 1) * ((1 - p) / jnp.where(p > 0, p, 1))  # P(k) / P(k + 1)
+    above = jnp.cumprod(jnp.where((k > mode) & (k <= n), rise, 1))
+    below = jnp.cumprod(jnp.where(k < mode, fall, 1)[::-1])[::-1]
+    law = jnp.where(k <= n, above * below, 0)
+    return law / law.sum()
+
+
+def _alias_table(law: Array) -> Array:
+    """Packed alias table of one law over C = 2^b columns, `[C]` uint32.
+
+    The sequential sweep (light columns in order are topped up by the current heavy one, until that
+    one is itself light and the next takes over) has a closed form in the running deficits and
+    surpluses.
+    """
+    num_columns = law.shape[-1]
+    index_bits = num_columns.bit_length() - 1
+    weight = law * num_columns
+    light = weight < 1
+    column = jnp.arange(num_columns)
+    num_light = light.sum()
+    order = jnp.argsort(~light, stable=True)  # lights first, then heavies
+    gap = jnp.abs(weight - 1)[order]
+    is_light = column < num_light
+    deficit = jnp.cumsum(jnp.where(is_light, gap, 0))  # inclusive, by position
+    surplus = jnp.cumsum(jnp.where(is_light, 0, gap))
+    # Position of the heavy that serves each light, and of the light that ends each heavy.
+    before = deficit - jnp.where(is_light, gap, 0)
+    server = jnp.searchsorted(jnp.where(is_light, -1, surplus), before, side="left")
+    server = jnp.clip(server, num_light, num_columns - 1)
+    ender = jnp.searchsorted(jnp.where(is_light, deficit, jnp.inf), surplus, side="right")
+    ended = ender < num_light
+    keep_heavy = jnp.where(ended, 1 + surplus - deficit[jnp.clip(ender, 0, num_columns - 1)], 1)
+    keep = jnp.where(is_light, 1 - gap, keep_heavy)
+    alias = order[jnp.where(is_light, server, jnp.minimum(column + 1, num_columns - 1))]
+    scale = 2.0 ** (_WORD - index_bits)
+    threshold = jnp.clip(jnp.round(keep * scale), 0, scale)
+    # A column that is never left is its own alias, so that the threshold fits its bits.
+    full = threshold >= scale
+    alias = jnp.where(full, order, alias).astype(jnp.uint32)
+    threshold = jnp.where(full, 0, threshold).astype(jnp.uint32)
+    packed = (threshold << index_bits) | alias
+    return jnp.zeros(num_columns, jnp.uint32).at[order].set(packed)
+
+
+@partial(jax.jit, static_argnames=("max_count",))
+def binomial_tables(p: Array, max_count: int) -> Array:
+    """Alias tables of Binomial(d 4^j, p) for every digit d = 1, 2, 3 and place j < D.
+
+    Args:
+        p: success probabilities in [0, 1], `[...]`.
+        max_count: the largest n to be drawn. Static, at most 65535.
+
+    Returns:
+        Flat uint32, of shape `[..., D, 3, C]` with C = 4^D if unrolled: 12 D 4^D bytes for every p.
+        In each column the low 2 D bits hold the alias, the high bits the threshold (in units of
+        2^(2 D - 32)) under which the column itself is drawn. Flat, because a flat array has one
+        layout: a loop that gathers from it never copies it.
+    """
+    digits = num_digits(max_count)
+    p = jnp.asarray(p, jnp.result_type(p, float))
+    powers = 4 ** jnp.arange(digits, dtype=jnp.int32)
+    trials = jnp.outer(powers, jnp.arange(1, 4, dtype=jnp.int32))  # [D, 3]
+
+    def table(p: Array, n: Array) -> Array:
+        return _alias_table(_binomial_law(p, n, 4**digits))
+
+    over_trials = jax.vmap(jax.vmap(table, (None, 0)), (None, 0))
+    return jax.vmap(over_trials, (0, None))(p.reshape(-1), trials).reshape(-1)
+
+
+def draw_binomial(words: Array, n: Array, tables: Array) -> Array:
+    """Draws of Binomial(n, p), one for each p of the tables.
+
+    Args:
+        words: independent uniform 32-bit words, `[..., D]` uint32.
+        n: number of trials, 0 <= n < 4^D, `[...]` int32.
+        tables: of `binomial_tables`, for p of shape `[...]`.
+
+    Returns:
+        `[...]` int32.
+    """
+    digits = words.shape[-1]
+    index_bits = _DIGIT_BITS * digits
+    place = jnp.broadcast_to(jnp.arange(digits, dtype=jnp.int32), words.shape)
+    digit = (n[..., None] >> (_DIGIT_BITS * place)) & 3  # [..., D]
+    column = (words >> (_WORD - index_bits)).astype(jnp.int32)
+    row = 3 * jnp.arange(words.size, dtype=jnp.int32).reshape(words.shape)
+    row = row + jnp.maximum(digit - 1, 0)
+    entry = tables.at[(row << index_bits) + column].get(mode="promise_in_bounds")
+    low = words & (2 ** (_WORD - index_bits) - 1)
+    alias = (entry & (2**index_bits - 1)).astype(jnp.int32)
+    outcome = jnp.where(low < (entry >> index_bits), column, alias)
+    return jnp.sum(jnp.where(digit > 0, outcome, 0), axis=-1, dtype=jnp.int32)

@@ -1,0 +1,268 @@
+r"""Simulation of a restless bandit on counts.
+
+Under an index policy homogeneous agents are exchangeable, so the counts n_s of agents per state are
+a Markov chain of their own: n^a_s agents of state s take action a (Def. 13), and they spread over
+the next states as Multinomial(n^a_s, P_a(s, .)). A step costs the same for 60 agents and for 1800.
+"""
+
+import dataclasses
+import math
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_permutation, check_positive_int, check_shape, concrete
+from ..mdp import RestlessBandit, check_bandit
+from .activation import action_probabilities, by_action
+from .sampling import (
+    binomial_tables,
+    draw_binomial,
+    num_digits,
+    random_words,
+    seed_words,
+)
+
+Array = jax.Array
+
+
+class CountsTrajectory(NamedTuple):
+    """A run of the counts chain.
+
+    Attributes:
+        counts: agents per state at epochs 0..T, `[T + 1, S]` int32.
+        flow: agents that went from state s under action a to state s' between epochs t and t + 1,
+            `[T, S, 2, S]` int32. Its sum over (s, a) is `counts[t + 1]`, over (a, s') `counts[t]`.
+        policy: probability that an agent in state s takes action a at epoch t, `[T + 1, S, 2]`.
+    """
+
+    counts: Array
+    flow: Array
+    policy: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FlowSampler:
+    """What a step needs to draw next states: one binomial after another along each kernel row.
+
+    Attributes:
+        tables: for each k < K - 1, tables of the probability of the k-th successor of (s, a) given
+            none before it, for p of shape `[S, 2]`.
+        rank: position of s' among the successors of (s, a), K where there is no way, `[S, 2, S]`.
+        max_agents: the largest number of agents the tables serve. Static.
+    """
+
+    tables: tuple[Array, ...]
+    rank: Array
+    max_agents: int = dataclasses.field(metadata={"static": True})
+
+
+def flow_sampler(bandit: RestlessBandit, max_agents: int) -> FlowSampler:
+    """Tables for every row of both kernels.
+
+    K is the largest number of successors of any (s, a) where the kernels are known (the tables are
+    then made once, while tracing), S where they are traced. Memory: 24 S (K - 1) D 4^D bytes with D
+    the base-4 digits of `max_agents`.
+    """
+    if not concrete(bandit.passive, bandit.active):
+        return _flow_sampler(bandit.kernel, bandit.num_states, max_agents)
+    known = np.stack([np.asarray(bandit.passive), np.asarray(bandit.active)], axis=1)
+    return _known_sampler(known.tobytes(), known.shape, known.dtype, _x64(), max_agents)
+
+
+def _x64() -> bool:
+    return jnp.asarray(0.0).dtype == jnp.float64
+
+
+@lru_cache(maxsize=32)
+def _known_sampler(
+    kernel: bytes, shape: tuple[int, ...], dtype: np.dtype, x64: bool, max_agents: int
+) -> FlowSampler:
+    # Cached by value: tracing a sweep asks for the same tables several times.
+    del x64  # part of the key only
+    known = np.frombuffer(kernel, dtype).reshape(shape)
+    with jax.ensure_compile_time_eval():
+        return _flow_sampler(jnp.asarray(known), int((known > 0).sum(-1).max()), max_agents)
+
+
+@partial(jax.jit, static_argnames=("fan_out", "max_agents"))
+def _flow_sampler(kernel: Array, fan_out: int, max_agents: int) -> FlowSampler:
+    order = jnp.argsort(kernel <= 0, axis=-1, stable=True)  # successors first
+    rank = jnp.minimum(jnp.argsort(order, axis=-1), fan_out)
+    law = jnp.take_along_axis(kernel, order, axis=-1)[..., :fan_out]
+    remaining = jnp.cumsum(law[..., ::-1], axis=-1)[..., ::-1]
+    chance = jnp.where(remaining > 0, law / jnp.where(remaining > 0, remaining, 1), 0)
+    chance = jnp.minimum(chance, 1)
+    tables = tuple(binomial_tables(chance[..., k], max_agents) for k in range(fan_out - 1))
+    return FlowSampler(tables, rank.astype(jnp.int32), max_agents)
+
+
+def draw_flow(seed: Array, t: Array, groups: Array, sampler: FlowSampler) -> Array:
+    """Agents that move from (s, a) to s', `[S, 2, S]` int32, given `groups` agents per (s, a)."""
+    shape = (len(sampler.tables), *groups.shape, num_digits(sampler.max_agents))
+    words = random_words(seed, t, math.prod(shape)).reshape(shape)  # [K - 1, S, 2, D]
+    left = groups.astype(jnp.int32)  # [S, 2]
+    moved = []
+    for tables, word in zip(sampler.tables, words, strict=True):  # static and few
+        moved.append(draw_binomial(word, left, tables))
+        left = left - moved[-1]
+    by_rank = jnp.stack([*moved, left, jnp.zeros_like(left)], axis=-1)  # [S, 2, K + 1]
+    return jnp.take_along_axis(by_rank, sampler.rank, axis=-1)
+
+
+def even_start(bandit: RestlessBandit) -> Array:
+    """Counts as even as they can be, the first states one agent ahead, `[S]` int32."""
+    num_agents = jnp.asarray(bandit.num_agents, jnp.int32)
+    states = jnp.arange(bandit.num_states, dtype=jnp.int32)
+    return num_agents // bandit.num_states + (states < num_agents % bandit.num_states)
+
+
+def check_counts(counts: Any, bandit: RestlessBandit) -> None:
+    """Raise unless `counts` are whole agents per state that sum to num_agents."""
+    check_shape("counts", counts, (bandit.num_states,))
+    if not concrete(counts):
+        return
+    values = np.asarray(counts)
+    for state, value in enumerate(values):
+        if not (value >= 0 and float(value).is_integer()):
+            raise ValueError(f"counts[{state}] = {value} is not a whole number of agents")
+    if concrete(bandit.num_agents) and int(values.sum()) != int(bandit.num_agents):
+        raise ValueError(
+            f"counts sum to {int(values.sum())}, not to num_agents {bandit.num_agents}"
+        )
+
+
+def _largest_num_agents(bandit: RestlessBandit, max_agents: int | None) -> int:
+    if max_agents is None:
+        if not concrete(bandit.num_agents):
+            raise ValueError(
+                "max_agents: num_agents is traced, so the largest value it takes must be given "
+                "as a Python int"
+            )
+        max_agents = int(bandit.num_agents)
+    check_positive_int("max_agents", max_agents)
+    if concrete(bandit.num_agents) and int(bandit.num_agents) > max_agents:
+        raise ValueError(f"max_agents: {max_agents} is less than num_agents {bandit.num_agents}")
+    return int(max_agents)
+
+
+def step_counts(
+    seed: Array,
+    t: Array,
+    counts: Array,
+    bandit: RestlessBandit,
+    priority: Array,
+    sampler: FlowSampler,
+) -> tuple[Array, Array]:
+    """Epoch t of a stream: next counts `[S]` and the flow `[S, 2, S]` that made them."""
+    flow = draw_flow(seed, t, by_action(counts, priority, bandit.budget), sampler)
+    return flow.sum((0, 1), dtype=jnp.int32), flow
+
+
+def prepare(
+    bandit: RestlessBandit, priority: Any, counts: Any, max_agents: int | None
+) -> tuple[Array, Array, FlowSampler]:
+    """Checked priority and start, and the sampler: what every simulation begins with."""
+    check_bandit(bandit)
+    check_permutation("priority", priority, bandit.num_states)
+    if counts is None:
+        counts = even_start(bandit)
+    else:
+        check_counts(counts, bandit)
+    sampler = flow_sampler(bandit, _largest_num_agents(bandit, max_agents))
+    return jnp.asarray(priority), jnp.asarray(counts, jnp.int32), sampler
+
+
+def simulate_counts(
+    key: Array,
+    bandit: RestlessBandit,
+    priority: Any,
+    *,
+    num_steps: int,
+    counts: Any = None,
+    max_agents: int | None = None,
+) -> CountsTrajectory:
+    r"""Simulate the counts chain under an index policy.
+
+    $n_{t+1} = \sum_{s, a} \mathrm{Multinomial}(n^a_s, P_a(s, \cdot))$ with $n^a_s$ from Def. 13.
+    The law is exact. Write for one run and let `vmap` batch over keys; `bandit.num_agents` and
+    `bandit.budget` may be traced, so that one compilation serves a sweep over N.
+
+    Args:
+        key: of `jax.random.key`.
+        bandit: the model. Kernels are best closed over: their sparsity is used where they are
+            known.
+        priority: states in the order served, `[S]`.
+        num_steps: T. Static.
+        counts: start, `[S]`; as even as can be if not given.
+        max_agents: the largest num_agents that will be passed. Static; needed where num_agents is
+            traced.
+
+    Returns:
+        The trajectory; its largest array, `flow`, has 8 T S^2 bytes.
+
+    Raises:
+        ValueError: for a bandit, priority or start that is not one, naming the place.
+
+    References:
+        Chen and Peng, Defs. 12 and 13, Appendix K.
+    """
+    check_positive_int("num_steps", num_steps)
+    priority, counts, sampler = prepare(bandit, priority, counts, max_agents)
+
+    return _simulate(seed_words(key), bandit, priority, counts, sampler, num_steps)
+
+
+@partial(jax.jit, static_argnames=("num_steps",))
+def _simulate(
+    seed: Array,
+    bandit: RestlessBandit,
+    priority: Array,
+    counts: Array,
+    sampler: FlowSampler,
+    num_steps: int,
+) -> CountsTrajectory:
+    def step(counts: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
+        after, flow = step_counts(seed, t, counts, bandit, priority, sampler)
+        return after, (counts, flow)
+
+    last, (before, flow) = jax.lax.scan(step, counts, jnp.arange(num_steps))
+    counts = jnp.concatenate([before, last[None]])  # [T + 1, S]
+    groups = by_action(counts, priority, bandit.budget)
+    return CountsTrajectory(counts, flow, action_probabilities(groups))
+
+
+def pair_flow(
+    trajectory: CountsTrajectory, weights: Array | None = None, *, kernel: Array | None = None
+) -> Array:
+    r"""Expected number of agents that go from pair x to pair x', `[X, X]`, with x = 2 s + a.
+
+    $F(x, x') = \sum_t w_t\, f_t(s, a, s')\, \pi(a' \mid s', m_{t+1})$: given the counts flow, which
+    agents of a state are active next is a uniform draw, so its expectation is taken (Rao-Blackwell)
+    instead of one sample of it. With the kernel, moves too are expected ones: the sum of
+    $w_t f_t(s, a, s')$ is replaced by its mean given the visits of (s, a), and only the policy
+    after a move is left to the data.
+
+    Args:
+        trajectory: of `simulate_counts`.
+        weights: of the transitions t -> t + 1, `[T]`; 1 if not given. 0 leaves an epoch out.
+        kernel: of the bandit, `[S, 2, S]`, where it is known and may be used.
+    """
+    num_states = trajectory.counts.shape[-1]
+    policy = trajectory.policy[1:]  # [T, S, 2]
+    flow = trajectory.flow.astype(policy.dtype)
+    if weights is not None:
+        weights = jnp.broadcast_to(weights.astype(policy.dtype)[:, None, None, None], flow.shape)
+        flow = flow * weights
+    pairs = jnp.einsum("tsan,tnb->sanb", flow, policy, precision=jax.lax.Precision.HIGHEST)
+    if kernel is not None:
+        moved = flow.sum(0)[..., None]  # [S, 2, S, 1]
+        expected = moved.sum(2, keepdims=True) * jnp.asarray(kernel, flow.dtype)[..., None]
+        mean_policy = jnp.broadcast_to(action_probabilities(pairs.sum((0, 1))), pairs.shape)
+        moved = jnp.broadcast_to(moved, pairs.shape)
+        after = jnp.where(moved > 0, pairs / jnp.where(moved > 0, moved, 1), mean_policy)
+        pairs = expected * after
+    return pairs.reshape(2 * num_states, 2 * num_states)

@@ -1,0 +1,96 @@
+"""Slow dense NumPy answers for restless bandits; they share no code with the package."""
+
+import itertools
+
+import numpy as np
+
+
+def all_configurations(num_agents: int, num_states: int) -> list[tuple[int, ...]]:
+    """Counts of N agents over S states, in lexicographic order."""
+    if num_states == 1:
+        return [(num_agents,)]
+    return [
+        (first, *rest)
+        for first in range(num_agents + 1)
+        for rest in all_configurations(num_agents - first, num_states - 1)
+    ]
+
+
+def served(counts, budget, priority) -> list[int]:
+    """Active agents per state."""
+    active = [0] * len(counts)
+    for s in priority:
+        active[s] = min(counts[s], budget)
+        budget -= active[s]
+    return active
+
+
+def next_counts_matrix(kernel, num_agents, budget, priority):
+    """The chain of counts by moving one agent after another: configurations, `[M, M]`."""
+    num_states = kernel.shape[0]
+    configurations = all_configurations(num_agents, num_states)
+    place = {n: i for i, n in enumerate(configurations)}
+    out = np.zeros((len(configurations), len(configurations)))
+    for i, n in enumerate(configurations):
+        active = served(n, budget, priority)
+        law = {(0,) * num_states: 1.0}
+        for s in range(num_states):
+            for k in range(n[s]):
+                row = kernel[s, int(k < active[s])]
+                grown: dict[tuple[int, ...], float] = {}
+                for c, p in law.items():
+                    for t in range(num_states):
+                        d = (*c[:t], c[t] + 1, *c[t + 1 :])
+                        grown[d] = grown.get(d, 0.0) + p * row[t]
+                law = grown
+        for c, p in law.items():
+            out[i, place[c]] = p
+    return configurations, out
+
+
+def joint_policy(num_agents, num_states, budget, priority):
+    """Ties uniform: `{joint state: {joint action: probability}}` by listing all served sets."""
+    policy = {}
+    for states in itertools.product(range(num_states), repeat=num_agents):
+        counts = [states.count(s) for s in range(num_states)]
+        active = served(counts, budget, priority)
+        choices = [()]
+        for s in range(num_states):
+            here = [i for i in range(num_agents) if states[i] == s]
+            choices = [
+                (*c, *subset) for c in choices for subset in itertools.combinations(here, active[s])
+            ]
+        policy[states] = {
+            tuple(int(i in chosen) for i in range(num_agents)): 1 / len(choices)
+            for chosen in choices
+        }
+    return policy
+
+
+def joint_chain(kernel, num_agents, budget, priority):
+    """Visited joint pairs and their chain: list of `(states, actions)`, `[J, J]`."""
+    num_states = kernel.shape[0]
+    policy = joint_policy(num_agents, num_states, budget, priority)
+    pairs = [(s, a) for s, actions in policy.items() for a in actions]
+    out = np.zeros((len(pairs), len(pairs)))
+    for i, (s, a) in enumerate(pairs):
+        for j, (t, b) in enumerate(pairs):
+            move = np.prod([kernel[s[k], a[k], t[k]] for k in range(num_agents)])
+            out[i, j] = move * policy[t][b]
+    return pairs, out
+
+
+def subsidised_values(bandit, subsidy):
+    """Discounted values with a subsidy for resting, by policy iteration, and what acting gains."""
+    passive, active, reward = (np.asarray(x) for x in bandit[:3])
+    rest = np.zeros(len(passive), bool)
+    while True:
+        P = np.where(rest[:, None], passive, active)
+        r = np.where(rest, reward[:, 0] + subsidy, reward[:, 1])
+        V = np.linalg.solve(np.eye(len(P)) - bandit.discount * P, r)
+        q0 = reward[:, 0] + subsidy + bandit.discount * passive @ V
+        q1 = reward[:, 1] + bandit.discount * active @ V
+        better = np.where(np.abs(q0 - q1) < 1e-12 * (1 + np.abs(V).max()), rest, q0 > q1)
+        if (better == rest).all():
+            return V, q1 - q0
+        rest = better

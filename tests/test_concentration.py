@@ -1,0 +1,152 @@
+"""The pieces of Theorem 7 against simulation, exact laws, and hand-worked numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+import jaxent
+from jaxent import Verdict, check_attractor
+from jaxent.restless.concentration import tangent_norm
+from tests import oracles_counts as oracle
+from tests.tolerances import EXACT, SOLVE
+
+CIRCULANT = jaxent.circulant_bandit(30)
+PRIORITY = jaxent.CIRCULANT_PRIORITY
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """400 runs of 4 steps from one configuration."""
+    start = jnp.array([5, 10, 15, 0])
+    keys = jax.random.split(jax.random.key(0), 400)
+    return jax.vmap(
+        lambda key: jaxent.simulate_counts(key, CIRCULANT, PRIORITY, num_steps=4, counts=start)
+    )(keys)
+
+
+def test_one_step_concentration(runs):
+    apart = jax.vmap(lambda t: jaxent.one_step_deviation(t, CIRCULANT, PRIORITY))(runs)
+    # From one start, by hand: 5, 10, 15 agents, the 6 first of state 2 active.
+    m = np.array([5, 10, 15, 0]) / 30
+    ahead = np.asarray(jaxent.mean_field_step(CIRCULANT, PRIORITY, jnp.asarray(m)))
+    want = np.abs(np.asarray(runs.counts[:, 1]) / 30 - ahead).sum(1)
+    np.testing.assert_allclose(apart[:, 0], want, atol=EXACT)
+    mean, error = want.mean(), want.std(ddof=1) / np.sqrt(len(want))
+    assert mean + 5 * error < jaxent.one_step_bound(CIRCULANT) == np.sqrt(4 / 30)
+
+
+def test_multi_step_concentration(runs):
+    apart = jax.vmap(lambda t: jaxent.multi_step_deviation(t, CIRCULANT, PRIORITY))(runs)
+    np.testing.assert_allclose(apart[:, 0], 0, atol=EXACT)
+    lipschitz = jaxent.lipschitz_constant(CIRCULANT, PRIORITY)
+    for steps in (1, 4):
+        delta = np.array([0.05, 0.1, 0.15, 0.2])
+        bound = jaxent.multi_step_bound(CIRCULANT, lipschitz, num_steps=steps, delta=delta)
+        np.testing.assert_allclose(bound.radius, (steps + 1) * delta)  # K = 1
+        share = (np.asarray(apart)[:, steps, None] >= np.asarray(bound.radius)).mean(0)
+        assert (share <= np.asarray(bound.probability)).all()
+    with pytest.raises(ValueError, match="num_steps"):
+        jaxent.multi_step_bound(CIRCULANT, lipschitz, num_steps=0, delta=0.1)
+
+
+def test_lemma_8_under_the_exact_law():
+    bandit, priority = jaxent.named_bandit("healthcare", 10)
+    kernels = np.asarray(bandit.passive), np.asarray(bandit.active)
+    counts, P, _ = oracle.counts_chain(*kernels, bandit.reward, 10, bandit.budget, priority)
+    law = np.linalg.matrix_power(P, 2**20)[0]
+    counts = np.array(counts)
+    served = np.array([oracle.serve(n, priority, bandit.budget) for n in counts])
+    share = np.divide(served, counts, where=counts > 0, out=np.zeros(counts.shape))
+    weight = law[:, None] * counts / 10
+    # Eq. 15: a weighted median is one of the values.
+    entanglement = sum(
+        min((weight[:, s] * np.abs(share[:, s] - q)).sum() for q in share[:, s]) for s in range(2)
+    )
+    field = jaxent.mean_field(bandit, priority)
+    bound = jaxent.deviation_bound(counts, law, bandit, priority, field)
+    assert 0 < entanglement <= bound.policy_distance <= bound.bound
+    apart = np.abs(counts / 10 - np.asarray(field.configuration)).max(1)
+    np.testing.assert_allclose(bound.deviation, law @ apart, atol=EXACT)
+    np.testing.assert_allclose(bound.bound, 4 * bound.deviation, atol=EXACT)
+
+
+def test_lemma_8_at_the_fixed_point():
+    field = jaxent.mean_field(CIRCULANT, PRIORITY)
+    # Weights need not sum to 1.
+    star = jnp.array([[15, 15, 35, 35]])
+    hundred = jaxent.circulant_bandit(100)
+    still = jaxent.deviation_bound(star, jnp.array([3.0]), hundred, PRIORITY, field)
+    np.testing.assert_allclose(still, 0, atol=EXACT)
+
+
+def test_tangent_norm_is_a_linear_program():
+    K = np.random.default_rng(0).dirichlet(np.ones(5), 5)
+    best = [
+        -linprog(-K[:, j], A_eq=np.ones((1, 5)), b_eq=[0], bounds=(-1, 1)).fun for j in range(5)
+    ]
+    np.testing.assert_allclose(tangent_norm(jnp.asarray(K)), max(best), atol=SOLVE)
+
+
+@pytest.mark.parametrize("name", sorted(set(jaxent.BANDITS) - {"cyclic"}))
+def test_global_attractor_is_proved(name):
+    found = check_attractor(*jaxent.named_bandit(name, 10))
+    assert found.verdict == Verdict.HOLDS
+    assert found.contraction < 1
+    assert found.gap < 1e-12
+    assert found.orbit.shape[0] == 0
+
+
+def test_cycle_is_shown():
+    bandit, priority = jaxent.named_bandit("cyclic", 10)
+    found = check_attractor(bandit, priority)
+    assert found.verdict == Verdict.FAILS
+    np.testing.assert_allclose(np.ptp(found.orbit, axis=0).max(), 0.7, atol=SOLVE)
+    for k in range(2):
+        ahead = jaxent.mean_field_step(bandit, priority, jnp.asarray(found.orbit[k]))
+        np.testing.assert_allclose(ahead, found.orbit[1 - k], atol=SOLVE)
+    ahead = jaxent.mean_field_step(bandit, priority, jnp.asarray(found.configuration))
+    np.testing.assert_allclose(ahead, found.configuration, atol=SOLVE)
+    assert found.spectral_radius > 1
+
+
+def test_second_fixed_point_is_shown():
+    """Both states keep whom they have, whatever is done: every configuration is fixed."""
+    eye = np.eye(2)
+    still = CIRCULANT._replace(passive=eye, active=eye, reward=np.zeros((2, 2)))
+    assert check_attractor(still, (0, 1)).verdict == Verdict.FAILS
+    # State 0, served first, keeps its agents if active and loses them to the trap 1 if idle: every
+    # m with m_0 at most the budget is fixed.
+    bandit = CIRCULANT._replace(
+        passive=np.array([[0.0, 1.0], [0.0, 1.0]]),
+        active=np.array([[1.0, 0.0], [0.0, 1.0]]),
+        reward=np.zeros((2, 2)),
+    )
+    found = check_attractor(bandit, (0, 1))
+    assert found.verdict == Verdict.FAILS
+    both = np.stack([found.configuration, found.orbit[0]])
+    for m in both:
+        ahead = jaxent.mean_field_step(bandit, (0, 1), jnp.asarray(m))
+        np.testing.assert_allclose(ahead, m, atol=SOLVE)
+    assert np.ptp(both, axis=0).max() > 0.1
+
+
+def test_undecided_is_said_so():
+    bandit, priority = jaxent.named_bandit("queue", 10)
+    found = check_attractor(bandit, priority, max_itineraries=3)
+    assert found.verdict == Verdict.UNDECIDED
+    assert found.contraction == np.inf
+    assert found.gap < 1e-12
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="priority"):
+        check_attractor(CIRCULANT, (0, 1, 1, 3))
+    with pytest.raises(ValueError, match="known here"):
+        jax.jit(lambda p: check_attractor(CIRCULANT._replace(passive=p), PRIORITY).gap)(
+            CIRCULANT.passive
+        )
+    field = jaxent.mean_field(CIRCULANT, PRIORITY)
+    with pytest.raises(ValueError, match="weights"):
+        jaxent.deviation_bound(np.ones((3, 4)), np.ones(2), CIRCULANT, PRIORITY, field)

@@ -1,0 +1,120 @@
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxent import discounted_solve, stationary_law
+
+from . import oracles
+from .tolerances import EXACT, F32, FD
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 65, 150])
+def test_equals_dense_solves(n):
+    rng = np.random.default_rng(n)
+    P, r = oracles.random_stochastic(rng, n, n), rng.normal(size=(n, 2))
+    x = discounted_solve(jnp.array(P), jnp.array(r), 0.9)
+    np.testing.assert_allclose(x, oracles.q_values(P, r, 0.9), atol=EXACT)
+    one = discounted_solve(jnp.array(P), jnp.array(r[:, 0]), 0.9)
+    np.testing.assert_allclose(one, x[:, 0], atol=EXACT)
+    np.testing.assert_allclose(stationary_law(jnp.array(P)), oracles.stationary(P), atol=EXACT)
+
+
+@pytest.mark.parametrize("n", [3, 20])
+def test_vmap_equals_loop(n):
+    rng = np.random.default_rng(n)
+    P, r = jnp.array(oracles.random_stochastic(rng, 6, n, n)), jnp.array(rng.normal(size=(6, n)))
+    solve = jax.jit(jax.vmap(discounted_solve, in_axes=(0, 0, None)))
+    loop = jnp.stack([discounted_solve(a, b, 0.9) for a, b in zip(P, r, strict=True)])
+    np.testing.assert_allclose(solve(P, r, 0.9), loop, atol=EXACT)
+    shared = jax.vmap(discounted_solve, in_axes=(None, 0, None))(P[0], r, 0.9)
+    np.testing.assert_allclose(shared[0], loop[0], atol=EXACT)
+    nested = jax.vmap(jax.vmap(stationary_law))(P.reshape(2, 3, n, n))
+    laws = jnp.stack([stationary_law(p) for p in P])
+    np.testing.assert_allclose(nested.reshape(6, n), laws, atol=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("P", "law"),
+    [
+        ([[1, 0], [0.5, 0.5]], [1, 0]),  # a transient state after the recurrent one
+        ([[0.5, 0.5], [0, 1]], [0, 1]),  # and before it
+        ([[0, 1], [1, 0]], [0.5, 0.5]),  # periodic
+        ([[0.5, 0.2, 0.3], [0, 0, 1], [0, 1, 0]], [0, 0.5, 0.5]),
+        ([[1, 0], [0, 1]], [np.nan] * 2),  # two classes
+        ([[1, 0, 0], [0.1, 0.1, 0.8], [0, 0, 1]], [np.nan] * 3),
+        ([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]], [np.nan] * 4),
+    ],
+)
+def test_classes(P, law):
+    np.testing.assert_array_equal(stationary_law(jnp.array(P, float)), law)
+
+
+@pytest.mark.parametrize(
+    "bad", [[[0.5, 0.4], [0.5, 0.5]], [[np.nan, 1], [0.5, 0.5]], [[-1, 2], [1, 0]]]
+)
+def test_what_is_no_chain_gives_nan(bad):
+    P = jnp.array(bad, float)
+    assert jnp.isnan(jax.jit(stationary_law)(P)).all()
+    assert jnp.isnan(jax.jit(discounted_solve)(P, jnp.ones(2), 0.9)).all()
+    good = jnp.full((2, 2), 0.5)
+    for discount in (1.0, -0.1, jnp.nan):
+        assert jnp.isnan(discounted_solve(good, jnp.ones(2), discount)).all()
+    batch = jax.vmap(stationary_law)(jnp.stack([good, P]))
+    np.testing.assert_allclose(batch[0], 0.5)
+    assert jnp.isnan(batch[1]).all()
+
+
+def test_wrong_shapes_raise():
+    with pytest.raises(ValueError, match=r"P: wanted shape \[2, 2\], got \[2, 3\]"):
+        stationary_law(jnp.ones((2, 3)) / 3)
+    with pytest.raises(ValueError, match=r"r: wanted shape \[2\], got \[3\]"):
+        discounted_solve(jnp.eye(2), jnp.ones(3), 0.9)
+
+
+@pytest.mark.parametrize("coupling", [Fraction(1, 100), Fraction(1, 10**12)])
+def test_nearly_decomposable_entry_by_entry(coupling):
+    rng = np.random.default_rng(1)
+    exact = oracles.nearly_decomposable(rng, 3, 3, coupling)
+    P = jnp.array([[float(p) for p in row] for row in exact])
+    law = np.array([float(p) for p in oracles.exact_law(exact)])
+    np.testing.assert_allclose(stationary_law(P), law, rtol=1e-10)
+    reward = [Fraction(int(k), 16) for k in rng.integers(1, 99, len(exact))]
+    for discount in (0.5, 0.99999):
+        values = oracles.exact_values(exact, reward, Fraction(discount))
+        x = discounted_solve(P, jnp.array([float(r) for r in reward]), discount)
+        np.testing.assert_allclose(x, [float(v) for v in values], rtol=1e-10)
+
+
+def test_float32_at_long_horizons():
+    rng = np.random.default_rng(2)
+    P, r = oracles.random_stochastic(rng, 20, 20).astype(np.float32), rng.random(20, np.float32)
+    x = discounted_solve(jnp.array(P), jnp.array(r), jnp.float32(0.9999))
+    assert x.dtype == jnp.float32
+    wide = P.astype(float)
+    off = wide - np.diag(np.diag(wide))
+    wide = off + np.diag(1 - off.sum(1))
+    exact = oracles.q_values(wide, r.astype(float), float(np.float32(0.9999)))
+    np.testing.assert_allclose(x, exact, rtol=F32)
+
+
+def test_gradients_in_both_modes():
+    rng = np.random.default_rng(3)
+    P, r, w = oracles.random_stochastic(rng, 5, 5), rng.normal(size=5), rng.normal(size=5)
+    d = rng.normal(size=(5, 5)) * 0.01
+    P, r, w, d = jnp.array(P), jnp.array(r), jnp.array(w), jnp.array(d - d.mean(1, keepdims=True))
+
+    def value(t):
+        return w @ discounted_solve(P + t * d, r * (1 + t), 0.9 + 0.01 * t)
+
+    def law(t):
+        return w @ stationary_law(P + t * d)
+
+    for f in (value, law, jax.grad(value), jax.grad(law)):  # the last two: second derivatives
+        difference = (f(1e-4) - f(-1e-4)) / 2e-4
+        np.testing.assert_allclose(jax.grad(f)(0.0), difference, atol=FD)
+        np.testing.assert_allclose(jax.jvp(f, (0.0,), (1.0,))[1], difference, atol=FD)
+    batched = jax.vmap(jax.grad(law))(jnp.zeros(3))
+    np.testing.assert_allclose(batched, jax.grad(law)(0.0), atol=EXACT)

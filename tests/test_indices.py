@@ -1,0 +1,153 @@
+"""Whittle indices against published values, a peer, and policy iteration; the relaxation by LP."""
+
+import time
+from itertools import pairwise
+
+import jax
+import numpy as np
+import pytest
+
+from jaxent.instances import circulant_bandit
+from jaxent.mdp import RestlessBandit
+from jaxent.restless.indices import (
+    average_whittle_index,
+    fluid_priority,
+    index_priority,
+    myopic_priority,
+    random_priority,
+    whittle_index,
+)
+
+from . import oracles_restless as oracles
+from .tolerances import EXACT, SOLVE
+
+
+def random_bandit(seed, num_states=None, concentration=1.0, discount=0.9):
+    rng = np.random.default_rng(seed)
+    num_states = num_states or 3 + seed % 5
+    kernels = rng.dirichlet(np.full(num_states, concentration), (2, num_states))
+    return RestlessBandit(*kernels, rng.random((num_states, 2)), 10, 3, discount)
+
+
+def test_circulant_indices_are_the_published_ones():
+    bandit = circulant_bandit(10)
+    result = whittle_index(bandit)
+    assert result.indexable
+    assert result.state == -1
+    np.testing.assert_allclose(result.index, [-0.25, 0.25, 0.4, -0.4], atol=EXACT)
+    assert index_priority(result.index).tolist() == [2, 1, 0, 3]
+    # Avrachenkov and Borkar (2022), average reward.
+    average = average_whittle_index(bandit).index
+    np.testing.assert_allclose(average, [-0.5, 0.5, 1.0, -1.0], atol=EXACT)
+
+
+@pytest.mark.parametrize("discount", [0.5, 0.95, None])
+def test_agrees_with_markovianbandit(discount):
+    peer = pytest.importorskip(
+        "markovianbandit", reason="the peer is markovianbandit-pkg (with numba), in the dev group"
+    )
+    compared = 0
+    for seed in range(50):
+        bandit = random_bandit(seed, concentration=0.3 if seed % 2 else 1.0)
+        ours = average_whittle_index if discount is None else whittle_index
+        result = ours(bandit._replace(discount=discount or 0.0))
+        parts = bandit.passive, bandit.active, bandit.reward[:, 0], bandit.reward[:, 1]
+        model = peer.restless_bandit_from_P0P1_R0R1(*parts)
+        options = {} if discount is None else {"discount": discount}
+        assert model.is_indexable(**options) == result.indexable
+        if result.indexable:
+            np.testing.assert_allclose(result.index, model.whittle_indices(**options), atol=SOLVE)
+            compared += 1
+    assert compared >= 45
+
+
+def test_index_is_where_acting_and_resting_tie():
+    bandit = random_bandit(3, num_states=6)
+    for s, subsidy in enumerate(whittle_index(bandit).index):
+        _, advantage = oracles.subsidised_values(bandit, subsidy)
+        np.testing.assert_allclose(advantage[s], 0, atol=SOLVE)
+
+
+def test_not_indexable_is_a_verdict():
+    found = 0
+    for seed in range(300):
+        bandit = random_bandit(seed, num_states=3 + seed % 2, concentration=0.05)
+        result = whittle_index(bandit)
+        if result.indexable:
+            continue
+        found += 1
+        assert np.isnan(result.index).all()
+        below, above = (
+            oracles.subsidised_values(bandit, result.subsidy + step)[1][result.state]
+            for step in (-1e-5, 1e-5)
+        )
+        assert below < 0 < above, "the state must turn from idle to active"
+        with pytest.raises(ValueError, match=r"index\[0\] is nan"):
+            index_priority(result.index)
+    assert found >= 3
+
+
+def test_verdict_against_a_scan_of_the_subsidy():
+    for seed in range(40):
+        bandit = random_bandit(100 + seed, num_states=3, concentration=0.1)
+        scan = [oracles.subsidised_values(bandit, x)[1] <= 0 for x in np.linspace(-12, 12, 400)]
+        shrinks = any((a & ~b).any() for a, b in pairwise(scan))
+        if shrinks:  # A scan may miss a narrow gap, never invent one.
+            assert not whittle_index(bandit).indexable
+
+
+def test_500_states_in_seconds():
+    bandit = random_bandit(0, num_states=500)
+    start = time.perf_counter()
+    result = whittle_index(bandit)
+    assert time.perf_counter() - start < 5
+    assert result.indexable
+    s = 123
+    _, advantage = oracles.subsidised_values(bandit, result.index[s])
+    np.testing.assert_allclose(advantage[s], 0, atol=SOLVE)
+
+
+def test_fluid_priority_solves_the_relaxation():
+    for seed in range(5):
+        bandit = random_bandit(seed)
+        fluid = fluid_priority(bandit)
+        y = fluid.occupancy
+        np.testing.assert_allclose(y.sum(0), [0.7, 0.3], atol=SOLVE)
+        flow = y[:, 0] @ bandit.passive + y[:, 1] @ bandit.active
+        np.testing.assert_allclose(flow, y.sum(1), atol=SOLVE)
+        np.testing.assert_allclose(fluid.value, (y * bandit.reward).sum(), atol=SOLVE)
+        assert sorted(fluid.priority) == list(range(len(y)))
+        # Always active, then sometimes, then never; a state that is not visited may be anywhere.
+        ranked = y[fluid.priority]
+        visited = ranked.sum(1) > 1e-9
+        acts = (ranked[visited, 1] / ranked[visited].sum(1)).round(9)
+        assert (np.diff(acts) <= 0).all()
+
+
+def test_fluid_value_bounds_the_circulant_bandit():
+    fluid = fluid_priority(circulant_bandit(10))
+    np.testing.assert_allclose(fluid.value, 0.2, atol=SOLVE)
+    assert fluid.priority[0] == 2
+    assert fluid.priority[-1] == 0
+
+
+def test_average_reward_needs_one_recurrent_class():
+    bandit = random_bandit(0, num_states=3)._replace(passive=np.eye(3))
+    with pytest.raises(ValueError, match="several recurrent classes"):
+        average_whittle_index(bandit)
+
+
+def test_myopic_and_random():
+    bandit = circulant_bandit(5)._replace(reward=np.array([[0, 1], [0, 3], [1, 1], [0, 3.0]]))
+    assert myopic_priority(bandit).tolist() == [1, 3, 0, 2]
+    drawn = random_priority(jax.random.key(0), 6)
+    assert sorted(drawn.tolist()) == list(range(6))
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="passive"):
+        whittle_index(circulant_bandit(5)._replace(passive=np.ones((4, 4))))
+    with pytest.raises(ValueError, match="outside a trace"):
+        jax.jit(lambda r: whittle_index(circulant_bandit(5)._replace(reward=r)).index)(
+            np.zeros((4, 2))
+        )

@@ -1,0 +1,28 @@
+import jax.numpy as jnp
+import numpy as np
+
+from jaxent.kron import kron, kron_mv, kron_sum, kron_vm, pair_order, state_order
+
+from . import oracles
+from .tolerances import EXACT
+
+
+def test_products_factor_by_factor():
+    rng = np.random.default_rng(0)
+    matrices = [jnp.array(rng.normal(size=shape)) for shape in ((4, 2), (3, 3), (2, 5))]
+    v, mu = jnp.array(rng.normal(size=30)), jnp.array(rng.normal(size=24))
+    np.testing.assert_allclose(kron_mv(matrices, v), kron(matrices) @ v, atol=EXACT)
+    np.testing.assert_allclose(kron_vm(matrices, mu), mu @ kron(matrices), atol=EXACT)
+
+
+def test_orders():
+    table = jnp.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)  # [S_0, S_1, A_0, A_1]
+    pairs = pair_order(table)
+    assert pairs.shape == (2, 4, 3, 5)
+    assert pairs[1, 2, 0, 3] == table[1, 0, 2, 3]
+    np.testing.assert_array_equal(state_order(pairs), table)
+
+
+def test_sum():
+    functions = [np.arange(3.0), np.arange(2.0) * 10, np.arange(2.0) * 100]
+    np.testing.assert_allclose(kron_sum(list(map(jnp.array, functions))), oracles.lift(functions))

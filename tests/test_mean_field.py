@@ -1,0 +1,140 @@
+"""The mean field: published constants, and every formula against another way to the same number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import linalg
+
+import jaxent
+from jaxent.mdp import RestlessBandit
+from tests import oracles_counts as oracle
+from tests.tolerances import EXACT, SOLVE
+
+CIRCULANT = jaxent.circulant_bandit(30)
+PRIORITY = jaxent.CIRCULANT_PRIORITY
+
+
+def random_cases():
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        num_states = int(rng.integers(2, 6))
+        bandit = RestlessBandit(
+            *oracle.random_bandit(seed, num_states, 20, int(rng.integers(3, 17)))
+        )
+        yield bandit, tuple(rng.permutation(num_states).tolist())
+
+
+def test_circulant_constants():
+    """m*, pi*(1|2) = 4/7 and sqrt(N) E_1 -> (4/7) sqrt(2/pi) sqrt(.2275) = 0.21747."""
+    field = jaxent.mean_field(CIRCULANT, PRIORITY)
+    np.testing.assert_allclose(field.configuration, [0.15, 0.15, 0.35, 0.35], atol=EXACT)
+    np.testing.assert_allclose(field.policy[:, 1], [0, 0, 4 / 7, 0], atol=EXACT)
+    np.testing.assert_allclose(field.covariance[2, 2], 0.2275, atol=EXACT)
+    limit = 4 / 7 * np.sqrt(2 / np.pi * 0.2275)
+    np.testing.assert_allclose(field.entanglement_limit, limit, atol=EXACT)
+    assert abs(field.entanglement_limit - 0.21747) < 5e-6
+    assert field.pivot == 2
+    assert field.nondegenerate
+    assert field.unique
+    np.testing.assert_allclose(field.spectral_radius, np.sqrt(0.5), atol=EXACT)
+
+
+def test_step_is_the_mean_of_the_next_counts():
+    for bandit, priority in list(random_cases())[:4]:
+        small = bandit._replace(num_agents=5, budget=2)
+        for counts in oracle.configurations(5, small.num_states)[::7]:
+            law = oracle.next_law(counts, small.passive, small.active, priority, 2)
+            mean = sum(p * np.array(c) for c, p in law.items()) / 5
+            step = jaxent.mean_field_step(small, priority, jnp.array(counts) / 5)
+            np.testing.assert_allclose(step, mean, atol=EXACT)
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_fixed_point_piece_and_moments(case):
+    bandit, priority = list(random_cases())[case]
+    field = jaxent.mean_field(bandit, priority)
+    m = np.asarray(field.configuration)
+    np.testing.assert_allclose(m.sum(), 1, atol=EXACT)
+    np.testing.assert_allclose(jaxent.mean_field_step(bandit, priority, m), m, atol=SOLVE)
+    K, b = np.asarray(field.piece), np.asarray(field.offset)
+    # The piece is phi on a neighbourhood of m*.
+    rng = np.random.default_rng(case)
+    push = rng.normal(size=len(m))
+    push -= push.mean()
+    near = m + 1e-6 * push
+    np.testing.assert_allclose(
+        jaxent.mean_field_step(bandit, priority, near), near @ K + b, atol=EXACT
+    )
+    eigenvalues = np.linalg.eigvals(K - m[None, :])
+    np.testing.assert_allclose(field.spectral_radius, np.abs(eigenvalues).max(), rtol=1e-9)
+    assert field.nondegenerate
+    # Lyapunov equation, by SciPy.
+    policy = np.asarray(field.policy)
+    noise = np.zeros_like(K)
+    for s in range(len(m)):
+        for a, kernel in enumerate((bandit.passive, bandit.active)):
+            row = np.asarray(kernel)[s]
+            noise += m[s] * policy[s, a] * (np.diag(row) - np.outer(row, row))
+    expected = linalg.solve_discrete_lyapunov((K - m[None, :]).T, noise)
+    np.testing.assert_allclose(field.covariance, expected, atol=SOLVE)
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_affine_value_solves_bellman_on_the_piece(case):
+    """V(n) = w.n + N c satisfies V(n) = r(n) + discount V(N phi(n / N)) for all n of the piece."""
+    bandit, priority = list(random_cases())[case]
+    field = jaxent.mean_field(bandit, priority)
+    N = bandit.num_agents
+    rng = np.random.default_rng(case)
+    push = rng.normal(size=bandit.num_states)
+    m = np.asarray(field.configuration) + 1e-5 * (push - push.mean())
+
+    def value(m):
+        return N * (m @ np.asarray(field.value_weights) + field.value_constant)
+
+    groups = jaxent.restless.by_action(jnp.asarray(m), jnp.array(priority), bandit.budget / N)
+    reward = N * jnp.vdot(groups, bandit.reward)
+    after = np.asarray(jaxent.mean_field_step(bandit, priority, m))
+    np.testing.assert_allclose(value(m), reward + bandit.discount * value(after), atol=SOLVE)
+    # Local values agree with it at m*, to leading order in N: their sum is exact there.
+    star = np.asarray(field.configuration)
+    pairs = star[:, None] * np.asarray(field.policy)
+    np.testing.assert_allclose(value(star), N * (pairs * field.local_q).sum(), atol=1e-8)
+
+
+@pytest.mark.parametrize("budget", [0, 20])
+def test_degenerate_budget_is_said_so(budget):
+    """With nobody or everybody active the agents are independent: no limit law of this kind."""
+    bandit = RestlessBandit(*oracle.random_bandit(1, 3, 20, budget))
+    field = jaxent.mean_field(bandit, (0, 1, 2))
+    assert not field.nondegenerate
+    assert np.isnan(field.entanglement_limit)
+    assert np.isfinite(field.configuration).all()
+
+
+def test_only_the_ratio_of_budget_to_agents_matters():
+    small = jaxent.mean_field(CIRCULANT, PRIORITY)
+    large = jaxent.mean_field(jaxent.circulant_bandit(3000), PRIORITY)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=EXACT), small, large)
+
+
+def test_batched_over_priorities():
+    priorities = jnp.array([[2, 1, 0, 3], [0, 1, 2, 3], [3, 2, 1, 0]])
+    swept = jax.vmap(lambda p: jaxent.mean_field(CIRCULANT, p).configuration)(priorities)
+    for priority, m in zip(priorities, swept, strict=True):
+        np.testing.assert_allclose(
+            m, jaxent.mean_field(CIRCULANT, priority).configuration, atol=SOLVE
+        )
+
+
+def test_float32():
+    single = CIRCULANT._replace(
+        passive=jnp.float32(CIRCULANT.passive),
+        active=jnp.float32(CIRCULANT.active),
+        reward=jnp.float32(CIRCULANT.reward),
+    )
+    field = jaxent.mean_field(single, PRIORITY)
+    assert field.covariance.dtype == jnp.float32
+    exact = jaxent.mean_field(CIRCULANT, PRIORITY)
+    np.testing.assert_allclose(field.mu_error_limit, exact.mu_error_limit, rtol=1e-5)

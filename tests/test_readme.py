@@ -1,0 +1,38 @@
+"""What the README says is what runs."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import jaxent
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_ci_runs_the_test_command():
+    commands = re.findall(r"```sh\n(.*?)\n```", README, flags=re.DOTALL)
+    assert len(commands) == 2
+    assert commands[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_examples_print_what_they_say(capsys):
+    pairs = re.findall(r"```python\n(.*?)\n```\n\n```text\n(.*?)\n```", README, flags=re.DOTALL)
+    assert len(pairs) == 2
+    for code, output in pairs:
+        exec(code, {})
+        assert capsys.readouterr().out.strip() == output.strip()
+
+
+def test_every_function_named_exists():
+    table = README.split("## What it does")[1]
+    names = set(re.findall(r"`([A-Za-z_0-9]+)`", table))
+    assert names
+    assert not [n for n in names if not hasattr(jaxent, n)]
+
+
+def test_versions_agree():
+    citation = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {jaxent.__version__}" in citation
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"license: {project['license']}" in citation

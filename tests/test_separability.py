@@ -1,0 +1,135 @@
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxent as je
+
+from . import oracles
+from .test_decomposition import separable
+from .tolerances import EXACT
+
+
+def chain_of(P, sizes):
+    return je.PairChain.from_matrix(jnp.array(P), sizes=sizes)
+
+
+def recompose(terms):
+    """Σ_k weights[k] ⊗_i factors[i][k]."""
+    rows = zip(terms.weights, *terms.factors)
+    return sum(w * reduce(np.kron, matrices) for w, *matrices in rows)
+
+
+def schmidt_rank(P, m):
+    rows = len(P) // m
+    R = P.reshape(m, rows, m, rows).transpose(0, 2, 1, 3).reshape(m * m, rows * rows)
+    return np.linalg.matrix_rank(R, tol=1e-10)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 2), (3, 4), (2, 2, 2), (3, 2, 2)])
+def test_decomposition_of_separable_chains(sizes):
+    for seed in range(3):
+        P, _ = separable(np.random.default_rng(seed), sizes)
+        chain = chain_of(P, sizes)
+        assert je.is_separable(chain)
+        assert jax.jit(je.is_separable)(chain)
+        assert je.is_agentwise_separable(chain)
+        terms = je.separable_decomposition(chain)
+        np.testing.assert_allclose(recompose(terms), P, atol=EXACT)
+        np.testing.assert_allclose(terms.weights.sum(), 1, atol=EXACT)
+        for stack in terms.factors:
+            assert (stack >= 0).all()
+            np.testing.assert_allclose(stack.sum(-1), 1, atol=EXACT)
+        if len(sizes) == 2:
+            assert len(terms.weights) <= schmidt_rank(P, sizes[0]) + 1
+            assert (terms.weights < 0).sum() <= 1
+
+
+def test_product_has_one_term():
+    rng = np.random.default_rng(0)
+    A, B = oracles.random_stochastic(rng, 3, 3), oracles.random_stochastic(rng, 2, 2)
+    terms = je.separable_decomposition(chain_of(np.kron(A, B), (3, 2)))
+    np.testing.assert_allclose(terms.weights, [1], atol=EXACT)
+    np.testing.assert_allclose(terms.factors[0][0], A, atol=EXACT)
+
+
+def test_entangled_chains_are_refused():
+    P = oracles.random_stochastic(np.random.default_rng(0), 6, 6)
+    chain = chain_of(P, (2, 3))
+    assert not je.is_separable(chain)
+    assert not je.is_agentwise_separable(chain)
+    with pytest.raises(ValueError, match="depend on the pair of agent"):
+        je.separable_decomposition(chain)
+    assert je.is_separable(chain, tolerance=1.0)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 2), (2, 2, 2)])
+def test_convex_mixtures(sizes):
+    rng = np.random.default_rng(1)
+    products = [
+        reduce(np.kron, [oracles.random_stochastic(rng, n, n) for n in sizes]) for _ in range(3)
+    ]
+    P = np.mean(products, 0)
+    chain = chain_of(P, sizes)
+    assert je.is_convexly_separable(chain)
+    found = je.convex_separation(chain)
+    assert (found.weights >= 0).all()
+    np.testing.assert_allclose(recompose(found), P, atol=1e-8)
+
+
+def test_bell_inequality_separates():
+    """On entangled chains too: the dual bounds every product and is broken by the distance."""
+    rng = np.random.default_rng(2)
+    for P in (np.array(je.pr_box()), oracles.random_stochastic(rng, 4, 4)):
+        found = je.convex_separation(chain_of(P, (2, 2)))
+        assert found.distance > 0.1
+        value = (found.inequality * P).sum()
+        np.testing.assert_allclose(value, found.bound + found.distance, atol=1e-8)
+        np.testing.assert_allclose(np.abs(P - recompose(found)).sum(), found.distance, atol=1e-8)
+        for _ in range(200):
+            A, B = (oracles.random_stochastic(rng, 2, 2).round() for _ in range(2))
+            assert (found.inequality * np.kron(A, B)).sum() <= found.bound + 1e-9
+
+
+def test_too_many_vertices():
+    P = jnp.full((25, 25), 1 / 25)
+    with pytest.raises(ValueError, match="9765625 products"):
+        je.is_convexly_separable(chain_of(P, (5, 5)))
+
+
+def best_fit(P, rewards, discount, sizes):
+    """Least squares over local functions that see only their own reward, for r and -r.
+
+    The agent with reward v fits q(v) and q(-v); the other, whose reward is 0 both times, has one
+    function for both.
+    """
+    m, n = sizes
+    active = int(np.abs(rewards[1]).max() > np.abs(rewards[0]).max())
+    Q = oracles.q_values(P, oracles.lift(rewards), discount)
+    seen = [np.kron(np.eye(m), np.ones((n, 1))), np.kron(np.ones((m, 1)), np.eye(n))]
+    own, other = seen[active], seen[1 - active]
+    zero = np.zeros_like(own)
+    design = np.block([[own, zero, other], [zero, own, other]])
+    target = np.concatenate([Q, -Q])
+    left = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
+    return np.linalg.norm(left[: m * n])
+
+
+def test_theorem_2_on_random_entangled_chains():
+    witness = jax.jit(lambda P: je.separability_witness(je.PairChain.from_matrix(P, sizes=(2, 3))))
+    for seed in range(200):
+        P = oracles.random_stochastic(np.random.default_rng(seed), 6, 6)
+        rewards, violation = witness(jnp.array(P))
+        rewards = [np.array(r) for r in rewards]
+        np.testing.assert_allclose(max(np.abs(r).max() for r in rewards), 1)
+        assert violation > 1e-3
+        np.testing.assert_allclose(best_fit(P, rewards, 0.9, (2, 3)), violation, rtol=1e-9)
+
+
+def test_no_witness_against_a_separable_chain():
+    for sizes in ((2, 3), (2, 2, 2)):
+        P, _ = separable(np.random.default_rng(0), sizes)
+        assert je.separability_witness(chain_of(P, sizes)).violation < 1e-10
+    assert je.separability_witness(chain_of(je.three_agents(), (2, 2, 2))).violation < 1e-10
