@@ -69,12 +69,13 @@ def parse(
     parser = _OneLineParser(prog=f"python -m experiments.{name}", description=about)
     for field, value in full._asdict().items():
         many = isinstance(value, tuple)
+        kind = str if isinstance(next(iter(value)) if many else value, str) else int
         shown = f"{value[0]} {value[1]} .. {value[-1]}" if many and len(value) > 3 else value
         parser.add_argument(
             f"--{field.replace('_', '-')}",
-            type=type(value[0] if many else value),
+            type=kind,
             nargs="+" if many else None,
-            metavar="NAME" if isinstance(value[0] if many else value, str) else "N",
+            metavar="NAME" if kind is str else "N",
             help=f"{help[field]} (default: {shown})",
         )
     parser.add_argument("--quick", action="store_true", help="a small version, in seconds")

@@ -2,8 +2,8 @@
 
 For each bandit the verdict on the uniform global attractor with its evidence, non-degeneracy and
 local stability, and along N the exact E_1, the bound of Lemma 8 where it applies, and the relative
-error. Where the mean field swings between two points for ever, neither falls: the theorem does not
-merely lose its proof there.
+error. Where the mean field swings between two points for ever, the bound stays where it is and E_1
+falls to a positive number: the theorem does not merely lose its proof there.
 """
 
 import sys

@@ -181,8 +181,8 @@ def exchangeable_chain(
     )
 
 
-def active_counts(counts: np.ndarray, budget: int, priority: Sequence[int]) -> np.ndarray:
-    """How many agents of each state are active, α(n): int `[..., S]`."""
+def active_counts(counts: np.ndarray, budget: float, priority: Sequence[int]) -> np.ndarray:
+    """How many agents of each state are active, α(n): `[..., S]`; or which share, of shares."""
     counts = np.asarray(counts)
     active = np.zeros_like(counts)
     left = np.full(counts.shape[:-1], budget)
