@@ -35,7 +35,16 @@ def agrees(found, wanted, gap):
     assert -1e-12 <= found.upper - found.lower <= gap
 
 
-@pytest.mark.parametrize("case", cases("two_agent"), ids=lambda c: str(len(c["stationary"])))
+def sized(kind):
+    """The cases of one kind; all but the smallest are slow: each size compiles its own solver."""
+    sizes = [len(case["stationary"]) for case in cases(kind)]
+    return [
+        pytest.param(case, id=str(n), marks=pytest.mark.slow if n > min(sizes) else ())
+        for case, n in zip(cases(kind), sizes)
+    ]
+
+
+@pytest.mark.parametrize("case", sized("two_agent"))
 def test_two_agent_reference(case):
     chain, mu = two_agent_chain(case)
     agrees(jaxent.entanglement_tv(chain), case["tv"], 1e-6)
@@ -47,7 +56,7 @@ def test_two_agent_reference(case):
         agrees(jaxent.entanglement_mu_atv(chain, mu, agent=i), case["mu_atv_exact"][i], 1e-6)
 
 
-@pytest.mark.parametrize("case", cases("weakly_coupled"), ids=lambda c: str(len(c["stationary"])))
+@pytest.mark.parametrize("case", sized("weakly_coupled"))
 def test_weakly_coupled_reference(case):
     mdp, policy = coupled_mdp(case)
     chain = jaxent.pair_chain(mdp, policy)
@@ -73,6 +82,7 @@ def by_agents(P, sizes):
     return joint.sum(3), joint.sum(2).swapaxes(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concentration", [1.0, 0.1])
 def test_against_linear_programs(concentration):
     sizes = (2, 3)
@@ -125,6 +135,7 @@ def everything(P, sizes):
     return {name: (e.upper, e.lower, e.converged) for name, e in out.items()}
 
 
+@pytest.mark.slow
 def test_orderings_on_a_thousand_chains():
     P = random_chains(jax.random.key(3), 1000, (2, 2), 0.5)
     found = jax.jit(jax.vmap(lambda P: everything(P, (2, 2))))(P)
@@ -140,6 +151,7 @@ def test_orderings_on_a_thousand_chains():
         assert (lower[f"atv{i}"] <= upper["tv"] + EXACT).all()
 
 
+@pytest.mark.slow
 def test_separable_chains_have_none():
     keys = jax.random.split(jax.random.key(4), 3)
     A, B = (jax.random.dirichlet(k, jnp.ones(2), (2, 2)) for k in keys[:2])
@@ -161,6 +173,7 @@ MEASURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURES)
 def test_gradients_against_differences(name):
     P, Q = random_chains(jax.random.key(5), 2, (2, 2))
@@ -175,6 +188,7 @@ def test_gradients_against_differences(name):
     assert abs(jax.jit(jax.grad(value))(0.0) - wanted) < 1e-5
 
 
+@pytest.mark.slow
 def test_gradients_over_256_policies():
     case = cases("weakly_coupled")[0]
     mdp, policy = coupled_mdp(case)

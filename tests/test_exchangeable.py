@@ -193,6 +193,7 @@ def at_10_agents():
     return pull_back
 
 
+@pytest.mark.slow
 def test_ground_truth_equals_the_reference_at_10_agents(at_10_agents):
     exact = at_10_agents(jnp.zeros(2), jnp.zeros(3))[2]
     assert_equals_case(exact, list(reference_bandits())[1][2])

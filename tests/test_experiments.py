@@ -164,6 +164,7 @@ def test_ground_truth_leaves_figures_and_results(tmp_path, capsys):
     assert "relative error simulated at N = 10" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_theorem_7_names_the_conditions(tmp_path):
     bandits = ["healthcare", "degenerate"]
     code = theorem7.main(["--bandit", *bandits, "--sizes", "5", "10", "--out", str(tmp_path)])

@@ -36,7 +36,15 @@ def model(case):
     return bandit, tuple(case["priority"])
 
 
-@pytest.fixture(scope="module", params=range(5), ids=["N=5", "N=10", "N=15", "N=20", "other"])
+# Two of the five are enough for every run of the suite; all five with -m "slow or not slow".
+NAMES = ("N=5", "N=10", "N=15", "N=20", "other")
+CASES = [
+    pytest.param(i, id=name, marks=pytest.mark.slow if i in (1, 2, 3) else ())
+    for i, name in enumerate(NAMES)
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def simulated(request):
     """Case, model, and per-run estimates: Eq. 15, local Q, occupancy, counts."""
     case = (cases("circulant") + cases("restless"))[request.param]
