@@ -123,6 +123,7 @@ def shortest(f, *args, repeats=25):
     return min(times)
 
 
+@pytest.mark.slow  # a comparison of times wants the machine to itself
 def test_a_thousand_problems_as_fast_as_numpy():
     problems = thousand()
     arrays = tuple(map(jnp.array, problems))

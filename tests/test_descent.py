@@ -34,6 +34,7 @@ def test_descent_meets_the_exact_minimum():
     np.testing.assert_allclose(found.minimizer.sum(-1), 1, atol=EXACT)
 
 
+@pytest.mark.slow
 def test_signed_products_bound_three_agents():
     chain = chain_of(jax.random.key(1), (2, 2, 2))
     found = jaxent.entanglement_tv_signed(chain, jax.random.key(2), num_steps=300)
@@ -44,6 +45,7 @@ def test_signed_products_bound_three_agents():
     np.testing.assert_allclose(jaxent.tv_distance(chain, nearest), found.value, atol=EXACT)
 
 
+@pytest.mark.slow
 def test_signed_products_bound_two_agents():
     chain = chain_of(jax.random.key(3), (2, 2))
     found = jaxent.entanglement_tv_signed(chain, jax.random.key(4), num_steps=1000)

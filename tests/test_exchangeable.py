@@ -82,7 +82,10 @@ def everything(chain, reward, num_views, discount):
     return answer, numbers, local_transition(chain, answer.mu, agent=0)
 
 
-@pytest.mark.parametrize(("num_states", "num_agents", "budget"), [(3, 3, 2), (2, 4, 2)])
+@pytest.mark.parametrize(
+    ("num_states", "num_agents", "budget"),
+    [(3, 3, 2), pytest.param(2, 4, 2, marks=pytest.mark.slow)],
+)
 def test_public_functions_equal_those_of_the_joint_chain(num_states, num_agents, budget):
     bandit, priority = random_bandit(7 + num_agents, num_states, num_agents, budget)
     agent = MDP(bandit.kernel, bandit.reward)
@@ -199,6 +202,7 @@ def test_ground_truth_equals_the_reference_at_10_agents(at_10_agents):
     assert_equals_case(exact, list(reference_bandits())[1][2])
 
 
+@pytest.mark.slow
 def test_gradients_at_10_agents(at_10_agents):
     # Away from the circulant kernel itself, where some steps would leave the simplex.
     at, h = jnp.array([0.2, 0.1]), 1e-5
