@@ -120,9 +120,9 @@ class RestlessBandit(NamedTuple):
         discount: $\gamma$ in [0, 1).
     """
 
-    passive: Array
-    active: Array
-    reward: Array
+    passive: Array | np.ndarray
+    active: Array | np.ndarray
+    reward: Array | np.ndarray
     num_agents: Any
     budget: Any
     discount: Any
