@@ -42,8 +42,8 @@ class MeanField(NamedTuple):
         nondegenerate: some state has $0 < \pi^*(1 \mid s) < 1$ (Assumption 2).
         unique: no other piece has a fixed point.
         clearance: standard deviations of the limit between m* and the nearest border of its piece;
-            at N agents it is $\sqrt N$ times that, and where it is below 2 or 3 the law reaches into
-            other pieces and the limits below are not yet good.
+            at N agents it is $\sqrt N$ times that, and while it is below 2 or 3 the law reaches
+            into other pieces and the limits below are not yet good.
         covariance: of the stationary limit of $\sqrt N (m - m^*)$, `[S, S]`.
         value_weights: $w$ of the value of counts n on the piece, $V(n) = w \cdot n + N c$, `[S]`.
         value_constant: $c$.
