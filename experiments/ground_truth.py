@@ -292,15 +292,14 @@ def agreement(name: str, exact: list[dict], simulated: list[dict]) -> list[dict[
             for n, v, slack in points
         ]
         first = next((k for k in range(len(near)) if all(near[k:])), None)
+        found = "beyond" if first is None else f"N = {points[first][0]}"
         off = {r["size"]: r[quantity] * r["size"] ** power / limit[quantity] - 1 for r in shown}
         table.append(
             {
                 "bandit": name,
                 "quantity": quantity,
                 "exact / limit - 1": ", ".join(f"N = {n}: {x:+.1%}" for n, x in off.items()),
-                f"within {CLOSE:.0%} from": "beyond"
-                if first is None
-                else f"N = {points[first][0]}",
+                f"within {CLOSE:.0%} from": found,
                 f"m* {CLEAR} s.d. inside from": f"N = {np.ceil((CLEAR / apart) ** 2):.0f}",
             }
         )
