@@ -161,6 +161,28 @@ def test_orderings_on_a_thousand_chains(many):
         assert (lower[f"atv{i}"] <= upper["tv"] + EXACT).all()
 
 
+def test_orderings_of_a_thousand_weakly_coupled_policies():
+    rng = np.random.default_rng(0)
+    kernels = rng.dirichlet(np.ones(2), (1000, 2, 2, 2))  # [1000, agent, S, A, S]
+    policies = rng.dirichlet(np.full(4, 0.5), (1000, 2, 2)).reshape(1000, 2, 2, 2, 2)
+
+    @jax.jit
+    @jax.vmap
+    def measured(kernels, policy):
+        agents = tuple(jaxent.MDP(kernel, jnp.zeros((2, 2))) for kernel in kernels)
+        mdp = jaxent.WeaklyCoupledMDP(agents, 0.9)
+        chain = jaxent.pair_chain(mdp, policy)
+        mu = jaxent.stationary_distribution(chain)
+        exact = jaxent.entanglement_mu_atv(chain, mu, agent=0)
+        eq7 = jaxent.entanglement_mu_atv_upper(chain, mu, agent=0)
+        return exact.lower, eq7.upper, jaxent.policy_entanglement(mdp, policy, mu, agent=0).upper
+
+    exact, eq7, policy = measured(kernels, policies)
+    assert (exact <= eq7 + EXACT).all()
+    assert (eq7 <= policy + EXACT).all()
+    assert eq7.min() > 0
+
+
 def test_separable_chains_have_none(many):
     for name, (upper, _, converged) in many.items():
         assert (upper[:3] < 1e-9).all(), name
@@ -207,11 +229,8 @@ def test_gradients_over_256_policies():
         policy = jaxent.softmax_policy(x)
         chain = jaxent.pair_chain(mdp, policy)
         mu = jaxent.stationary_distribution(chain)
-        return (
-            jaxent.entanglement_atv(chain, agent=0).value
-            + jaxent.entanglement_mu_atv_upper(chain, mu, agent=0).value
-            + jaxent.policy_entanglement(mdp, policy, mu, agent=1).value
-        )
+        measured = [measure(chain, mu).value for measure in MEASURES.values()]
+        return sum(measured) + jaxent.policy_entanglement(mdp, policy, mu, agent=1).value
 
     slopes = jax.jit(jax.vmap(jax.grad(value)))(logits)
     assert jnp.isfinite(slopes).all()
