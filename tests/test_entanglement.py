@@ -36,10 +36,10 @@ def agrees(found, wanted, gap):
 
 
 def sized(kind):
-    """The cases of one kind; all but the smallest are slow: each size compiles its own solver."""
+    """The cases of one kind; the largest is slow: each size compiles its own solver."""
     sizes = [len(case["stationary"]) for case in cases(kind)]
     return [
-        pytest.param(case, id=str(n), marks=pytest.mark.slow if n > min(sizes) else ())
+        pytest.param(case, id=str(n), marks=pytest.mark.slow if n == max(sizes) else ())
         for case, n in zip(cases(kind), sizes)
     ]
 
@@ -204,7 +204,6 @@ MEASURES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURES)
 def test_gradients_against_differences(name):
     P, Q = random_chains(jax.random.key(5), 2, (2, 2))
@@ -219,7 +218,6 @@ def test_gradients_against_differences(name):
     assert abs(jax.jit(jax.grad(value))(0.0) - wanted) < 1e-5
 
 
-@pytest.mark.slow
 def test_gradients_over_256_policies():
     case = cases("weakly_coupled")[0]
     mdp, policy = coupled_mdp(case)
