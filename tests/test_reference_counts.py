@@ -36,7 +36,7 @@ def model(case):
     return bandit, tuple(case["priority"])
 
 
-# Two of the five are enough for every run of the suite; all five with -m "slow or not slow".
+# Three of the five are enough for every run of the suite; all five with -m "slow or not slow".
 NAMES = ("N=5", "N=10", "N=15", "N=20", "other")
 CASES = [
     pytest.param(i, id=name, marks=pytest.mark.slow if i in (2, 3) else ())
