@@ -58,7 +58,7 @@ class Config(NamedTuple):
 
 QUICK = Config(
     bandit=("circulant", "healthcare"),
-    exact=(5, 10, 20, 30),
+    exact=(10, 30),
     simulated=(30, 60, 120),
     epochs=1500,
     test_states=50,
