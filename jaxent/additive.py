@@ -6,10 +6,10 @@ is a linear program in x and u = (f - Lx)_+, whose dual is
 
     max sum_j y_j f_j  s.t.  L'y = 0,  |y_j| <= w_j.
 
-The interior-point step eliminates the joint entries, each a two by two block, and leaves one system
-with an unknown for each local entry. Its null space (a constant may move from one agent to another,
-and a function of a signal that both see) is met by a weight on the diagonal at the size of rounding.
-To make a dual point exact its local sums L'y are solved away, and what then exceeds its weight is
+The interior-point step eliminates the joint entries, each a two by two block, and leaves a system
+with one unknown for each local entry. Its null space (a constant may move from agent to agent, and
+a function of a signal that both see) is met by a weight on the diagonal, the size of rounding. To
+make a dual point exact its local sums L'y are solved away, and what then exceeds its weight is
 scaled back.
 """
 
@@ -58,8 +58,9 @@ def additive_fit(
     dtype = target.dtype
     shapes = [prod(layout.sizes[axis] for axis in view) for view in layout.views]
     ends = [sum(shapes[:i]) for i in range(1, len(shapes))]
-    there = weights > 0
-    target = jnp.where(there, target, 0)
+    # Weights that span more than all digits cannot be centred. What is left out still counts in the
+    # upper bound, and its dual entry is 0.
+    there = weights > jnp.finfo(dtype).eps * weights.max()
 
     def lift(x):
         return layout.lift(jnp.split(x, ends))
@@ -114,7 +115,7 @@ def additive_fit(
     def linear(x):
         return {"under": x["under"], "over": x["under"] + lift(x["local"])}
 
-    scale = jnp.abs(target).max()
+    scale = jnp.where(there, jnp.abs(target), 0).max()
     start = {
         "local": jnp.zeros(sum(shapes), dtype),
         "under": jnp.maximum(target, 0) + jnp.where(scale > 0, scale, 1),
@@ -127,7 +128,7 @@ def additive_fit(
         factor=factor,
         certify=certify,
     )
-    guess = certify(start, None, z)
+    guess = (weights @ jnp.abs(target), 0 * scale, start["local"], 0 * target)
     bracket, steps, converged = solve_program(
         program, start, z, guess, tol=tol, max_steps=max_steps
     )

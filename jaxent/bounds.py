@@ -81,7 +81,9 @@ theorem_8 = theorem_4
 theorem_9 = theorem_4
 
 
-def proposition_4(chain: PairChain, reward: Array, *, discount: Any) -> Array:
+def proposition_4(
+    chain: PairChain, reward: Array, *, discount: Any, fit: Entanglement | None = None
+) -> Array:
     r"""mu-norm bound for agents that share a reward (Prop. 4, for any number of agents).
 
     e(r) / (1 - discount) + 4 discount sum_i E_i r_max_i / (1 - discount)^2, with mu-weighted
@@ -93,15 +95,16 @@ def proposition_4(chain: PairChain, reward: Array, *, discount: Any) -> Array:
         chain: any unichain.
         reward: the shared reward, `[J]` or `[X_0, ..]`.
         discount: in [0, 1).
+        fit: the `reward_entanglement` of this reward, where it is at hand.
     """
     check_discount(discount)
     mu = stationary_distribution(chain)
-    found = reward_entanglement(chain, reward, mu)
-    middle, half = reward_ranges(chain, mu, found.minimizer)
+    fit = reward_entanglement(chain, reward, mu) if fit is None else fit
+    middle, half = reward_ranges(chain, mu, fit.minimizer)
     uppers = jnp.stack([e.upper for e in _mu_agentwise(chain)])
     # |middle_i + c_i| is paid for at E_i: all of their sum goes where that is least.
     paid = uppers @ half + uppers.min() * jnp.abs(middle.sum())
-    return found.upper / (1 - discount) + 4 * discount * paid / (1 - discount) ** 2
+    return fit.upper / (1 - discount) + 4 * discount * paid / (1 - discount) ** 2
 
 
 def span_sup(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:

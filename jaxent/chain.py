@@ -12,10 +12,11 @@ parts, each a small pytree that knows one thing:
   sees) and `lift` (the joint function Σ_i f_i(view_i)).
 
 A new model is a new part and nothing else: whatever asks a chain for `mv`, `vm`, `sizes`, `views`
-and `lift` works with it (`factored` holds parts whose tables read a few factors each). Values and laws are found on the S states (V = Π(r + discount K V), then
-Q = r + discount K V), fewer than the J pairs by the number of joint actions. An exogenous signal is
-a further factor that every view shares, `views = ((0, 2), (1, 2))`; an exchangeable chain is a
-layout of its own whose `lift` weights one function by counts.
+and `lift` works with it (`factored` holds parts whose tables read a few factors each). Values and
+laws are found on the S states (V = Π(r + discount K V), then Q = r + discount K V), fewer than the
+J pairs by the number of joint actions. An exogenous signal is a further factor that every view
+shares, `views = ((0, 2), (1, 2))`; an exchangeable chain is a layout of its own whose `lift`
+weights one function by counts.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,6 @@ from ._checks import check_shape, check_stochastic, concrete, stochastic
 from .factored import FactoredKernel, FactoredPolicy
 from .kron import kron, kron_mv, kron_vm, pair_order
 from .mdp import (
-    MDP,
     CooperativeGame,
     ExogenousMDP,
     FactoredMDP,
@@ -351,7 +351,7 @@ def _factored_chain(mdp: FactoredMDP, policy: Any) -> PairChain:
 
 
 def _by_pair(table: Array, num_agents: int) -> Array:
-    """The leading axes `[S_0.., A_0.., ..]` in the order of pairs, `[S_0, A_0, S_1, A_1, .., ..]`."""
+    """The leading axes `[S_0.., A_0.., ..]` in the order of pairs, `[S_0, A_0, S_1, .., ..]`."""
     order = [k for i in range(num_agents) for k in (i, num_agents + i)]
     return table.transpose(*order, *range(2 * num_agents, table.ndim))
 

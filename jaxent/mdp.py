@@ -116,8 +116,8 @@ class ExogenousMDP(NamedTuple):
     r"""Agents that share a signal z, which moves on its own (App. J.1).
 
     Attributes:
-        transition: $P_i(s_i' \mid s_i, a_i, z)$ of each agent, a tuple of `[S_i, A_i, Z, S_i]`; or any
-            joint kernel $P(s' \mid s, a, z)$, one array `[S_0.., A_0.., Z, S_0..]`.
+        transition: $P_i(s_i' \mid s_i, a_i, z)$ of each agent, a tuple of `[S_i, A_i, Z, S_i]`; or
+            any joint kernel $P(s' \mid s, a, z)$, one array `[S_0.., A_0.., Z, S_0..]`.
         rewards: $r_i(s_i, a_i, z)$ of each agent, `[S_i, A_i, Z]` each.
         signal: $P(z' \mid z)$, `[Z, Z]`.
         discount: $\gamma$ in [0, 1).
@@ -277,9 +277,7 @@ def check_mdp(mdp: Any) -> None:
     """
     if isinstance(mdp, MDP):
         _check_agent("", mdp)
-        return
-    check_discount(mdp.discount)
-    if isinstance(mdp, WeaklyCoupledMDP):
+    elif isinstance(mdp, WeaklyCoupledMDP):
         _check_weakly_coupled(mdp)
     elif isinstance(mdp, JointMDP):
         _check_joint(mdp)
@@ -291,6 +289,8 @@ def check_mdp(mdp: Any) -> None:
         _check_cooperative(mdp)
     else:
         raise ValueError(f"mdp: {type(mdp).__name__} is not one of the models")
+    if not isinstance(mdp, MDP):
+        check_discount(mdp.discount)
 
 
 def _check_weakly_coupled(mdp: WeaklyCoupledMDP) -> None:
