@@ -257,6 +257,8 @@ def main(argv: list[str] | None = None) -> int:
         command.fail("--sharpness: is at least 0")
     if config.ring < 4:
         command.fail("--ring: at least 4 servers")
+    if config.ring in config.sizes:
+        command.fail(f"--ring: {config.ring} is one of the sizes that are solved exactly")
     if config.epochs < 100:
         command.fail("--epochs: at least 100, for a standard error")
     path = options.out / "results.json"
