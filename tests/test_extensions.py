@@ -266,6 +266,19 @@ def test_a_policy_that_reads_others_widens_the_neighbour_set():
     assert max(np.ptp(P, axis=j).max() for j in (2, 3, 4)) < EXACT
 
 
+@pytest.mark.slow
+def test_ten_servers_are_solved():
+    """A million joint pairs: local rows still sum to 1, so local values are numbers."""
+    mdp, policy = ring(np.random.default_rng(4), 10, 2)
+    chain = je.pair_chain(mdp, policy)
+    found = je.decompose(chain, mdp.rewards, discount=0.9)
+    for i, q in enumerate(found.q_local):
+        P = je.local_transition(chain, found.mu, agent=i)
+        np.testing.assert_allclose(P.sum(1), 1, atol=1e-15)
+        np.testing.assert_allclose(q, mdp.rewards[i].ravel() + 0.9 * P @ q, atol=SOLVE)
+    assert 0 < found.relative_error < 1
+
+
 def test_a_hundred_servers():
     mdp, policy = ring(np.random.default_rng(4), 100, 2)
     near = je.neighbourhood(mdp, policy, agent=57)
