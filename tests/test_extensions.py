@@ -286,6 +286,46 @@ def test_a_hundred_servers():
     np.testing.assert_allclose(near.matrix().sum(1), 1, atol=EXACT)
 
 
+@pytest.mark.slow
+def test_models_under_jit_vmap_and_grad():
+    """The error of a ring and of agents with a signal, in their policies and kernels."""
+    rng = np.random.default_rng(10)
+    mdp, policy = ring(rng, 3, 2)
+    other, _ = ring(rng, 3, 2)
+    signal, rules = exogenous(cases("exogenous")[0])
+    logits = rng.normal(size=rules.shape)
+
+    def cluster(step):
+        mixed = jax.tree.map(lambda a, b: (1 - step) * a + step * b, mdp, other)
+        chain = je.pair_chain(mixed, policy)
+        return je.decomposition_error(chain, mixed.rewards, discount=0.9)
+
+    def drivers(step):
+        chosen = jnp.exp(step * logits) * rules
+        chain = je.pair_chain(signal, chosen / chosen.sum((3, 4), keepdims=True))
+        return je.decomposition_error(chain, signal.rewards, discount=0.9)
+
+    h = 1e-5
+    for value in (cluster, drivers):
+        values = jax.jit(jax.vmap(value))(0.5 + h * jnp.array([-1.0, 0, 1]))
+        np.testing.assert_allclose(values[1], value(0.5), atol=SOLVE)
+        slope = jax.jit(jax.grad(value))(0.5)
+        assert abs(slope - (values[2] - values[0]) / (2 * h)) < FD * abs(slope) + 1e-8
+        assert abs(slope) > 1e-4
+
+
+def test_a_bad_row_inside_jit_is_told():
+    mdp, policy = ring(np.random.default_rng(11), 3, 1)
+
+    @jax.jit
+    def flags(tables):
+        return je.pair_chain(mdp, replace(policy, tables=tables)).stochastic()
+
+    assert flags(policy.tables)
+    assert not flags((1.1 * policy.tables[0], *policy.tables[1:]))
+    assert not flags((*policy.tables[:2], np.nan * policy.tables[2]))
+
+
 def lifts():
     """The lift of two agents of three pairs as a matrix, `[9, 6]`."""
     return np.concatenate([np.repeat(np.eye(3), 3, 0), np.tile(np.eye(3), (3, 1))], 1)
