@@ -68,7 +68,9 @@ def ours_tv_single(joint):
 def ours_atv(points):
     """Bracket of the agent-wise measure of one agent."""
     rows = jnp.full(points.shape[2:3], True)
-    solve = jax.vmap(lambda p: minimax_centre(p, rows, tol=TOL, max_steps=60))
+    solve = jax.vmap(
+        lambda p: minimax_centre(p, rows, tol=TOL, max_steps=60, rivals="pairs"), axis_name="pairs"
+    )
     bracket = solve(points[0]).bracket
     return bracket.upper.max()[None], bracket.lower.max()[None]
 

@@ -166,17 +166,19 @@ def simulate(
 
 def measure(key: Array, num_drivers: int, nearest: int, epochs: int) -> Row:
     """Exact values, and the mean reward of one run beside its exact value."""
-    kernel, reward = driver()
-    policy = dispatch(num_drivers, nearest / 100)
-    mdp = jaxent.ExogenousMDP((kernel,) * num_drivers, (reward,) * num_drivers, orders(), DISCOUNT)
+    kernel, reward = map(jnp.asarray, driver())
+    policy, signal = jnp.asarray(dispatch(num_drivers, nearest / 100)), jnp.asarray(orders())
+    mdp = jaxent.ExogenousMDP((kernel,) * num_drivers, (reward,) * num_drivers, signal, DISCOUNT)
     chain = jaxent.pair_chain(mdp, policy)
     found = jaxent.decompose(chain, mdp.rewards, discount=DISCOUNT)
     drivers = range(num_drivers)
     atv = [jaxent.entanglement_atv(chain, agent=i).upper for i in drivers]
     coupled = [jaxent.policy_entanglement(mdp, policy, found.mu, agent=i).upper for i in drivers]
     bound = bounds.theorem_9(chain, mdp.rewards, discount=DISCOUNT)
-    zones, serve, order = simulate(key, kernel, orders(), policy, epochs=epochs)
-    earned = reward[np.asarray(zones), np.asarray(serve), np.asarray(order)[:, None]].sum(1)
+    zones, serve, order = simulate(key, kernel, signal, policy, epochs=epochs)
+    earned = np.asarray(reward)[
+        np.asarray(zones), np.asarray(serve), np.asarray(order)[:, None]
+    ].sum(1)
     batches = earned[: len(earned) // 50 * 50].reshape(50, -1).mean(1)
     return Row(
         num_drivers, nearest, sum(atv), max(coupled), found.sup_error, bound,

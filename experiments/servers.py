@@ -126,8 +126,9 @@ def cluster(
     servers = range(size)
     neighbours = tuple((i, (i - 1) % size) for i in servers)
     reads = tuple((i,) if policy == "own" else (i, (i + 1) % size) for i in servers)
-    mdp = jaxent.FactoredMDP((kernel(),) * size, neighbours, (rewards(),) * size, DISCOUNT)
-    return mdp, jaxent.LocalPolicies((decision(policy, sharpness),) * size, reads)
+    law, reward, rule = map(jnp.asarray, (kernel(), rewards(), decision(policy, sharpness)))
+    mdp = jaxent.FactoredMDP((law,) * size, neighbours, (reward,) * size, DISCOUNT)
+    return mdp, jaxent.LocalPolicies((rule,) * size, reads)
 
 
 def measure(policy: str, sharpness: int, size: int) -> Row:
@@ -181,7 +182,7 @@ def measure_long(key: Array, policy: str, sharpness: int, config: Config) -> Row
     mu = np.bincount(index.ravel(), minlength=near.num_pairs) / index.size
     earned = rewards().ravel()[pairs].mean(1)  # [T]
     batches = earned[: len(earned) // 20 * 20].reshape(20, -1).mean(1)
-    mean = jaxent.entanglement_mu_atv_upper(near, mu, agent=0).value
+    mean = jaxent.entanglement_mu_atv_upper(near, jnp.asarray(mu), agent=0).value
     atv = jaxent.entanglement_atv(near, agent=0).value
     bound = 4 * DISCOUNT * config.ring * mean * np.abs(rewards()).max() / (1 - DISCOUNT) ** 2
     return Row(

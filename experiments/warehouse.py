@@ -126,15 +126,15 @@ def shared_reward(num_robots: int, congestion: float) -> np.ndarray:
     return done - congestion * meet
 
 
-def least_squares(chain: jaxent.PairChain, reward: np.ndarray, mu: np.ndarray) -> list[np.ndarray]:
+def least_squares(chain: jaxent.PairChain, reward: Array, mu: Any) -> list[Array]:
     """Local rewards by least squares, weighted by mu (Meta Algorithm 2), `[X_i Z]` each."""
     sizes = [2 * STATIONS * STATIONS] * len(chain.views)
     ends = np.cumsum(sizes)[:-1]
     basis = jnp.eye(sum(sizes))
     lift = np.asarray(jax.vmap(lambda x: chain.lift(jnp.split(x, ends)))(basis)).T
-    root = np.sqrt(mu)
-    found = np.linalg.lstsq(root[:, None] * lift, root * reward.ravel(), rcond=None)[0]
-    return np.split(found, ends)
+    root, target = np.sqrt(np.asarray(mu)), np.asarray(reward).ravel()
+    found = np.linalg.lstsq(root[:, None] * lift, root * target, rcond=None)[0]
+    return jnp.split(jnp.asarray(found), ends)
 
 
 @partial(jax.jit, static_argnames="epochs")
@@ -161,28 +161,30 @@ def simulate(key: Array, kernel: Array, signal: Array, policy: Array, *, epochs:
 
 def measure(key: Array, policy: str, config: Config) -> list[Row]:
     """One policy at every cost."""
-    n, kernel = config.robots, robot()
-    rules = schedule(policy, n)
-    nothing = np.zeros((STATIONS, 2, STATIONS))
-    mdp = jaxent.ExogenousMDP((kernel,) * n, (nothing,) * n, tasks(), DISCOUNT)
+    n = config.robots
+    kernel, signal, rules = map(jnp.asarray, (robot(), tasks(), schedule(policy, n)))
+    nothing = jnp.zeros((STATIONS, 2, STATIONS))
+    mdp = jaxent.ExogenousMDP((kernel,) * n, (nothing,) * n, signal, DISCOUNT)
     chain = jaxent.pair_chain(mdp, rules)
     mu = jaxent.stationary_distribution(chain)
-    run = simulate(key, kernel, tasks(), rules, epochs=config.epochs)
+    run = simulate(key, kernel, signal, rules, epochs=config.epochs)
     seen = np.bincount(np.asarray(run), minlength=chain.num_pairs) / config.epochs
+    measured = [jaxent.entanglement_mu_atv(chain, mu, agent=i) for i in range(n)]
     rows = []
     for percent in config.congestion:
-        reward = shared_reward(n, percent / 100)
+        reward = jnp.asarray(shared_reward(n, percent / 100))
         fit = jaxent.reward_entanglement(chain, reward, mu)
-        bound = bounds.proposition_4(chain, reward, discount=DISCOUNT, fit=fit)
-        exact = least_squares(chain, reward, np.asarray(mu))
-        splits = fit.minimizer, exact, least_squares(chain, reward, seen)
-        found = [jaxent.decompose(chain, r, discount=DISCOUNT, shared=reward) for r in splits]
-        squares = mu @ jnp.abs(reward.ravel() - chain.lift(exact))
-        errors = [each.mu_error for each in found]
+        bound = bounds.proposition_4(chain, reward, discount=DISCOUNT, fit=fit, measured=measured)
+        exact = least_squares(chain, reward, mu)
+        in_l1, by_squares, learned = (
+            jaxent.decompose(chain, split, discount=DISCOUNT, shared=reward)
+            for split in (fit.minimizer, exact, least_squares(chain, reward, seen))
+        )
+        left = mu @ jnp.abs(reward.ravel() - chain.lift(exact))
         rows.append(
             Row(
-                policy, percent, fit.value, fit.upper - fit.lower, squares, *errors, bound,
-                found[0].relative_error,
+                policy, percent, fit.value, fit.upper - fit.lower, left, in_l1.mu_error,
+                by_squares.mu_error, learned.mu_error, bound, in_l1.relative_error,
             )
         )  # fmt: skip
     return rows

@@ -37,6 +37,7 @@ from .views import local_transition
 
 Array = jax.Array
 Rewards = Sequence[Array]
+Measured = Sequence[Entanglement] | None
 
 # The Dobrushin coefficient compares all pairs of rows: up to so many of them.
 _COMPARED = 512
@@ -64,15 +65,25 @@ def theorem_3(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
     return _paper([upper] * len(chain.views), _largest(chain, rewards), discount)
 
 
-def theorem_4(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
-    """Sup-norm bound from agent-wise entanglement (Thm 4; Thm 8 for N agents; Thm 9)."""
-    uppers = [e.upper for e in _agentwise(chain)]
+def theorem_4(
+    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+) -> Array:
+    """Sup-norm bound from agent-wise entanglement (Thm 4; Thm 8 for N agents; Thm 9).
+
+    `measured` is `entanglement_atv` of every view, where it is known already.
+    """
+    uppers = [e.upper for e in measured or _agentwise(chain)]
     return _paper(uppers, _largest(chain, rewards), discount)
 
 
-def theorem_5(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
-    """mu-norm bound from mu-weighted agent-wise entanglement (Thm 5; Thm 6 for N agents)."""
-    uppers = [e.upper for e in _mu_agentwise(chain)]
+def theorem_5(
+    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+) -> Array:
+    """mu-norm bound from mu-weighted agent-wise entanglement (Thm 5; Thm 6 for N agents).
+
+    `measured` is `entanglement_mu_atv` of every view, where it is known already.
+    """
+    uppers = [e.upper for e in measured or _mu_agentwise(chain)]
     return _paper(uppers, _largest(chain, rewards), discount)
 
 
@@ -82,7 +93,12 @@ theorem_9 = theorem_4
 
 
 def proposition_4(
-    chain: PairChain, reward: Array, *, discount: Any, fit: Entanglement | None = None
+    chain: PairChain,
+    reward: Array,
+    *,
+    discount: Any,
+    fit: Entanglement | None = None,
+    measured: Measured = None,
 ) -> Array:
     r"""mu-norm bound for agents that share a reward (Prop. 4, for any number of agents).
 
@@ -95,26 +111,31 @@ def proposition_4(
         chain: any unichain.
         reward: the shared reward, `[J]` or `[X_0, ..]`.
         discount: in [0, 1).
-        fit: the `reward_entanglement` of this reward, where it is at hand.
+        fit: the `reward_entanglement` of this reward, where it is known already.
+        measured: `entanglement_mu_atv` of every view, likewise.
     """
     check_discount(discount)
     mu = stationary_distribution(chain)
     fit = reward_entanglement(chain, reward, mu) if fit is None else fit
     middle, half = reward_ranges(chain, mu, fit.minimizer)
-    uppers = jnp.stack([e.upper for e in _mu_agentwise(chain)])
+    uppers = jnp.stack([e.upper for e in measured or _mu_agentwise(chain)])
     # |middle_i + c_i| is paid for at E_i: all of their sum goes where that is least.
     paid = uppers @ half + uppers.min() * jnp.abs(middle.sum())
     return fit.upper / (1 - discount) + 4 * discount * paid / (1 - discount) ** 2
 
 
-def span_sup(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
-    """Theorem 8 with spans of local values for r_max / (1 - discount)."""
-    return _span_bound(_agentwise(chain), _flat(chain, rewards), discount)
+def span_sup(
+    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+) -> Array:
+    """Theorem 8 with spans of local values for r_max / (1 - discount); `measured` as there."""
+    return _span_bound(measured or _agentwise(chain), _flat(chain, rewards), discount)
 
 
-def span_mu(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
-    """Theorem 6 with spans of local values for r_max / (1 - discount)."""
-    return _span_bound(_mu_agentwise(chain), _flat(chain, rewards), discount)
+def span_mu(
+    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+) -> Array:
+    """Theorem 6 with spans of local values for r_max / (1 - discount); `measured` as there."""
+    return _span_bound(measured or _mu_agentwise(chain), _flat(chain, rewards), discount)
 
 
 def a_posteriori(chain: PairChain, rewards: Rewards, *, discount: Any) -> APosteriori:

@@ -19,6 +19,7 @@ A joint pair that the chain never visits has no say in a maximum (the paper's fo
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -119,10 +120,13 @@ def entanglement_atv(
 ) -> Entanglement:
     r"""Agent-wise entanglement E_i of Eq. (5) (and Eq. 13): min over P_i of the largest TV.
 
+    Rows of the minimiser are as good as the maximum asks: the worst one is optimal, the others are
+    no worse than it.
+
     Args:
         chain: any chain with views.
         agent: whose view, or a block of agents as one view. Static.
-        tol: gap to certify, for every local pair.
+        tol: gap to certify.
         max_steps: at most so many interior-point steps. Static.
 
     Raises:
@@ -132,10 +136,10 @@ def entanglement_atv(
     points = by_view(chain, view_transition(chain, agent=agent), agent=agent)  # [X, C, X]
     rows = by_view(chain, visited(chain), agent=agent)  # [X, C]
     fixed = jax.lax.stop_gradient(points)
-    solve = lambda p, r: minimax_centre(p, r, tol=tol, max_steps=max_steps)  # noqa: E731
-    bracket, steps, _ = jax.vmap(solve)(fixed, rows)
+    # Only the worst local pair matters: those seen to be better are left unfinished.
+    solve = partial(minimax_centre, tol=tol, max_steps=max_steps, rivals="pairs")
+    bracket, steps, _ = jax.vmap(solve, axis_name="pairs")(fixed, rows)
     upper, lower = bracket.upper.max(), bracket.lower.max()
-    # Only the worst local pair moves the maximum.
     weight, alpha = bracket.dual
     worst = jnp.arange(len(fixed)) == bracket.upper.argmax()
     carried = -jnp.maximum(weight[..., None] - alpha, 0) * worst[:, None, None]

@@ -71,7 +71,14 @@ class Solution(NamedTuple):
 
 
 def solve_program(
-    program: LinearProgram, x: Tree, z: Tree, guess: tuple, *, tol: Any, max_steps: int
+    program: LinearProgram,
+    x: Tree,
+    z: Tree,
+    guess: tuple,
+    *,
+    tol: Any,
+    max_steps: int,
+    rivals: str | None = None,
 ) -> Solution:
     """Solve a linear program from a strictly feasible x and z > 0.
 
@@ -83,6 +90,8 @@ def solve_program(
         tol: the promise. Steps are taken until the bracket is ten times narrower, or until
             it no longer narrows, since the last steps cost little and gain much.
         max_steps: at most so many iterations. Static.
+        rivals: the name of a vmapped axis of which only the largest optimum is wanted: what is seen
+            to be below another stops. Static.
 
     Returns:
         `converged` only if upper - lower <= tol.
@@ -94,6 +103,10 @@ def solve_program(
         going = (gap > tol * _AIM) & ((gap > tol) | (idle < 1))
         return going & (idle < _PATIENCE) & (steps < max_steps) & alive
 
+    def in_play(bracket):
+        """Whether this optimum may be the largest of its rivals."""
+        return True if rivals is None else bracket.upper >= lax.pmax(bracket.lower, rivals)
+
     def iterate(state):
         point, (best, least), old, steps, idle, _ = state
         point, alive = _step(program, point)
@@ -103,6 +116,7 @@ def solve_program(
         best = jax.tree.map(lambda a, b: jnp.where(gap < least, a, b), point, best)
         better = new.upper - new.lower < _PROGRESS * (old.upper - old.lower)
         idle = jnp.where(better, 0, idle + 1)
+        alive = alive & in_play(new)
         return point, (best, jnp.minimum(gap, least)), new, steps + 1, idle, alive
 
     zero = jnp.zeros((), jnp.int32)

@@ -38,8 +38,10 @@ class RowPrices(NamedTuple):
     alpha: Array
 
 
-@partial(jax.jit, static_argnames="max_steps")
-def minimax_centre(points: Array, present: Array, *, tol: Any, max_steps: int) -> Solution:
+@partial(jax.jit, static_argnames=("max_steps", "rivals"))
+def minimax_centre(
+    points: Array, present: Array, *, tol: Any, max_steps: int, rivals: str | None = None
+) -> Solution:
     """The law with the least maximal TV distance to those of the given laws that are present.
 
     Args:
@@ -47,6 +49,7 @@ def minimax_centre(points: Array, present: Array, *, tol: Any, max_steps: int) -
         present: which of them count, bool `[K]`; with none the answer is 0.
         tol: stop when the bounds are this close.
         max_steps: at most so many interior-point steps. Static.
+        rivals: the name of a vmapped axis of which only the largest minimum is wanted. Static.
 
     Returns:
         A bracket of the minimum, with q `[m]` as primal and `RowPrices` as dual.
@@ -103,7 +106,7 @@ def minimax_centre(points: Array, present: Array, *, tol: Any, max_steps: int) -
     first = jnp.where(mean.sum() > 0, mean / jnp.where(mean.sum() > 0, mean.sum(), 1), 1 / m)
     guess = certify({"q": first}, None, {"t": weight, "row": 0 * alpha})
     guess = (guess[0], jnp.maximum(guess[1], 0), *guess[2:])
-    return solve_program(program, x, z, guess, tol=tol, max_steps=max_steps)
+    return solve_program(program, x, z, guess, tol=tol, max_steps=max_steps, rivals=rivals)
 
 
 def row_dual_value(points: Array, prices: RowPrices) -> Array:

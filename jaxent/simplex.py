@@ -19,6 +19,11 @@ from jax import lax
 Array = jax.Array
 
 
+# So many values are sorted by a network, which vectorises: four times faster at 64 than XLA's sort
+# on a CPU. Fewer are not worth its compile time, and with more it grows too long.
+_NETWORK = range(32, 129)
+
+
 class Centre(NamedTuple):
     """A centre of laws, and the proof that it is one.
 
@@ -85,7 +90,7 @@ def tv_centre(points: Array, weights: Array) -> Centre:
     """
     num_points, m = points.shape
     beside = jnp.broadcast_to(weights[None], (m, num_points))
-    ranked, carried = lax.sort((points.T, beside.astype(points.dtype)), num_keys=1)  # [m, K]
+    ranked, carried = _sort_with(points.T, beside.astype(points.dtype))  # [m, K]
     level = jnp.cumsum(carried, axis=1)
     point, critical = ranked[:, 0], jnp.zeros((), points.dtype)
     if num_points > 1:
@@ -109,6 +114,45 @@ def tv_centre(points: Array, weights: Array) -> Centre:
     slopes = _slopes(points, weights, point, critical)
     lower = jnp.sum(weights[:, None] * slopes * points) - (weights @ slopes).max()
     return Centre(point, weights @ total_variation(points, point[None]), lower, slopes, weights)
+
+
+def _sort_with(values: Array, carried: Array) -> tuple[Array, Array]:
+    """Sort along the last axis, and what is carried along."""
+    number = values.shape[-1]
+    if number not in _NETWORK:
+        return lax.sort((values, carried), num_keys=1)
+    # A bitonic network: compare and exchange at a distance, all ascending, so that the first
+    # exchange of every merge is with the mirror image.
+    size = 1 << (number - 1).bit_length()
+    room = [(0, 0)] * (values.ndim - 1) + [(0, size - number)]
+    both = (jnp.pad(values, room, constant_values=jnp.inf), jnp.pad(carried, room))
+    merged = 2
+    while merged <= size:
+        both = _exchange(both, merged // 2, mirror=True)
+        distance = merged // 4
+        while distance:
+            both = _exchange(both, distance, mirror=False)
+            distance //= 2
+        merged *= 2
+    ranked, carried = both
+    return ranked[..., :number], carried[..., :number]
+
+
+def _exchange(both: tuple[Array, Array], distance: int, *, mirror: bool) -> tuple[Array, Array]:
+    """Put every value and the one at a distance (or its mirror image) in order."""
+    shape = both[0].shape
+    halves = [x.reshape(*shape[:-1], -1, 2, distance) for x in both]
+    low, high = ([x[..., k, :] for x in halves] for k in range(2))
+    if mirror:
+        high = [x[..., ::-1] for x in high]
+    swap = low[0] > high[0]
+    pairs = list(zip(low, high, strict=True))
+    low = [jnp.where(swap, b, a) for a, b in pairs]
+    high = [jnp.where(swap, a, b) for a, b in pairs]
+    if mirror:
+        high = [x[..., ::-1] for x in high]
+    ordered = (jnp.stack(pair, -2).reshape(shape) for pair in zip(low, high, strict=True))
+    return next(ordered), next(ordered)
 
 
 def _first_level(level: Array, jump: Array, missing: Array) -> Array:

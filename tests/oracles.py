@@ -17,6 +17,7 @@ def random_policy(rng, states, actions):
 
 def weakly_coupled_matrix(kernels, policy):
     """P[(s_0, a_0, ..), (s_0', a_0', ..)] by the definition, one entry at a time."""
+    kernels, policy = [np.asarray(k) for k in kernels], np.asarray(policy)
     states = [k.shape[0] for k in kernels]
     actions = [k.shape[1] for k in kernels]
     pairs = [list(itertools.product(range(s), range(a))) for s, a in zip(states, actions)]
@@ -38,6 +39,7 @@ def stationary(P):
 
 
 def local_transition(P, mu, sizes, agent):
+    P, mu = np.asarray(P), np.asarray(mu)
     X = sizes[agent]
     joint = list(itertools.product(*map(range, sizes)))
     flow = np.zeros((X, X))
@@ -48,6 +50,7 @@ def local_transition(P, mu, sizes, agent):
 
 
 def lift(functions):
+    functions = [np.asarray(f) for f in functions]
     sizes = [len(f) for f in functions]
     joint = itertools.product(*map(range, sizes))
     return np.array([sum(f[k] for f, k in zip(functions, x)) for x in joint])

@@ -72,6 +72,7 @@ def test_appendix_b_state_values_need_state_rewards():
     assert gap(with_action) > 0.1
 
 
+@pytest.mark.slow  # time and memory want optimised code and a process of their own
 def test_eight_agents_matrix_free():
     """65,536 joint states and 16.7 million pairs, on two cores: 20 s, 3 GiB, residual 1e-8."""
     mdp, policy = weakly_coupled((4,) * 8, (2,) * 8, discount=0.95)

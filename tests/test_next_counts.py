@@ -62,7 +62,6 @@ def test_operator_equals_agents_moved_one_by_one(num_states, num_agents, budget)
     np.testing.assert_allclose(pushed, f @ T, atol=EXACT)
 
 
-@pytest.mark.slow
 def test_many_loops_agree_with_one(monkeypatch):
     rng = np.random.default_rng(5)
     kernel = random_kernel(rng, 4)

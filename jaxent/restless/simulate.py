@@ -84,8 +84,9 @@ def _known_sampler(
     # Cached by value: tracing a sweep asks for the same tables several times.
     del x64  # part of the key only
     known = np.frombuffer(kernel, dtype).reshape(shape)
-    with jax.ensure_compile_time_eval():
-        return _flow_sampler(jnp.asarray(known), int((known > 0).sum(-1).max()), max_agents)
+    fan_out = int((known > 0).sum(-1).max())
+    # Compiled by hand, it runs at once even where a trace is under way.
+    return _flow_sampler.lower(known, fan_out, max_agents).compile()(known)
 
 
 @partial(jax.jit, static_argnames=("fan_out", "max_agents"))
@@ -96,8 +97,9 @@ def _flow_sampler(kernel: Array, fan_out: int, max_agents: int) -> FlowSampler:
     remaining = jnp.cumsum(law[..., ::-1], axis=-1)[..., ::-1]
     chance = jnp.where(remaining > 0, law / jnp.where(remaining > 0, remaining, 1), 0)
     chance = jnp.minimum(chance, 1)
-    tables = tuple(binomial_tables(chance[..., k], max_agents) for k in range(fan_out - 1))
-    return FlowSampler(tables, rank.astype(jnp.int32), max_agents)
+    chance = jnp.moveaxis(chance[..., : fan_out - 1], -1, 0)  # [K - 1, S, 2]
+    tables = jax.vmap(lambda p: binomial_tables(p, max_agents))(chance)
+    return FlowSampler(tuple(tables), rank.astype(jnp.int32), max_agents)
 
 
 def draw_flow(seed: Array, t: Array, groups: Array, sampler: FlowSampler) -> Array:
