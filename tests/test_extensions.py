@@ -84,7 +84,7 @@ def measure_exogenous(kernels, signal, rewards, policy):
         "converged": jnp.stack([e.converged for e in atv]),
         "eq7": jnp.stack([e.value for e in eq7]),
         "apart": jnp.stack([abs(P - e.minimizer).sum(-1).max() for P, e in zip(local, atv)]),
-        "theorem_9": bounds.theorem_9(chain, mdp.rewards, discount=0.9),
+        "theorem_9": bounds.theorem_9(chain, mdp.rewards, discount=0.9, measured=atv),
         "proposition_3": jnp.stack([e.upper for e in policies]),
     }
 
@@ -97,7 +97,7 @@ def measured():
     given = (np.stack(mdp.transition), mdp.signal, np.stack(mdp.rewards), policy)
     rng = np.random.default_rng(1)
     parts = [[x[None] for x in given], *(random_exogenous(rng, 200, sep) for sep in (False, True))]
-    found = jax.vmap(measure_exogenous)(*map(np.concatenate, zip(*parts)))
+    found = jax.jit(jax.vmap(measure_exogenous))(*map(np.concatenate, zip(*parts)))
     pieces = np.s_[:1], np.s_[1:201], np.s_[201:]
     return [{name: np.asarray(v[piece]) for name, v in found.items()} for piece in pieces]
 
