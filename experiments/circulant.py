@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 import jaxent
 from experiments import command, drawing
+from experiments.command import Claim
 from experiments.measure import (
     Protocol,
     SizeResult,
@@ -158,14 +159,6 @@ def run_sizes(key: Array, sizes: list[int], config: Config) -> list[SizeResult]:
     over_sizes = jax.vmap(lambda key, size: measure(key, size, control, config, max(config.sizes)))
     results = jax.device_get(over_sizes(keys, jnp.asarray(padded)))
     return [jax.tree.map(lambda x, i=i: x[i], results) for i in range(len(sizes))]
-
-
-class Claim(NamedTuple):
-    """A claim of the paper beside what was measured."""
-
-    claim: str
-    measured: str
-    holds: bool
 
 
 def slope(sizes: np.ndarray, values: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
@@ -353,14 +346,8 @@ def main(argv: list[str] | None = None) -> int:
 
     rows = results()["sizes"]
     claims = check_claims(rows, data)
-    command.save_json(path, results() | {"data": data, "claims": claims})
     paths = figures(rows, data, options.out)
-    command.print_table(
-        [(c.claim, c.measured, "holds" if c.holds else "DOES NOT HOLD") for c in claims],
-        ("claim", "measured", "verdict"),
-    )
-    print("\n" + "\n".join(str(p) for p in [path, *paths]))
-    return 0 if all(c.holds for c in claims) else 1
+    return command.conclude(path, results() | {"data": data}, claims, paths)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,14 @@ class Options(NamedTuple):
     resume: bool
 
 
+class Claim(NamedTuple):
+    """A claim beside what was measured."""
+
+    claim: str
+    measured: str
+    holds: bool
+
+
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with one line and exit code 2, without the usage text."""
@@ -196,3 +204,14 @@ def print_table(rows: list[tuple[str, ...]], heading: tuple[str, ...]) -> None:
     widths = [max(len(r[i]) for r in [heading, *rows]) for i in range(len(heading))]
     for row in [heading, tuple("-" * w for w in widths), *rows]:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
+def conclude(path: Path, results: dict[str, Any], claims: list[Claim], figures: list[Path]) -> int:
+    """Save the results with their claims and print these; 0 if all hold, else 1."""
+    save_json(path, results | {"claims": claims})
+    print_table(
+        [(c.claim, c.measured, "holds" if c.holds else "DOES NOT HOLD") for c in claims],
+        ("claim", "measured", "verdict"),
+    )
+    print("\n" + "\n".join(str(p) for p in [path, *figures]))
+    return 0 if all(c.holds for c in claims) else 1

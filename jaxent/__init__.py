@@ -109,6 +109,8 @@ from .restless.indices import myopic_priority as myopic_priority
 from .restless.indices import random_priority as random_priority
 from .restless.indices import whittle_index as whittle_index
 from .restless.next_counts import configurations as configurations
+from .restless.tagged import TaggedEntanglement as TaggedEntanglement
+from .restless.tagged import tagged_entanglement as tagged_entanglement
 from .separability import ConvexSeparation as ConvexSeparation
 from .separability import SeparableDecomposition as SeparableDecomposition
 from .separability import Witness as Witness

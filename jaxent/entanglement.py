@@ -18,7 +18,7 @@ saddle point, so a gradient may want a smaller `tol` than a value.
 A joint pair that the chain never visits has no say in a maximum (the paper's footnote 1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -163,7 +163,7 @@ def entanglement_mu_atv_upper(
     _check(chain, tol, 1, mu)
     points = by_view(chain, view_transition(chain, agent=agent), agent=agent)  # [X, C, X]
     weights = by_view(chain, jnp.asarray(mu).astype(points.dtype), agent=agent)  # [X, C]
-    return _weighted_centres(points, weights, tol)
+    return weighted_centres(points, weights, tol)
 
 
 def policy_entanglement(
@@ -210,7 +210,7 @@ def policy_entanglement(
     rows, front = int(np.prod(local)), range(len(seen))
     points = jnp.moveaxis(marginal, seen, front).reshape(rows, -1, marginal.shape[-1])
     weights = jnp.moveaxis(law, seen, front).reshape(rows, -1)
-    found = _weighted_centres(points, weights, tol)
+    found = weighted_centres(points, weights, tol)
     return found._replace(minimizer=found.minimizer.reshape(*local, -1))
 
 
@@ -241,22 +241,43 @@ def entanglement_mu_atv(
     _check(chain, tol, max_steps, mu)
     points = by_view(chain, view_transition(chain, agent=agent), agent=agent)  # [X, C, m]
     weights = by_view(chain, jnp.asarray(mu).astype(points.dtype), agent=agent)  # [X, C]
+    return sign_entanglement(points, weights, tol=tol, max_steps=max_steps)
+
+
+def sign_entanglement(
+    points: Array,
+    weights: Array,
+    *,
+    signs: np.ndarray | None = None,
+    mend: Callable[[Array], Array] = lambda q: q,
+    tol: Any,
+    max_steps: int,
+) -> Entanglement:
+    """Def. 8 from the rows of a view, on all sign vectors where they are few.
+
+    Args:
+        points: P(x' | joint pair) by local pair and the rest, `[X, C, m]`.
+        weights: law of the joint pair, `[X, C]`.
+        signs: where not all sign vectors are listed, those that `lower` rests on, `[R, m]`; by
+            default the likely ones.
+        mend: takes the minimiser for these to one for all, `[X, m]` to `[X, m]`.
+        tol: gap to certify.
+        max_steps: at most so many interior-point steps. Static.
+    """
     p, w = jax.lax.stop_gradient((points, weights))
     m = points.shape[-1]
     whole = m <= MAX_ENUMERATED and 2 ** (m - 1) * w.size <= _LISTED
-    coarse = jax.vmap(tv_centre)(p, w)
     if whole:
         # The first vector, all +1, sees no difference between laws.
-        signs = jnp.asarray(sign_vectors(m)[1:] if m > 1 else sign_vectors(m), p.dtype)
+        listed = jnp.asarray(sign_vectors(m)[1:] if m > 1 else sign_vectors(m), p.dtype)
     else:
-        apart = (p - coarse.point[:, None]).reshape(-1, m)
-        rows = jnp.argsort(w.reshape(-1) * jnp.abs(apart).sum(1))[-_SIGNS:]
-        signs = jnp.concatenate(
-            [jnp.where(apart[rows] >= 0, 1, -1), mu_inf_norm(apart, w.reshape(-1)).signs[None]]
-        ).astype(p.dtype)
-    bracket, steps, _ = sign_centre(p, w, signs, tol=tol, max_steps=max_steps)
+        coarse = jax.vmap(tv_centre)(p, w)
+        listed = _likely_signs(p - coarse.point[:, None], w) if signs is None else signs
+        listed = jnp.asarray(listed, p.dtype)
+    bracket, steps, _ = sign_centre(p, w, listed, tol=tol, max_steps=max_steps)
     upper, q = bracket.upper, bracket.primal
     if not whole:
+        q = mend(q)
         apart = (p - q[:, None]).reshape(-1, m)
         upper = mu_inf_norm(apart, w.reshape(-1)).upper / 2
         better = upper <= coarse.upper.sum()
@@ -274,14 +295,23 @@ def entanglement_mu_atv(
     )
 
 
+def _likely_signs(apart: Array, weights: Array) -> Array:
+    """Signs of the largest differences, and the best that a search finds, `[R, m]`."""
+    apart, weights = apart.reshape(-1, apart.shape[-1]), weights.reshape(-1)
+    rows = jnp.argsort(weights * jnp.abs(apart).sum(1))[-_SIGNS:]
+    return jnp.concatenate(
+        [jnp.where(apart[rows] >= 0, 1, -1), mu_inf_norm(apart, weights).signs[None]]
+    )
+
+
 def visited(chain: PairChain) -> Array:
     """Which joint pairs the chain visits, bool `[J]`; all where the law is not unique."""
     law = jax.lax.stop_gradient(solve_law(jax.lax.stop_gradient(chain)).value)
     return jnp.isnan(law) | (law > 0)
 
 
-def _weighted_centres(points: Array, weights: Array, tol: Any) -> Entanglement:
-    """Sum over local pairs of the weighted centres' values."""
+def weighted_centres(points: Array, weights: Array, tol: Any) -> Entanglement:
+    """Eq. (7) from the rows of a view `[X, C, m]` and their law `[X, C]`: a centre a local pair."""
     centres = jax.vmap(tv_centre)(*jax.lax.stop_gradient((points, weights)))
     apart = total_variation(jax.lax.stop_gradient(points), centres.point[:, None])
     moved = centres.weights[..., None] * centres.slopes

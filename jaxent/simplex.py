@@ -120,7 +120,8 @@ def _sort_with(values: Array, carried: Array) -> tuple[Array, Array]:
     """Sort along the last axis, and what is carried along."""
     number = values.shape[-1]
     if number not in _NETWORK:
-        return lax.sort((values, carried), num_keys=1)
+        ranked, carried = lax.sort((values, carried), num_keys=1)
+        return ranked, carried
     # A bitonic network: compare and exchange at a distance, all ascending, so that the first
     # exchange of every merge is with the mirror image.
     size = 1 << (number - 1).bit_length()

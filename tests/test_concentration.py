@@ -10,6 +10,7 @@ import jaxent
 from jaxent import Verdict, check_attractor
 from jaxent.restless.concentration import tangent_norm
 from tests import oracles_counts as oracle
+from tests import oracles_restless
 from tests.tolerances import EXACT, SOLVE
 
 CIRCULANT = jaxent.circulant_bandit(30)
@@ -49,6 +50,41 @@ def test_multi_step_concentration(runs):
         assert (share <= np.asarray(bound.probability)).all()
     with pytest.raises(ValueError, match="num_steps"):
         jaxent.multi_step_bound(CIRCULANT, lipschitz, num_steps=0, delta=0.1)
+
+
+def test_multi_step_concentration_under_the_exact_law():
+    """Every tail of ||m_t - Phi_t(m_0)|| of 40 agents, from every start, for t = 1, 2, 3."""
+    bandit, order = jaxent.named_bandit("healthcare", 40)
+    kernel, order = np.asarray(bandit.kernel), list(order)
+    lipschitz = jaxent.lipschitz_constant(bandit, order)
+    counts, P = oracles_restless.next_counts_matrix(kernel, 40, bandit.budget, order)
+    m = np.array(counts) / 40
+    ahead, law = m, np.eye(len(m))
+    for steps in (1, 2, 3):
+        reached = np.minimum(ahead[:, order].cumsum(1), bandit.budget / 40)
+        served = np.diff(reached, prepend=0)[:, np.argsort(order)]
+        ahead = (ahead - served) @ kernel[:, 0] + served @ kernel[:, 1]
+        law = law @ P
+        apart = np.abs(m[None] - ahead[:, None]).max(-1)  # [start, end]
+        radius = np.linspace(0.01, 0.9, 90)
+        tail = np.array([(law * (apart >= r)).sum(1).max() for r in radius])
+        powers = float(lipschitz) ** np.arange(steps + 1)
+        bound = jaxent.multi_step_bound(
+            bandit, lipschitz, num_steps=steps, delta=radius / powers.sum()
+        )
+        np.testing.assert_allclose(bound.radius, radius)
+        assert (tail <= bound.probability).all()
+        # Not for want of chances: there are tails that the bound says something of.
+        assert ((np.asarray(bound.probability) < 1) & (tail > 1e-6)).any()
+
+
+def test_lemma_10_as_printed_follows_from_root_two_on():
+    delta = np.geomspace(0.001, 1, 400)
+    for steps, lipschitz in ((1, 0.5), (1, 2**0.5), (7, 2**0.5), (7, 3.0), (40, 2**0.5)):
+        bound = jaxent.multi_step_bound(CIRCULANT, lipschitz, num_steps=steps, delta=delta)
+        printed = steps * 4 * np.exp(-2 * 30 * delta**2)
+        below = (np.asarray(bound.probability) <= np.minimum(printed, 1)) | (printed >= 1)
+        assert below.all()
 
 
 def test_lemma_8_under_the_exact_law():

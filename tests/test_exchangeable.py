@@ -7,15 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxent.bandits import named_bandit
 from jaxent.chain import pair_chain
 from jaxent.decomposition import decompose
+from jaxent.entanglement import (
+    entanglement_atv,
+    entanglement_mu_atv,
+    entanglement_mu_atv_upper,
+    policy_entanglement,
+)
 from jaxent.instances import CIRCULANT_PRIORITY, circulant_bandit
 from jaxent.mdp import MDP, RestlessBandit, WeaklyCoupledMDP
 from jaxent.policies import index_policy
 from jaxent.restless.exchangeable import active_counts, exchangeable_chain
 from jaxent.restless.ground_truth import _solve_joint, ground_truth
-from jaxent.restless.next_counts import configuration_index
-from jaxent.views import local_transition
+from jaxent.restless.mean_field import mean_field
+from jaxent.restless.next_counts import configuration_index, configurations
+from jaxent.restless.tagged import tagged_entanglement, tagged_rows
+from jaxent.stationary import stationary_distribution
+from jaxent.views import local_transition, view_transition
 from tests.reference import cases
 
 from . import oracles_restless as oracles
@@ -48,6 +58,7 @@ def tagged_place(pair, num_states):
     return (2 * states[0] + actions[0]) * count + int(configuration_index(others))
 
 
+MEASURE = 1e-7  # to which the measures are minimised here
 SMALL = [(3, 1, 1), (2, 2, 1), (3, 3, 2), (2, 4, 2), (2, 3, 0), (2, 3, 3)]
 
 
@@ -82,6 +93,13 @@ def everything(chain, reward, num_views, discount):
     return answer, numbers, local_transition(chain, answer.mu, agent=0)
 
 
+@jax.jit
+def rows_and_upper(chain, mu):
+    """The rows P(x_1' | joint pair), and Eq. (7)."""
+    upper = entanglement_mu_atv_upper(chain, mu, agent=0).value
+    return view_transition(chain, agent=0), upper
+
+
 @pytest.mark.parametrize(
     ("num_states", "num_agents", "budget"),
     [(3, 3, 2), pytest.param(2, 4, 2, marks=pytest.mark.slow)],
@@ -103,6 +121,94 @@ def test_public_functions_equal_those_of_the_joint_chain(num_states, num_agents,
     exact = ground_truth(bandit, priority)
     np.testing.assert_allclose(exact.mu_error, wanted["mu_error"], atol=SOLVE)
     np.testing.assert_allclose(exact.local_transition, P_local, atol=SOLVE)
+    # Its rows and their weights are all that a measure of one agent asks of a chain.
+    rows, upper = rows_and_upper(chain, one.mu)
+    np.testing.assert_allclose(upper, rows_and_upper(joint, all_.mu)[1], atol=SOLVE)
+    tagged = tagged_rows(bandit, priority, exact.law)
+    others = configurations(num_agents - 1, num_states)
+    place = configuration_index(others[:, priority])  # where `tagged_rows` has them
+    weights = one.mu.reshape(chain.sizes)
+    np.testing.assert_allclose(tagged.weights[:, place], weights, atol=SOLVE)
+    shown = np.asarray(weights) > 0
+    points = np.asarray(rows).reshape(*chain.sizes, -1)
+    np.testing.assert_allclose(tagged.points[:, place][shown], points[shown], atol=SOLVE)
+
+
+@jax.jit
+def measures(chain, mu):
+    """Every measure that asks for a view alone, in one compilation: lower and upper, `[3, 2]`."""
+    found = (
+        entanglement_atv(chain, agent=0, tol=MEASURE),
+        entanglement_mu_atv(chain, mu, agent=0, tol=MEASURE),
+        entanglement_mu_atv_upper(chain, mu, agent=0),
+    )
+    return jnp.stack([jnp.stack([f.lower, f.upper]) for f in found])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_agents", [2, 3, 4])
+def test_measures_equal_those_of_the_joint_chain(num_agents):
+    bandit, priority = random_bandit(7 + num_agents, 2, num_agents, num_agents // 2)
+    mdp = WeaklyCoupledMDP((MDP(bandit.kernel, bandit.reward),) * num_agents, bandit.discount)
+    policy = index_policy(priority, num_agents=num_agents, budget=bandit.budget)
+    joint, chain = pair_chain(mdp, policy), exchangeable_chain(bandit, priority)
+    mu = stationary_distribution(joint)
+    wanted = measures(joint, mu)
+    found = measures(chain, stationary_distribution(chain))
+    # Each bracket holds the minimum, which is the same for both.
+    assert (np.diff(wanted, axis=1) <= MEASURE).all()
+    assert (np.asarray(wanted)[:, 1] > 1e-3).all()
+    np.testing.assert_allclose(found, wanted, atol=MEASURE)
+    exact = ground_truth(bandit, priority)
+    local = policy_entanglement(mdp, policy, mu, agent=0).value
+    np.testing.assert_allclose(exact.entanglement, local, atol=SOLVE)
+    near = tagged_entanglement(bandit, priority, exact.law, tol=MEASURE)
+    ours = [[m.lower, m.upper] for m in (near.mu_atv, near.mu_atv_upper)]
+    np.testing.assert_allclose(ours, wanted[1:], atol=MEASURE)
+
+
+@pytest.mark.slow
+def test_gradient_of_the_measures():
+    """The derivative along a line of kernels, through law and rows, by central differences."""
+    bandit, priority = random_bandit(10, 2, 3, 1)
+    toward = np.random.default_rng(0).dirichlet(np.ones(2), (2, 2))
+
+    @jax.jit
+    def values(step):
+        moved = bandit._replace(
+            passive=bandit.passive + step * (toward[0] - bandit.passive),
+            active=bandit.active + step * (toward[1] - bandit.active),
+        )
+        law = ground_truth(moved, priority).law
+        found = tagged_entanglement(moved, priority, law, tol=1e-10)
+        return jnp.stack([found.mu_atv_upper.value, found.mu_atv.value])
+
+    at, h = 0.3, 1e-4
+    slope = jax.jacrev(values)(at)
+    assert (np.abs(slope) > 1e-3).all()
+    np.testing.assert_allclose(slope, (values(at + h) - values(at - h)) / (2 * h), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_measures_at_60_agents_near_their_limit():
+    bandit, priority = named_bandit("healthcare", 60)
+    found = tagged_entanglement(bandit, priority, ground_truth(bandit, priority).law, tol=1e-7)
+    limit = mean_field(bandit, priority).mu_atv_limit
+    for near in found:
+        assert bool(near.converged)
+        np.testing.assert_allclose(np.sqrt(60) * near.value, limit, rtol=1e-3)
+
+
+def test_tagged_entanglement_refuses():
+    bandit, law = circulant_bandit(5), np.full(56, 1 / 56)
+    with pytest.raises(ValueError, match="largest num_agents that fits is 4"):
+        tagged_entanglement(bandit, CIRCULANT_PRIORITY, law, memory=2**20)
+    with pytest.raises(ValueError, match=r"law: wanted shape \[56\]"):
+        tagged_entanglement(bandit, CIRCULANT_PRIORITY, law[1:])
+    with pytest.raises(ValueError, match="law"):
+        tagged_entanglement(bandit, CIRCULANT_PRIORITY, 2 * law)
+    with pytest.raises(ValueError, match="priority"):
+        tagged_entanglement(bandit, (0, 1, 1, 2), law)
 
 
 @pytest.mark.parametrize("index", [0, pytest.param(2, marks=pytest.mark.slow), 3, 4])

@@ -33,6 +33,7 @@ FLOORS = [
         "restless.monte_carlo",
         "restless.next_counts",
         "restless.exchangeable",
+        "restless.tagged",
         "restless.ground_truth",
         "restless.concentration",
         "restless.attractor",

@@ -40,6 +40,36 @@ def test_circulant_constants():
     np.testing.assert_allclose(field.spectral_radius, np.sqrt(0.5), atol=EXACT)
 
 
+def test_circulant_clearance():
+    """The nearer border of the pivot's piece, in standard deviations of what is served before."""
+    field = jaxent.mean_field(CIRCULANT, PRIORITY)
+    sigma = np.asarray(field.covariance)
+    # Borders of the piece: the budget reaches the pivot, and it lasts beyond the pivot.
+    borders = []
+    for served in (PRIORITY[: PRIORITY.index(2)], PRIORITY[: PRIORITY.index(2) + 1]):
+        u = np.isin(np.arange(4), served).astype(float)
+        spread = np.sqrt(max(u @ sigma @ u, 0))
+        if spread > 1e-9:
+            borders.append(abs(u @ np.asarray(field.configuration) - 0.2) / spread)
+    np.testing.assert_allclose(field.clearance, min(borders), atol=EXACT)
+    assert 2.4 < np.sqrt(60) * field.clearance < 2.5
+
+
+def test_limit_of_equation_7():
+    """It is that of Eq. (15) one step on: with two states, times the contraction of the piece."""
+    bandit, priority = jaxent.named_bandit("healthcare", 60)
+    field = jaxent.mean_field(bandit, priority)
+    np.testing.assert_allclose(field.mu_atv_limit, 0.6 * field.entanglement_limit, atol=EXACT)
+    # Circulant: E[n' | n] of the pivot and of those before it, by the kernel's rows.
+    field = jaxent.mean_field(CIRCULANT, PRIORITY)
+    before = list(PRIORITY[: PRIORITY.index(2)])
+    u = np.zeros(4)
+    u[before], u[2] = -1, -4 / 7
+    u = np.asarray(field.piece) @ u
+    limit = np.sqrt(2 / np.pi * (u @ np.asarray(field.covariance) @ u))
+    np.testing.assert_allclose(field.mu_atv_limit, limit, atol=EXACT)
+
+
 def test_step_is_the_mean_of_the_next_counts():
     for bandit, priority in list(random_cases())[:4]:
         small = bandit._replace(num_agents=5, budget=2)

@@ -15,7 +15,7 @@ served) has weight 0 and keeps this kernel.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -40,7 +40,7 @@ from .next_counts import (
 Array = jax.Array
 
 # Vectors over pairs that a solve holds at once: Krylov basis, laws, values.
-_VECTORS = 40
+VECTORS = 40
 
 
 @jax.tree_util.register_dataclass
@@ -170,7 +170,7 @@ def exchangeable_chain(
     """
     num_agents, budget, order = check_exchangeable(bandit, priority)
     local = _as_float(bandit)
-    check_memory(num_agents, len(order), local.dtype.itemsize, memory, tagged=True)
+    check_memory(num_agents, len(order), partial(_chain_bytes, local.dtype.itemsize), memory)
     left = jnp.array(budgets_left(num_agents, budget))
     others = _prepare_both(local, left, num_agents=num_agents - 1, priority=order)
     _, own, active = tagged_counts(num_agents, budget, order)
@@ -223,32 +223,24 @@ def check_exchangeable(
 
 
 def check_memory(
-    num_agents: int, num_states: int, itemsize: int, memory: int | None, *, tagged: bool
+    num_agents: int, num_states: int, needed: Callable[[int, int], int], memory: int | None
 ) -> None:
-    """Raise before allocation if the exact chain does not fit in `memory` bytes."""
-
-    def needed(agents: int) -> int:
-        if not tagged:
-            vectors = _VECTORS * num_configurations(agents, num_states)
-            return (vectors + walk_size(agents, num_states, num_states)) * itemsize
-        others = agents - 1
-        pairs = 2 * num_states * num_configurations(others, num_states)
-        walks = 2 * walk_size(others, num_states, num_states)
-        return (_VECTORS * pairs + walks) * itemsize
-
+    """Raise before allocation if `needed(num_agents, num_states)` bytes exceed `memory`."""
     limit = device_memory() if memory is None else memory
-    if needed(num_agents) <= limit:
+    if needed(num_agents, num_states) <= limit:
         return
     fits, beyond = 0, 1
-    while needed(beyond) <= limit:
+    while needed(beyond, num_states) <= limit:
         fits, beyond = beyond, 2 * beyond
     while beyond - fits > 1:
         middle = (fits + beyond) // 2
-        fits, beyond = (middle, beyond) if needed(middle) <= limit else (fits, middle)
+        within = needed(middle, num_states) <= limit
+        fits, beyond = (middle, beyond) if within else (fits, middle)
     count = num_configurations(num_agents, num_states)
     raise ValueError(
         f"num_agents: {num_agents} agents over {num_states} states have {count} configurations and "
-        f"need {needed(num_agents)} bytes, of {limit}; the largest num_agents that fits is {fits}"
+        f"need {needed(num_agents, num_states)} bytes, of {limit}; the largest num_agents that "
+        f"fits is {fits}"
     )
 
 
@@ -257,6 +249,13 @@ def device_memory() -> int:
     stats = jax.devices()[0].memory_stats() or {}
     total = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 3 * total // 4
+
+
+def _chain_bytes(itemsize: int, num_agents: int, num_states: int) -> int:
+    """What the chain and a solve with it hold, about."""
+    others = num_agents - 1
+    pairs = 2 * num_states * num_configurations(others, num_states)
+    return (VECTORS * pairs + 2 * walk_size(others, num_states, num_states)) * itemsize
 
 
 @partial(jax.jit, static_argnames=("num_agents", "priority"))

@@ -36,7 +36,8 @@ from .exchangeable import (
     check_memory,
     tagged_counts,
 )
-from .next_counts import configuration_index, configurations, next_counts
+from .next_counts import configurations, next_counts
+from .tagged import next_chances, place_by_rank, tagged_law, walk_bytes
 
 Array = jax.Array
 
@@ -99,7 +100,7 @@ def ground_truth(
     """
     num_agents, budget, order = check_exchangeable(bandit, priority)
     local = bandit.kernel.astype(jnp.promote_types(bandit.kernel.dtype, jnp.float32))
-    check_memory(num_agents, len(order), local.dtype.itemsize, memory, tagged=False)
+    check_memory(num_agents, len(order), partial(walk_bytes, local.dtype.itemsize), memory)
     discount = jnp.asarray(bandit.discount, local.dtype)
     # States are renamed by their place in the priority, and what depends on the budget is passed as
     # arrays, so that one compilation for each N and S serves every index policy.
@@ -112,7 +113,7 @@ def ground_truth(
     own, active = (jnp.asarray(x, local.dtype) for x in (own, active))
     solved = _solve_joint(local, reward, discount, budget, split, num_agents=num_agents)
     left = jnp.array(budgets_left(num_agents, budget))
-    ahead = _expect(local, left, active / own, num_agents=num_agents - 1)
+    ahead = next_chances(local, left, active / own, num_agents=num_agents - 1)
     answer = _answer(local, reward, discount, solved, ahead, split, (where, own, active))
     return _rename(answer, order, num_agents)
 
@@ -129,18 +130,6 @@ def _solve_joint(local, reward, discount, budget, split, *, num_agents) -> _Solv
     if len(split) <= _DENSE:
         return law_direct(chain), solve_direct(chain, _total(split, reward), discount=discount)
     return law_iterative(chain), solve_iterative(chain, _total(split, reward), discount=discount)
-
-
-@partial(jax.jit, static_argnames="num_agents")
-def _expect(local, budgets, f, *, num_agents) -> Array:
-    """E[f(n')] from each configuration of the others, for either budget, `[2, S, C]`."""
-    ranks = tuple(range(len(local)))
-
-    def expect(budget: Array) -> Array:
-        return next_counts(local, num_agents=num_agents, budget=budget, priority=ranks).mv(f)
-
-    # One after the other, so that only one walk's tables are held at a time.
-    return lax.map(expect, budgets)
 
 
 @jax.jit
@@ -172,7 +161,7 @@ def _answer(local, reward, discount, solved: _Solved, ahead, split, tagged) -> G
 
 def _rename(answer: GroundTruth, order: tuple[int, ...], num_agents: int) -> GroundTruth:
     """From places in the priority back to the states' own names."""
-    place = configuration_index(configurations(num_agents, len(order))[:, order])
+    place = place_by_rank(num_agents, order)
     rank = np.argsort(order)
     pair = (2 * rank[:, None] + np.arange(2)).reshape(-1)
     return answer._replace(
@@ -199,11 +188,10 @@ def _total(split: Array, f: Array) -> Array:
 
 def _local_transition(local, law, occupancy, ahead, num_agents, tagged) -> Array:
     """Eq. (2) for a tagged agent, from what it expects of the others."""
-    where, own, active = tagged
-    weight = law[where] * own / num_agents  # [S, C], law of (s, c)
-    chance = active / own
+    weights = tagged_law(law, num_agents, tagged)
     rows = []
-    for action, taken in enumerate((weight * (1 - chance), weight * chance)):
+    for action in range(2):
+        taken = weights[:, action]  # [S, C]
         served = jnp.matmul(taken, ahead[action].T, precision=lax.Precision.HIGHEST)  # [S, S']
         total = taken.sum(-1, keepdims=True)
         # Where everyone is served, rounding alone would leave a chance below 0 to be idle.

@@ -41,11 +41,16 @@ class MeanField(NamedTuple):
             11).
         nondegenerate: some state has $0 < \pi^*(1 \mid s) < 1$ (Assumption 2).
         unique: no other piece has a fixed point.
+        clearance: standard deviations of the limit between m* and the nearest border of its piece;
+            at N agents it is $\sqrt N$ times that, and while it is below 2 or 3 the law reaches
+            into other pieces and the limits below are not yet good.
         covariance: of the stationary limit of $\sqrt N (m - m^*)$, `[S, S]`.
         value_weights: $w$ of the value of counts n on the piece, $V(n) = w \cdot n + N c$, `[S]`.
         value_constant: $c$.
         local_q: limit of the local Q-values, `[S, 2]`.
         entanglement_limit: of $\sqrt N E_1$ (Eq. 15).
+        mu_atv_limit: of $\sqrt N E_1$ by Eq. (7), and by Def. 8: only the pivot's chance to be
+            active moves with the others, so that one sign vector serves both.
         mu_error_limit: of the mu-weighted decomposition error divided by $\sqrt N$.
         relative_error_limit: of $\sqrt N$ times the relative error.
 
@@ -61,11 +66,13 @@ class MeanField(NamedTuple):
     spectral_radius: Array
     nondegenerate: Array
     unique: Array
+    clearance: Array
     covariance: Array
     value_weights: Array
     value_constant: Array
     local_q: Array
     entanglement_limit: Array
+    mu_atv_limit: Array
     mu_error_limit: Array
     relative_error_limit: Array
 
@@ -220,10 +227,19 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     decomposed = jnp.where(before, q[:, 1] - (q[pivot, 1] - q[pivot, 0]), q[:, 0])
     activation = jnp.where(before, -1.0, 0.0).astype(dtype).at[pivot].set(-chance)
 
-    def mean_size(slope: Array) -> Array:
+    def deviation(slope: Array) -> Array:
         variance = jnp.einsum("i,ij,j->", slope, covariance, slope, precision=_HIGHEST)
-        return jnp.sqrt(2 / jnp.pi * jnp.maximum(variance, 0))
+        return jnp.sqrt(jnp.maximum(variance, 0))
 
+    def mean_size(slope: Array) -> Array:
+        return jnp.sqrt(2 / jnp.pi) * deviation(slope)
+
+    first = before.astype(dtype)
+    borders = jnp.stack([spare[pivot], own[pivot] - spare[pivot]])
+    spreads = jnp.stack([deviation(first), deviation(first.at[pivot].set(1))])
+    # Nobody is served before the first state or after the last: no border there.
+    real = spreads > tolerance
+    clearance = jnp.where(real, borders / jnp.where(real, spreads, 1), jnp.inf).min()
     error_limit = mean_size(w - decomposed)
     value = jnp.abs(jnp.vdot(groups, reward)) / (1 - discount)
     return MeanField(
@@ -235,11 +251,13 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
         spectral_radius=radius,
         nondegenerate=nondegenerate,
         unique=unique,
+        clearance=jnp.where(gaussian, clearance, jnp.nan),
         covariance=covariance,
         value_weights=w,
         value_constant=constant,
         local_q=q,
         entanglement_limit=mean_size(activation),
+        mu_atv_limit=mean_size(jnp.matmul(tangent, activation, precision=_HIGHEST)),
         mu_error_limit=error_limit,
         relative_error_limit=error_limit / value,
     )
