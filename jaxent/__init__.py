@@ -14,6 +14,7 @@ from .chain import pair_chain as pair_chain
 from .decomposition import Decomposition as Decomposition
 from .decomposition import decompose as decompose
 from .decomposition import decomposition_error as decomposition_error
+from .decomposition import reward_entanglement as reward_entanglement
 from .descent import Descent as Descent
 from .descent import SignedProduct as SignedProduct
 from .descent import entanglement_tv_signed as entanglement_tv_signed
@@ -53,13 +54,18 @@ from .instances import example_1 as example_1
 from .instances import pr_box as pr_box
 from .instances import three_agents as three_agents
 from .mdp import MDP as MDP
+from .mdp import CooperativeGame as CooperativeGame
 from .mdp import Coupling as Coupling
+from .mdp import ExogenousMDP as ExogenousMDP
+from .mdp import FactoredMDP as FactoredMDP
 from .mdp import JointMDP as JointMDP
 from .mdp import RestlessBandit as RestlessBandit
 from .mdp import WeaklyCoupledMDP as WeaklyCoupledMDP
 from .mdp import check_bandit as check_bandit
 from .mdp import check_mdp as check_mdp
 from .mdp import feasible_actions as feasible_actions
+from .neighbourhood import neighbourhood as neighbourhood
+from .policies import LocalPolicies as LocalPolicies
 from .policies import check_policy as check_policy
 from .policies import index_policy as index_policy
 from .policies import product_policy as product_policy

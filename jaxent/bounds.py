@@ -1,6 +1,8 @@
 r"""Bounds on the decomposition error, the paper's and tighter ones.
 
-The paper's have the form 4 discount sum_i E_i r_max_i / (1 - discount)^2. Two refinements follow
+The paper's have the form 4 discount sum_i E_i r_max_i / (1 - discount)^2; where agents share one
+reward, e(r) / (1 - discount) of Eq. (14) is added for what is no sum of local rewards (Prop. 4).
+Views that share a signal have the same bounds (Thm 9). Two refinements follow
 from its own proofs:
 
 - a transition difference kills constants, so the *span* of a local value (max - min) stands where
@@ -26,7 +28,7 @@ from jax import lax
 from ._checks import check_discount
 from .bellman import check_locals, local_q_values
 from .chain import PairChain
-from .decomposition import decompose
+from .decomposition import decompose, reward_entanglement, reward_ranges
 from .elimination import discounted_solve
 from .entanglement import Entanglement, entanglement_atv, entanglement_mu_atv, entanglement_tv
 from .simplex import total_variation
@@ -88,6 +90,38 @@ def theorem_5(
 theorem_6 = theorem_5
 theorem_8 = theorem_4
 theorem_9 = theorem_4
+
+
+def proposition_4(
+    chain: PairChain,
+    reward: Array,
+    *,
+    discount: Any,
+    fit: Entanglement | None = None,
+    measured: Measured = None,
+) -> Array:
+    r"""mu-norm bound for agents that share a reward (Prop. 4, for any number of agents).
+
+    e(r) / (1 - discount) + 4 discount sum_i E_i r_max_i / (1 - discount)^2, with mu-weighted
+    agent-wise E_i, on |Q - sum_i Q_i| where the Q_i are those of the `reward_entanglement`'s local
+    rewards r_i. These stay optimal, and sum_i Q_i stays what it is, if constants c_i that sum to 0
+    are added: r_max_i = max |r_i + c_i| is for the c that make the bound least.
+
+    Args:
+        chain: any unichain.
+        reward: the shared reward, `[J]` or `[X_0, ..]`.
+        discount: in [0, 1).
+        fit: the `reward_entanglement` of this reward, where it is known already.
+        measured: `entanglement_mu_atv` of every view, likewise.
+    """
+    check_discount(discount)
+    mu = stationary_distribution(chain)
+    fit = reward_entanglement(chain, reward, mu) if fit is None else fit
+    middle, half = reward_ranges(chain, mu, fit.minimizer)
+    uppers = jnp.stack([e.upper for e in measured or _mu_agentwise(chain)])
+    # |middle_i + c_i| is paid for at E_i: all of their sum goes where that is least.
+    paid = uppers @ half + uppers.min() * jnp.abs(middle.sum())
+    return fit.upper / (1 - discount) + 4 * discount * paid / (1 - discount) ** 2
 
 
 def span_sup(
@@ -181,8 +215,10 @@ def report(chain: PairChain, rewards: Rewards, *, discount: Any) -> Report:
         joint = entanglement_tv(chain)
         gaps.append(joint.upper - joint.lower)
         sup["Theorem 3 (TV)"] = _paper([joint.upper] * 2, largest, discount)
-    two = len(chain.views) == 2
-    sup[f"Theorem {4 if two else 8} (ATV)"] = _paper([e.upper for e in atv], largest, discount)
+    two, number = len(chain.views) == 2, 4 if len(chain.views) == 2 else 8
+    if len({axis for view in chain.views for axis in view}) < sum(map(len, chain.views)):
+        number = 9  # a signal that several agents see
+    sup[f"Theorem {number} (ATV)"] = _paper([e.upper for e in atv], largest, discount)
     sup["... with spans"] = _span_bound(atv, rewards, discount)
     sup["a posteriori"] = after.sup_bound
     name = f"Theorem {5 if two else 6} (mu-ATV)"

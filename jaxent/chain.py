@@ -12,10 +12,11 @@ parts, each a small pytree that knows one thing:
   sees) and `lift` (the joint function Σ_i f_i(view_i)).
 
 A new model is a new part and nothing else: whatever asks a chain for `mv`, `vm`, `sizes`, `views`
-and `lift` works with it. Values and laws are found on the S states (V = Π(r + discount K V), then
-Q = r + discount K V), fewer than the J pairs by the number of joint actions. An exogenous signal is
-a further factor that every view shares, `views = ((0, 2), (1, 2))`; an exchangeable chain is a
-layout of its own whose `lift` weights one function by counts.
+and `lift` works with it (`factored` holds parts whose tables read a few factors each). Values and
+laws are found on the S states (V = Π(r + discount K V), then Q = r + discount K V), fewer than the
+J pairs by the number of joint actions. An exogenous signal is a further factor that every view
+shares, `views = ((0, 2), (1, 2))`; an exchangeable chain is a layout of its own whose `lift`
+weights one function by counts.
 """
 
 from collections.abc import Sequence
@@ -28,9 +29,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from ._checks import check_shape, check_stochastic, concrete, stochastic
+from .factored import FactoredKernel, FactoredPolicy
 from .kron import kron, kron_mv, kron_vm, pair_order
-from .mdp import MDP, JointMDP, WeaklyCoupledMDP, check_mdp, feasible_actions
-from .policies import check_policy
+from .mdp import (
+    CooperativeGame,
+    ExogenousMDP,
+    FactoredMDP,
+    JointMDP,
+    WeaklyCoupledMDP,
+    check_mdp,
+    feasible_actions,
+)
+from .policies import LocalPolicies, check_policy
 
 Array = jax.Array
 Views = tuple[tuple[int, ...], ...]
@@ -261,12 +271,20 @@ class PairChain:
         return self.kernel.stochastic() & self.policy.stochastic()
 
 
-def pair_chain(mdp: MDP | WeaklyCoupledMDP | JointMDP, policy: Array) -> PairChain:
+def pair_chain(mdp: Any, policy: Any) -> PairChain:
     r"""The chain on joint pairs that a policy makes of a model, P^π(x'|x) = P(s'|s, a) π(a'|s').
 
+    | model | factors | views |
+    |---|---|---|
+    | `MDP`, `WeaklyCoupledMDP`, `JointMDP`, `FactoredMDP`, `CooperativeGame` | x_i | x_i |
+    | `ExogenousMDP` | x_i, then z | (x_i, z) |
+
+    A joint matrix is formed for joint kernels only.
+
     Args:
-        mdp: one agent, weakly coupled agents (never a joint matrix), or any joint kernel.
-        policy: joint table `[S_0.., A_0..]`, or `[S, A]` of one agent.
+        mdp: one of these models.
+        policy: joint table `[S_0.., A_0..]`, with z a last state in `[S_0.., Z, A_0..]`; `[S, A]`
+            of one agent; or `LocalPolicies` of a factored MDP.
 
     Raises:
         ValueError: for wrong shapes and, outside a trace, for rows that are no probabilities and
@@ -275,18 +293,20 @@ def pair_chain(mdp: MDP | WeaklyCoupledMDP | JointMDP, policy: Array) -> PairCha
     """
     check_mdp(mdp)
     check_policy(mdp, policy)
+    if isinstance(mdp, FactoredMDP):
+        return _factored_chain(mdp, policy)
     policy = as_float(policy)
+    if isinstance(mdp, ExogenousMDP):
+        return _exogenous_chain(mdp, policy)
     if isinstance(mdp, WeaklyCoupledMDP):
         if mdp.couplings and not concrete(mdp, policy):
             allowed = jnp.where(feasible_actions(mdp), True, policy == 0).all()
             policy = jnp.where(allowed, policy, jnp.nan)
         kernels = [as_float(agent.transition) for agent in mdp.agents]
         kernel = KroneckerKernel(tuple(P.reshape(-1, P.shape[-1]) for P in kernels))
-    elif isinstance(mdp, JointMDP):
-        num_agents = len(mdp.rewards)
+    elif isinstance(mdp, (JointMDP, CooperativeGame)):
         rows = as_float(mdp.transition).reshape(*mdp.num_states, *mdp.num_actions, -1)
-        order = [k for i in range(num_agents) for k in (i, num_agents + i)]
-        kernel = DenseKernel(rows.transpose(*order, 2 * num_agents).reshape(-1, rows.shape[-1]))
+        kernel = DenseKernel(_by_pair(rows, len(mdp.num_states)).reshape(-1, rows.shape[-1]))
     else:
         P = as_float(mdp.transition)
         kernel = DenseKernel(P.reshape(-1, P.shape[-1]))
@@ -294,6 +314,46 @@ def pair_chain(mdp: MDP | WeaklyCoupledMDP | JointMDP, policy: Array) -> PairCha
     sizes = tuple(s * a for s, a in zip(table.shape[::2], table.shape[1::2], strict=True))
     views = tuple((i,) for i in range(len(sizes)))
     return PairChain(kernel, TablePolicy(table), Layout(sizes, views))
+
+
+def _exogenous_chain(mdp: ExogenousMDP, policy: Array) -> PairChain:
+    """The signal is one more factor: a state without an action, that moves on its own."""
+    n, num_signals = len(mdp.rewards), mdp.num_signals
+    local = tuple(s * a for s, a in zip(mdp.num_states, mdp.num_actions, strict=True))
+    signal = as_float(mdp.signal)
+    if isinstance(mdp.transition, tuple):
+        tables = [as_float(P).reshape(-1, num_signals, P.shape[-1]) for P in mdp.transition]
+        scopes = (*((i, n) for i in range(n)), (n,))
+        kernel = FactoredKernel((*tables, signal), scopes, (*local, num_signals))
+    else:
+        rows = _by_pair(as_float(mdp.transition), n).reshape(prod(local), num_signals, -1, 1)
+        moved = rows * signal[None, :, None]  # [J, Z, S, Z]
+        kernel = DenseKernel(moved.reshape(prod(local) * num_signals, -1))
+    views = tuple((i, n) for i in range(n))
+    return PairChain(
+        kernel, TablePolicy(pair_order(policy[..., None])), Layout((*local, num_signals), views)
+    )
+
+
+def _factored_chain(mdp: FactoredMDP, policy: Any) -> PairChain:
+    sizes = tuple(s * a for s, a in zip(mdp.num_states, mdp.num_actions, strict=True))
+    tables = []
+    for table, seen in zip(mdp.transitions, mdp.neighbours, strict=True):
+        rows = _by_pair(as_float(table), len(seen))
+        tables.append(rows.reshape(*(sizes[j] for j in seen), rows.shape[-1]))
+    kernel = FactoredKernel(tuple(tables), mdp.neighbours, sizes)
+    if isinstance(policy, LocalPolicies):
+        local = tuple(as_float(table) for table in policy.tables)
+        part = FactoredPolicy(local, policy.scopes, mdp.num_states)
+    else:
+        part = TablePolicy(pair_order(as_float(policy)))
+    return PairChain(kernel, part, Layout(sizes, tuple((i,) for i in range(len(sizes)))))
+
+
+def _by_pair(table: Array, num_agents: int) -> Array:
+    """The leading axes `[S_0.., A_0.., ..]` in the order of pairs, `[S_0, A_0, S_1, .., ..]`."""
+    order = [k for i in range(num_agents) for k in (i, num_agents + i)]
+    return table.transpose(*order, *range(2 * num_agents, table.ndim))
 
 
 def as_float(array: Any) -> Array:

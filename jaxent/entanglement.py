@@ -7,7 +7,7 @@ r"""How entangled agents are: the distance to the nearest separable chain, certi
 | `entanglement_atv` | ATV (Eq. 5) | local transitions of one view |
 | `entanglement_mu_atv` | mu-ATV (Def. 8) | local transitions of one view |
 | `entanglement_mu_atv_upper` | the right-hand side of Eq. 7 | local transitions of one view |
-| `policy_entanglement` | the right-hand side of Prop. 1 | local policies of one agent |
+| `policy_entanglement` | the right-hand side of Props. 1 and 3 | local policies of one agent |
 
 Every minimum comes with a point that attains `upper` and a dual point that proves `lower`, both
 good up to rounding whatever the iteration did. `value` is `upper`, and differentiable in the chain
@@ -30,7 +30,7 @@ from ._checks import check_positive_int, check_shape, check_stochastic, concrete
 from .chain import PairChain, as_float
 from .distances import MAX_ENUMERATED, by_view, mu_inf_norm, sign_vectors
 from .interior import Solution
-from .mdp import WeaklyCoupledMDP
+from .mdp import ExogenousMDP, WeaklyCoupledMDP
 from .minimax import minimax_centre
 from .nearest import nearest_separable
 from .policies import check_policy
@@ -54,7 +54,8 @@ class Entanglement(NamedTuple):
         lower: what the dual solution proves.
         upper: what `minimizer` attains.
         minimizer: the nearest local transition `[X_i, X_i]` (for Prop. 1 the local policy
-            `[S_i, A_i]`), or for the two-agent measures a `SeparableChain`.
+            `[S_i, A_i]`, for Prop. 3 `[S_i, Z, A_i]`), or for the two-agent measures a
+            `SeparableChain`; for Eq. (14) the local rewards, `[X_i]` each.
         num_steps: interior-point steps; 0 where the answer is exact.
         converged: whether upper - lower <= tol.
     """
@@ -142,7 +143,7 @@ def entanglement_atv(
     weight, alpha = bracket.dual
     worst = jnp.arange(len(fixed)) == bracket.upper.argmax()
     carried = -jnp.maximum(weight[..., None] - alpha, 0) * worst[:, None, None]
-    return _result(upper, lower, bracket.primal, steps.max(), tol, (points, carried))
+    return certified(upper, lower, bracket.primal, steps.max(), tol, (points, carried))
 
 
 def entanglement_mu_atv_upper(
@@ -166,34 +167,51 @@ def entanglement_mu_atv_upper(
 
 
 def policy_entanglement(
-    mdp: WeaklyCoupledMDP, policy: Array, mu: Array, *, agent: int, tol: float = 1e-6
+    mdp: WeaklyCoupledMDP | ExogenousMDP,
+    policy: Array,
+    mu: Array,
+    *,
+    agent: int,
+    tol: float = 1e-6,
 ) -> Entanglement:
     r"""The bound of Prop. 1: min over pi' of 1/2 sum_s mu(s) sum_a |pi(a|s) - pi'(a|s_i)|, exactly.
 
+    With a signal it is that of Prop. 3, s including z and the local policy reading (s_i, z).
+
     Args:
-        mdp: weakly coupled agents.
-        policy: joint table `[S_0, .., A_0, ..]`.
+        mdp: weakly coupled agents, with or without a signal.
+        policy: joint table `[S_0.., A_0..]` or `[S_0.., Z, A_0..]`.
         mu: law of the joint pair, `[J]`.
         agent: which agent. Static.
         tol: gap to certify; the answer is exact, so only rounding could miss it.
 
     Raises:
-        ValueError: if there is no such agent, mu is not a law on joint pairs, or tol <= 0.
+        ValueError: if there is no such agent, the agents' kernel is a joint one, mu is not a law on
+            joint pairs, or tol <= 0.
     """
     check_policy(mdp, policy)
     policy = as_float(policy)
-    n = policy.ndim // 2
+    n = len(mdp.num_actions)
     if not 0 <= agent < n:
         raise ValueError(f"agent: {agent} is not one of the agents 0..{n - 1}")
-    _check_tolerance(tol)
-    sizes = [k for i in range(n) for k in (policy.shape[i], policy.shape[n + i])]
+    if isinstance(mdp, ExogenousMDP) and not isinstance(mdp.transition, tuple):
+        raise ValueError("mdp: Prop. 3 wants a kernel for each agent, and this one is joint")
+    check_tolerance(tol)
+    states = policy.shape[:-n]  # of the agents, then of the signal if there is one
+    seen = (agent, *range(n, len(states)))
+    sizes = [k for i in range(n) for k in (states[i], policy.shape[i - n])]
+    sizes += states[n:]
     check_shape("mu", mu, (int(np.prod(sizes)),))
     check_stochastic("mu", mu)
     law = jnp.asarray(mu).astype(policy.dtype).reshape(sizes).sum(tuple(range(1, 2 * n, 2)))
-    marginal = policy.sum(tuple(k for k in range(n, 2 * n) if k != n + agent))  # [S_0.., A_i]
-    points = jnp.moveaxis(marginal, agent, 0).reshape(policy.shape[agent], -1, marginal.shape[-1])
-    weights = jnp.moveaxis(law, agent, 0).reshape(policy.shape[agent], -1)
-    return weighted_centres(points, weights, tol)
+    others = tuple(k for k in range(-n, 0) if k != agent - n)
+    marginal = policy.sum(others)  # [S_0.., A_i]
+    local = [states[k] for k in seen]
+    rows, front = int(np.prod(local)), range(len(seen))
+    points = jnp.moveaxis(marginal, seen, front).reshape(rows, -1, marginal.shape[-1])
+    weights = jnp.moveaxis(law, seen, front).reshape(rows, -1)
+    found = weighted_centres(points, weights, tol)
+    return found._replace(minimizer=found.minimizer.reshape(*local, -1))
 
 
 def entanglement_mu_atv(
@@ -266,7 +284,7 @@ def sign_entanglement(
         q = jnp.where(better, q, coarse.point)
         upper = jnp.minimum(upper, coarse.upper.sum())
     force = bracket.dual.force
-    return _result(
+    return certified(
         upper,
         bracket.lower,
         q,
@@ -298,7 +316,7 @@ def weighted_centres(points: Array, weights: Array, tol: Any) -> Entanglement:
     apart = total_variation(jax.lax.stop_gradient(points), centres.point[:, None])
     moved = centres.weights[..., None] * centres.slopes
     upper, lower = centres.upper.sum(), centres.lower.sum()
-    return _result(upper, lower, centres.point, 0, tol, (points, moved), (weights, apart))
+    return certified(upper, lower, centres.point, 0, tol, (points, moved), (weights, apart))
 
 
 def _nearest(joint: Array, rows: Array, minimax: bool, tol: Any, max_steps: int) -> Solution:
@@ -315,12 +333,12 @@ def _carried(found: Solution) -> Array:
 def _two_agent_result(found: Solution, *slopes: tuple[Array, Array]) -> Entanglement:
     bracket, steps, converged = found
     primal = bracket.primal
-    result = _result(bracket.upper, bracket.lower, None, steps, jnp.inf, *slopes)
+    result = certified(bracket.upper, bracket.lower, None, steps, jnp.inf, *slopes)
     nearest = SeparableChain(primal.local, primal.chain())
     return result._replace(minimizer=nearest, converged=converged)
 
 
-def _result(
+def certified(
     upper: Array, lower: Array, minimizer: Any, steps: Any, tol: Any, *slopes: tuple[Array, Array]
 ) -> Entanglement:
     """The result, its value moving with each argument as the slope beside it says."""
@@ -343,7 +361,7 @@ def _two_agents(chain: PairChain) -> Array:
 
 
 def _check(chain: PairChain, tol: Any, max_steps: Any, mu: Any = None) -> None:
-    _check_tolerance(tol)
+    check_tolerance(tol)
     check_positive_int("max_steps", max_steps)
     if concrete(chain) and not bool(chain.stochastic()):
         raise ValueError("chain: a row of its kernel or of its policy is no probability vector")
@@ -352,6 +370,7 @@ def _check(chain: PairChain, tol: Any, max_steps: Any, mu: Any = None) -> None:
         check_stochastic("mu", mu)
 
 
-def _check_tolerance(tol: Any) -> None:
+def check_tolerance(tol: Any) -> None:
+    """Raise unless tol > 0."""
     if concrete(tol) and not float(tol) > 0:
         raise ValueError(f"tol: {float(tol):.9g} is not positive")

@@ -5,6 +5,7 @@ paper has two actions.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 from math import comb, prod
@@ -15,9 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._checks import check_permutation, check_positive_int, check_shape, check_stochastic, concrete
-from .mdp import MDP, JointMDP, WeaklyCoupledMDP, feasible_actions
+from .mdp import MDP, ExogenousMDP, FactoredMDP, WeaklyCoupledMDP, check_scopes, feasible_actions
 
 Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LocalPolicies:
+    r"""Every agent decides on its own from what it reads, $\pi(a|s) = \prod_i \pi_i(a_i|s_{W_i})$.
+
+    Attributes:
+        tables: $\pi_i$ of each agent, `[S_j.., A_i]` with j over `scopes[i]` in the order there.
+        scopes: $W_i$, the agents whose states agent i reads. Static.
+    """
+
+    tables: tuple[Array, ...]
+    scopes: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
 
 
 def product_policy(policies: Sequence[Array]) -> Array:
@@ -93,13 +108,20 @@ def softmax_policy(logits: Array, *, feasible: Any = True) -> Array:
     return jax.nn.softmax(masked, axis=tuple(range(num_agents, 2 * num_agents)))
 
 
-def check_policy(mdp: MDP | WeaklyCoupledMDP | JointMDP, policy: Any) -> None:
-    """Raise a ValueError unless `policy` is a joint table of the model that respects its couplings.
+def check_policy(mdp: Any, policy: Any) -> None:
+    """Raise a ValueError unless `policy` is one of the model that respects its couplings.
 
-    The shape is always checked, values wherever they are known (outside a trace).
+    It is a joint table `[S_0.., A_0..]`, of an `ExogenousMDP` `[S_0.., Z, A_0..]`; of a
+    `FactoredMDP` it may be `LocalPolicies` too. The shape is always checked, values wherever they
+    are known (outside a trace).
     """
+    if isinstance(policy, LocalPolicies):
+        _check_local(mdp, policy)
+        return
     if isinstance(mdp, MDP):
         states, actions = (mdp.num_states,), (mdp.num_actions,)
+    elif isinstance(mdp, ExogenousMDP):
+        states, actions = (*mdp.num_states, mdp.num_signals), mdp.num_actions
     else:
         states, actions = mdp.num_states, mdp.num_actions
     check_shape("policy", policy, (*states, *actions))
@@ -113,6 +135,20 @@ def check_policy(mdp: MDP | WeaklyCoupledMDP | JointMDP, policy: Any) -> None:
             f"policy: puts probability {np.asarray(policy)[tuple(taken[0])]:.6g} on action "
             f"{action} in state {state}, which a coupling constraint forbids; see feasible_actions"
         )
+
+
+def _check_local(mdp: Any, policy: LocalPolicies) -> None:
+    if not isinstance(mdp, FactoredMDP):
+        raise ValueError("policy: LocalPolicies are for a FactoredMDP; see product_policy")
+    states = mdp.num_states
+    check_scopes("policy.scopes", policy.scopes, len(states))
+    if len(policy.tables) != len(states):
+        raise ValueError(
+            f"policy.tables: wanted one for each of {len(states)} agents, got {len(policy.tables)}"
+        )
+    for i, (table, scope) in enumerate(zip(policy.tables, policy.scopes, strict=True)):
+        check_shape(f"policy.tables[{i}]", table, (*(states[j] for j in scope), mdp.num_actions[i]))
+        check_stochastic(f"policy.tables[{i}]", table)
 
 
 def _check_budget(name: str, budget: int, num_agents: int) -> None:

@@ -59,6 +59,8 @@ def _project(chain: PairChain, mu: Array, axes: tuple[int, ...]) -> Array:
         return _sum_to_view(chain.vm(mu * inside), axes, sizes)  # [X_i]
 
     flows = _over_rows(flow, jnp.eye(size, dtype=mu.dtype), chain)  # [X_i, X_i]
+    # Or both sums over joint pairs are taken as one, in another order, and rows miss 1.
+    flows = lax.optimization_barrier(flows)
     out = flows.sum(-1, keepdims=True)  # [X_i, 1], the occupancy
     return jnp.where(out > 0, flows / jnp.where(out > 0, out, 1), jnp.eye(size, dtype=mu.dtype))
 

@@ -14,6 +14,7 @@ FLOORS = [
         "interior",
         "simplex",
         "minimax",
+        "additive",
         "signs",
         "nearest",
         "kron",
@@ -21,7 +22,7 @@ FLOORS = [
         "krylov",
     ],
     ["mdp", "policies", "instances", "bandits"],
-    ["chain", "stationary", "views"],
+    ["factored", "chain", "neighbourhood", "stationary", "views"],
     ["bellman", "distances", "separability"],
     ["entanglement", "decomposition", "bounds", "descent", "influence"],
     [
