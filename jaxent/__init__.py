@@ -78,6 +78,7 @@ from .restless.agents import AgentsTrajectory as AgentsTrajectory
 from .restless.agents import agent_entanglement as agent_entanglement
 from .restless.agents import agent_flow as agent_flow
 from .restless.agents import agent_policy as agent_policy
+from .restless.agents import agent_trajectory as agent_trajectory
 from .restless.agents import simulate_agents as simulate_agents
 from .restless.agents import type_entanglement as type_entanglement
 from .restless.attractor import Attractor as Attractor
@@ -118,6 +119,12 @@ from .simplex import tv_centre as tv_centre
 from .stationary import LawSolution as LawSolution
 from .stationary import solve_law as solve_law
 from .stationary import stationary_distribution as stationary_distribution
+from .tables import Log as Log
+from .tables import read_log as read_log
+from .tables import to_frame as to_frame
+from .trajectory import Labels as Labels
+from .trajectory import Trajectory as Trajectory
+from .trajectory import chain_trajectory as chain_trajectory
 from .views import local_transition as local_transition
 from .views import marginal as marginal
 from .views import view_transition as view_transition
