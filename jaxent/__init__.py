@@ -63,6 +63,10 @@ from .learning import monte_carlo_local_q as monte_carlo_local_q
 from .learning import network_local_q as network_local_q
 from .learning import td_local_q as td_local_q
 from .learning import with_rewards as with_rewards
+from .logs import LogsEstimate as LogsEstimate
+from .logs import entanglement_from_logs as entanglement_from_logs
+from .logs import pair_counts as pair_counts
+from .logs import state_counts as state_counts
 from .mdp import MDP as MDP
 from .mdp import Coupling as Coupling
 from .mdp import JointMDP as JointMDP

@@ -304,7 +304,8 @@ def monte_carlo_local_q(
 
     The mean of $\sum_{k \ge 0} \gamma^k r_{t+k}$ over the first visits to x in every segment of an
     episode. It tends to $E[\text{return} \mid x_i]$ of the whole system, which is the local Q-value
-    of Eq. (2) where the agents are not entangled.
+    of Eq. (2) where the agents are not entangled. With segments longer than one epoch the others
+    are averaged as they are at first visits, which is not quite their stationary law.
 
     Args:
         trajectory: with a reward of every agent.

@@ -8,6 +8,7 @@ import pytest
 import jaxent
 from jaxent.trajectory import _sample_path
 from tests import oracles
+from tests.reference import cases
 from tests.tolerances import EXACT, SOLVE, STANDARD_ERRORS
 
 RUNS, STEPS, DISCOUNT = 24, 4_000, 0.7
@@ -65,12 +66,12 @@ def assert_within_noise(values, exact):
     values = np.asarray(values)
     error = values.std(0, ddof=1) / np.sqrt(len(values))
     assert (np.abs(values.mean(0) - exact) <= STANDARD_ERRORS * error).all()
-    assert (error < 0.02).all()
+    assert (error < 0.03).all()
 
 
 def test_limits_differ_where_agents_are_entangled(system):
     local, ahead, end = (limit(system, trace) for trace in (0.0, 0.5, 1.0))
-    P, mu, sizes, _, rewards = system
+    P, mu, _, _, rewards = system
     phi = select(system)
     for i in range(2):
         flow = phi[i].T @ (mu[:, None] * P) @ phi[i]
@@ -143,11 +144,10 @@ def test_flow_by_hand():
 
 def test_types_pool_exchangeable_agents():
     """A bandit's agents pooled: LSTD, TD and the exact local Q."""
-    case = jaxent.circulant_bandit(5)
-    kernel = np.broadcast_to(case.kernel, (5, 4, 2, 4))
+    bandit = jaxent.circulant_bandit(5)
+    kernel = np.broadcast_to(bandit.kernel, (5, 4, 2, 4))
     index = np.broadcast_to([2.0, 3.0, 4.0, 1.0], (5, 4))
-    reward = jnp.array(np.broadcast_to(case.reward, (5, 4, 2)))
-    exact = jaxent.ground_truth(case, jaxent.CIRCULANT_PRIORITY)
+    reward = jnp.array(np.broadcast_to(bandit.reward, (5, 4, 2)))
     labels = Labels.numbers(agents=5, states=4, actions=2)
     steps = 3_000
 
@@ -164,8 +164,10 @@ def test_types_pool_exchangeable_agents():
         return jaxent.lstd_local_q(log, discount=0.5, types=types).value, td.value
 
     lstd, td = learn(jax.random.split(jax.random.key(3), 12))
-    seen = np.asarray(exact.occupancy).reshape(-1) > 1e-3
-    q = np.asarray(exact.q_local).reshape(-1)[seen]
+    exact = cases("circulant")[0]
+    assert exact["n_agents"] == 5
+    seen = np.ravel(exact["occupancy"]) > 1e-3
+    q = np.ravel(exact["q_local"])[seen]
     assert_within_noise(lstd[:, 0, seen], q)
     error = np.asarray(td[:, 0, seen]).std(0, ddof=1) / np.sqrt(12)
     off = np.abs(np.asarray(td[:, 0, seen]).mean(0) - q)
