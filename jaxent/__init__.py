@@ -1,6 +1,8 @@
 """Multi-agent Markov entanglement in JAX."""
 
 from . import bounds as bounds
+from .audit import Audit as Audit
+from .audit import audit as audit
 from .bandits import BANDITS as BANDITS
 from .bandits import NamedBandit as NamedBandit
 from .bandits import named_bandit as named_bandit

@@ -52,6 +52,7 @@ class LogsEstimate(NamedTuple):
         minimizer: fitted own law q, `[K, X, X]`; uniform where there is not enough data.
         visits: transitions from each local pair, `[K, X]`.
         enough: whether they are as many as demanded; other pairs are left out, `[K, X]`.
+        batches: the estimate in each of 20 batches of consecutive epochs, `[K, 20]`.
     """
 
     value: Array
@@ -63,6 +64,7 @@ class LogsEstimate(NamedTuple):
     minimizer: Array
     visits: Array
     enough: Array
+    batches: Array
 
     @property
     def share(self) -> Array:
@@ -207,6 +209,7 @@ def estimate_paths(
             q,
             visits,
             enough,
+            found.batches,
         )
 
     return lax.map(one, (keys, pairs, ahead, features, follows))
