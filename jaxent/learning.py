@@ -161,11 +161,11 @@ def lstd_local_q(
     if features is not None:
         check_shape("features", features, (None, None))
         check_finite("features", features)
-    flow, reward, solve = _each_type(flow, reward, types, _lstd)
-    _check_flow(flow, reward)
+    counts, paid, solve = _each_type(flow, reward, types, _lstd)
+    _check_flow(counts, paid)
     if features is not None:
-        check_shape("features", features, (jnp.shape(flow)[-1], None))
-    return solve(flow, reward, discount, features)
+        check_shape("features", features, (jnp.shape(counts)[-1], None))
+    return solve(counts, paid, discount, features)
 
 
 def _lstd(flow: Array, reward: Array, discount: Any, features: Array | None) -> LocalQ:
@@ -410,13 +410,13 @@ def network_local_q(
     check_discount(discount)
     check_positive_int("num_steps", num_steps)
     fit = partial(_network, hidden=hidden, num_steps=num_steps, learning_rate=learning_rate)
-    flow, reward, solve = _each_type(flow, reward, types, fit, key)
-    _check_flow(flow, reward)
+    counts, paid, solve = _each_type(flow, reward, types, fit, key)
+    _check_flow(counts, paid)
     if features is None:
-        features = jnp.eye(jnp.shape(flow)[-1], dtype=jnp.result_type(reward, float))
-    check_shape("features", features, (jnp.shape(flow)[-1], None))
+        features = jnp.eye(jnp.shape(counts)[-1], dtype=jnp.result_type(paid, float))
+    check_shape("features", features, (jnp.shape(counts)[-1], None))
     check_finite("features", features)
-    return solve(flow, reward, discount, features)
+    return solve(counts, paid, discount, features)
 
 
 @partial(jax.jit, static_argnames=("hidden", "num_steps", "learning_rate"))
@@ -544,7 +544,9 @@ def _check_paid(trajectory: Trajectory, reward: Any) -> None:
         )
 
 
-def _each_type(flow: Any, reward: Any, types: Any, solve: Any, key: Any = None):
+def _each_type(
+    flow: Any, reward: Any, types: Any, solve: Any, key: Any = None
+) -> tuple[Any, Any, Any]:
     """Flow, reward and a solver for one flow as given, or for all types of a trajectory."""
     extra = () if key is None else (key,)
     if isinstance(flow, Trajectory):
@@ -554,7 +556,7 @@ def _each_type(flow: Any, reward: Any, types: Any, solve: Any, key: Any = None):
             extra = (jax.random.split(key, len(counted.flow)),)
         axes = (0, 0, None, None, *(0 for _ in extra))
         many = jax.vmap(solve, in_axes=axes)
-        return *counted, lambda *args: many(*args, *extra)
+        return counted.flow, counted.reward, lambda *args: many(*args, *extra)
     if reward is None or types is not None:
         raise ValueError("reward: a flow needs one, and has no types")
     check_shape("flow", flow, (None, jnp.shape(flow)[0]))

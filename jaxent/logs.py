@@ -115,7 +115,8 @@ def entanglement_from_logs(
     and whitened for each x) at the $n_{xy}$ transitions from x to y, is one of martingale
     differences and has the same chi-squared limit in the data as under permutation. The level is
     exact where features do not depend on the agent's past, and holds for long runs otherwise. It is
-    not a test that the agents' paths are independent.
+    not a test that the agents' paths are independent. The agent's own law must not change in time:
+    a drift that features share is taken for entanglement.
 
     Args:
         key: of `jax.random.key`, for permutations.
@@ -315,7 +316,7 @@ def _logistic(design: Array, target: Array, train: Array, here: Array) -> Array:
         weight, state = carry
         with jax.numpy_dtype_promotion("standard"):
             updates, state = optimizer.update(jax.grad(loss)(weight), state)
-            return (optax.apply_updates(weight, updates), state), None
+        return (weight + jnp.asarray(updates), state), None
 
     (weight, _), _ = lax.scan(step, (weight, optimizer.init(weight)), None, length=_FIT_STEPS)
     return jax.nn.softmax(design @ weight)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from .audit import Audit
 
 
-def plot_entanglement_map(table: Array, *, ax: Axes | None = None) -> Axes:
+def plot_entanglement_map(table: Array | np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Draw `entanglement_map(chain, mu)`: row i is moved by column j.
 
     Args:
