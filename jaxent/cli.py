@@ -38,6 +38,10 @@ class AuditOptions:
     """The reward is one for all agents, equal in all rows of an epoch."""
     allow_gaps: tyro.conf.FlagCreatePairsOff[bool] = False
     """Agents may come and go: epochs without a row are left out, and listed."""
+    states: tuple[str, ...] = ()
+    """Labels that a state may have; whatever occurs if not given."""
+    actions: tuple[str, ...] = ()
+    """Labels that an action may have; whatever occurs if not given."""
     min_visits: int = 50
     """A local pair seen less often is reported as not enough data."""
     num_permutations: int = 199
@@ -63,9 +67,13 @@ def main(argv: list[str] | None = None) -> int:
 def run_audit(options: AuditOptions) -> int:
     """Read, audit, print, save."""
     out = options.out or Path(f"audit-{options.file.name.split('.')[0]}")
+    given = {"state": options.states, "action": options.actions}
     try:
         log = read_log(
-            options.file, allow_gaps=options.allow_gaps, shared_reward=options.shared_reward
+            options.file,
+            known={column: _labels(labels) for column, labels in given.items() if labels},
+            allow_gaps=options.allow_gaps,
+            shared_reward=options.shared_reward,
         )
     except ValueError as error:
         _fail(str(error))
@@ -91,6 +99,14 @@ def run_audit(options: AuditOptions) -> int:
     _save(out / "audit.json", {"file": str(options.file), **to_dict(found)})
     print(f"\nwrote {out / 'audit.json'} and {out / 'audit.png'}")
     return 0
+
+
+def _labels(given: tuple[str, ...]) -> tuple[int | str, ...]:
+    """As a file has them: numbers where all are numbers."""
+    try:
+        return tuple(int(label) for label in given)
+    except ValueError:
+        return given
 
 
 def _fail(message: str) -> NoReturn:

@@ -94,13 +94,13 @@ def estimate_entanglement(probabilities: Array, weights: Array) -> EntanglementE
     def one(laws: Array, parts: Array) -> tuple[Array, Array, Array]:
         """Of one local state: laws `[T, m]`, parts `[3, T]`."""
         frozen = lax.stop_gradient(laws)
-        whole, first, second = (tv_centre(frozen, lax.stop_gradient(w)) for w in parts)
+        whole, first, second = parts
+        centre = jax.vmap(tv_centre, in_axes=(None, 0))(frozen, lax.stop_gradient(parts))
+        near, from_first, from_second = total_variation(frozen[None], centre.point[:, None])
         # Danskin: the minimum has slope w_k y_k in the laws and the distances in the weights.
-        near = total_variation(frozen, whole.point[None])
-        inner = (parts[0][:, None] * whole.slopes * (laws - frozen)).sum()
-        crossed = parts[2] @ total_variation(frozen, first.point[None])
-        crossed = crossed + parts[1] @ total_variation(frozen, second.point[None])
-        return parts[0] @ near + inner, lax.stop_gradient(crossed), whole.point
+        inner = (whole[:, None] * centre.slopes[0] * (laws - frozen)).sum()
+        crossed = lax.stop_gradient(second @ from_first + first @ from_second)
+        return whole @ near + inner, crossed, centre.point[0]
 
     value, held_out, point = lax.map(
         lambda both: one(*both),

@@ -6,6 +6,7 @@ reported by row and column: for a CSV file the line that an editor shows (the he
 else the position from 0. Nothing is dropped without being named.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -44,7 +45,7 @@ class _Rows(NamedTuple):
 def read_log(
     table: Any,
     *,
-    labels: Labels | None = None,
+    known: Mapping[str, Sequence[Any]] | None = None,
     allow_gaps: bool = False,
     shared_reward: bool = False,
 ) -> Log:
@@ -52,7 +53,8 @@ def read_log(
 
     Args:
         table: a pandas frame, or the path of a file that ends in .csv, .csv.gz, .parquet or .pq.
-        labels: what may occur; whatever occurs, sorted, if not given.
+        known: labels that may occur in a column (agent, state, action, signal), in the order of
+            their codes; in a column not named, whatever occurs, sorted.
         allow_gaps: whether agents may come and go. Epochs without a row are then marked in
             `Trajectory.present` and listed in `Log.gaps`; they are an error otherwise.
         shared_reward: whether the reward is one for all agents, equal in all rows of an epoch.
@@ -81,11 +83,13 @@ def read_log(
     if (time < 0).any():
         row = int((time < 0).argmax())
         rows.fail(row, "t", f"{time[row]} is negative; count epochs from 0")
-    known = (None,) * 4 if labels is None else labels
-    agent, agents = _codes(frame, "agent", known[0], rows)
-    state, states = _codes(frame, "state", known[1], rows)
-    action, actions = _codes(frame, "action", known[2], rows)
-    signal, signals = _codes(frame, "signal", known[3], rows)
+    may = dict(known or {})
+    (agent, agents), (state, states), (action, actions), (signal, signals) = (
+        _codes(frame, column, may.pop(column, None), rows)
+        for column in ("agent", "state", "action", "signal")
+    )
+    if may:
+        raise ValueError(f"known: {next(iter(may))} is none of agent, state, action, signal")
     part, _ = _codes(frame, "episode", None, rows)
 
     # Epochs of all episodes, in order.
@@ -203,7 +207,7 @@ def _whole(frame: Any, column: str, rows: _Rows) -> np.ndarray:
 
 
 def _codes(
-    frame: Any, column: str, known: tuple[Any, ...] | None, rows: _Rows
+    frame: Any, column: str, known: Sequence[Any] | None, rows: _Rows
 ) -> tuple[np.ndarray, tuple[Any, ...]]:
     """Codes of a column, and the labels that they stand for."""
     import pandas as pd

@@ -151,6 +151,7 @@ def test_bad_logs_end_with_one_line(name, tmp_path, capsys):
     ("arguments", "problem"),
     [
         (["audit", "none.csv"], "none.csv: cannot be read"),
+        (["audit", "{log}", "--states", "0"], "log.csv: row 3, column state: 1 is none of the 1"),
         (["audit", "{log}", "--discount", "1"], "discount: 1 is outside"),
         (["audit", "{log}", "--out", "{log}"], "cannot write there"),
         (["audit"], ""),

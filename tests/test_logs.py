@@ -11,7 +11,7 @@ from jaxent.trajectory import _sample_path
 from tests.reference import cases
 from tests.tolerances import EXACT, STANDARD_ERRORS
 
-STEPS, RUNS = 2_000, 40
+STEPS, RUNS = 2_000, 12
 
 
 def entangled(case=1):
@@ -63,8 +63,9 @@ def p_values(chain, num_runs, seed, num_permutations=99):
     )
 
 
-def estimates(chain, num_runs, seed):
-    x, f = paths(chain, num_runs, seed)
+def estimates(chain, data, seed, min_visits=20):
+    x, f = data
+    num_runs = len(x)
     keys = jax.random.split(jax.random.key(seed + 1), num_runs)
     return logs.estimate_paths(
         keys,
@@ -74,7 +75,7 @@ def estimates(chain, num_runs, seed):
         jnp.ones((num_runs, STEPS - 1)),
         num_pairs=chain.sizes[0],
         num_folds=2,
-        min_visits=20,
+        min_visits=min_visits,
         num_permutations=39,
         quantile=2.09,
     )
@@ -83,12 +84,13 @@ def estimates(chain, num_runs, seed):
 @pytest.fixture(scope="module")
 def seen():
     chain, case = entangled()
-    return estimates(chain, RUNS, 0), case["mu_atv_eq7"][0]
+    data = tuple(np.asarray(a) for a in paths(chain, RUNS, 0))
+    return estimates(chain, data, 0), case["mu_atv_eq7"][0], data
 
 
 def test_estimate_is_below_and_not_far(seen):
     """Two agents with counts of one other: the features miss its action only."""
-    found, exact = seen
+    found, exact, _ = seen
     value = np.asarray(found.value)
     error = value.std(ddof=1) / np.sqrt(RUNS)
     assert value.mean() + STANDARD_ERRORS * error < exact
@@ -114,7 +116,7 @@ def test_level_and_power():
 
 @pytest.mark.slow
 def test_nothing_is_found_where_nothing_is():
-    found = estimates(separable(), 200, 30)
+    found = estimates(separable(), paths(separable(), 200, 30), 30)
     value = np.asarray(found.value)
     assert abs(value.mean()) <= STANDARD_ERRORS * value.std(ddof=1) / np.sqrt(200)
     covered = np.asarray(found.value - 2.09 * found.standard_error) <= 0
@@ -156,17 +158,18 @@ def test_statistic_and_permutations_by_hand():
     assert abs(found - wanted) <= STANDARD_ERRORS * np.sqrt(wanted * (1 - wanted) / 999)
 
 
-def test_rare_pairs_are_left_out():
-    rng = np.random.default_rng(0)
-    states = rng.integers(0, 2, (300, 3))
-    states[150:153, 0] = 2
-    run = jaxent.Trajectory.from_arrays(states, 0 * states, 0.0 * states)
-    found = jaxent.entanglement_from_logs(jax.random.key(0), run, min_visits=20, num_permutations=9)
-    np.testing.assert_array_equal(found.enough[0], [True, True, False])
-    np.testing.assert_array_equal(found.enough[1:, :2], True)
-    assert found.visits[0, 2] == 3
-    np.testing.assert_allclose(found.share[0], 296 / 299, atol=EXACT)
-    none = jaxent.entanglement_from_logs(jax.random.key(0), run, min_visits=400, num_permutations=9)
+def test_rare_pairs_are_left_out(seen):
+    """A pair below the minimum is left out; with none left there is no estimate."""
+    every, _, data = seen
+    chain, _ = entangled()
+    visits = np.asarray(every.visits[0]).astype(int)
+    limit = sorted(visits)[1]  # all but the rarest
+    found = estimates(chain, data, 0, min_visits=limit)
+    np.testing.assert_array_equal(found.visits, every.visits)
+    np.testing.assert_array_equal(found.enough[0], visits >= limit)
+    np.testing.assert_allclose(found.share[0], 1 - visits.min() / (STEPS - 1), atol=EXACT)
+    assert found.value[0] != every.value[0]
+    none = estimates(chain, data, 0, min_visits=STEPS)
     assert np.isnan(none.value).all()
     assert np.isnan(none.p_value).all()
 

@@ -73,13 +73,16 @@ def spoil(column, row, value):
 def test_problems_are_named_by_row(tmp_path, rows, match):
     path = tmp_path / "log.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
-    labels = jaxent.Labels(("x", "y"), ("down", "up"), (0, 1), ("rain", "sun"))
-    if "left" in match or "state: is" in match:
-        with pytest.raises(ValueError, match=match):
-            jaxent.read_log(path, labels=labels)
-    else:
-        with pytest.raises(ValueError, match=match):
-            jaxent.read_log(path)
+    with pytest.raises(ValueError, match=match):
+        jaxent.read_log(path, known={"state": ("down", "up")})
+
+
+def test_known_labels_are_in_their_order():
+    run = jaxent.read_log(pd.DataFrame(ROWS), known={"state": ("up", "side", "down")}).trajectory
+    assert run.labels.states == ("up", "side", "down")
+    assert run.states[0, 1] == 2
+    with pytest.raises(ValueError, match="known: mood is none of"):
+        jaxent.read_log(pd.DataFrame(ROWS), known={"mood": ("up",)})
 
 
 def test_gaps_are_kept_and_named():
