@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from scipy import stats
+from scipy import special
 
 from ._checks import check_finite, check_positive_int, check_shape
 from .simplex import total_variation, tv_centre, weighted_median
@@ -185,7 +185,7 @@ def student(confidence: float, num_batches: int) -> float:
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: {confidence} is outside (0, 1)")
-    return float(stats.t.ppf(0.5 + confidence / 2, num_batches - 1))
+    return float(special.stdtrit(num_batches - 1, 0.5 + confidence / 2))
 
 
 def _check_laws(probabilities: Array, weights: Array) -> None:
