@@ -217,17 +217,30 @@ def estimate_paths(
 
 
 def _standard(f: Array, x: Array, weight: Array, num_pairs: int) -> Array:
-    """Features centred and whitened for each local pair, `[T, d]`; 0 in directions that lack."""
+    """Features centred and whitened for each local pair, `[T, d]`; 0 in directions that lack.
+
+    By Gram and Schmidt, one column after another: plain JAX, for agents are done in threads and
+    batched LAPACK calls of two threads may wait for each other.
+    """
     here = (x[:, None] == jnp.arange(num_pairs)[None]).astype(f.dtype) * weight[:, None]  # [T, X]
-    visits = jnp.maximum(here.sum(0), 1)
-    mean = (here.T @ f) / visits[:, None]  # [X, d]
-    centred = f - mean[x]
-    spread = jnp.einsum("tx,td,te->xde", here, centred, centred) / visits[:, None, None]
-    scale, basis = jnp.linalg.eigh(spread)  # [X, d], [X, d, d]
-    small = 1e-4 * jnp.maximum(scale[:, -1:], jnp.finfo(f.dtype).tiny)
-    inverse = jnp.where(scale > small, 1 / jnp.sqrt(jnp.where(scale > small, scale, 1)), 0)
-    whiten = basis * inverse[:, None]  # [X, d, d]
-    return jnp.einsum("td,tde->te", centred, whiten[x]) * (weight > 0)[:, None]
+    visits = jnp.maximum(here.sum(0), 1)[:, None]
+
+    def mean(values: Array) -> Array:
+        return (here.T @ values) / visits  # [X, d]
+
+    f = (f - mean(f)[x]) * (weight > 0)[:, None]
+    small = 1e-4 * mean(f**2)
+    later = jnp.arange(f.shape[1])
+
+    def column(j: Array, f: Array) -> Array:
+        own = lax.dynamic_slice_in_dim(f, j, 1, 1)  # [T, 1], what earlier columns do not explain
+        size, least = mean(own**2), lax.dynamic_slice_in_dim(small, j, 1, 1)
+        scale = jnp.where(size > least, 1 / jnp.sqrt(jnp.where(size > least, size, 1)), 0)
+        own = own * scale[x]
+        rest = f - own * jnp.where((later > j)[None], mean(own * f), 0)[x]
+        return lax.dynamic_update_slice_in_dim(rest, own, j, 1)
+
+    return lax.fori_loop(0, f.shape[1], column, f)
 
 
 def _permutation_test(key, g, x, y, weight, flow, num_permutations) -> Array:
