@@ -146,7 +146,10 @@ def entanglement_from_logs(
             f"trajectory: {trajectory.num_pairs} local pairs are more than {_MOST_PAIRS}; merge "
             "states, or leave out the signal"
         )
-    features = state_counts(trajectory) if features is None else features
+    if features is None:
+        features = state_counts(trajectory)
+        if np.asarray(trajectory.present).all() and trajectory.num_states > 1:
+            features = features[..., :-1]  # they add up to the number of the others
     check_shape("features", features, (*np.shape(trajectory.states), None))
     check_finite("features", features)
     agents = np.arange(trajectory.num_agents) if agents is None else np.asarray(agents)
