@@ -1,6 +1,8 @@
 """Multi-agent Markov entanglement in JAX."""
 
 from . import bounds as bounds
+from .audit import Audit as Audit
+from .audit import audit as audit
 from .bandits import BANDITS as BANDITS
 from .bandits import NamedBandit as NamedBandit
 from .bandits import named_bandit as named_bandit
@@ -37,10 +39,10 @@ from .entanglement import entanglement_mu_tv as entanglement_mu_tv
 from .entanglement import entanglement_tv as entanglement_tv
 from .entanglement import policy_entanglement as policy_entanglement
 from .estimators import EntanglementEstimate as EntanglementEstimate
-from .estimators import LocalQ as LocalQ
+from .estimators import EntanglementInterval as EntanglementInterval
+from .estimators import by_local as by_local
+from .estimators import entanglement_interval as entanglement_interval
 from .estimators import estimate_entanglement as estimate_entanglement
-from .estimators import lstd_local_q as lstd_local_q
-from .estimators import td_local_q as td_local_q
 from .influence import Merge as Merge
 from .influence import best_merge as best_merge
 from .influence import entanglement_map as entanglement_map
@@ -53,6 +55,21 @@ from .instances import circulant_start as circulant_start
 from .instances import example_1 as example_1
 from .instances import pr_box as pr_box
 from .instances import three_agents as three_agents
+from .learning import LocalFlow as LocalFlow
+from .learning import LocalQ as LocalQ
+from .learning import LocalReturns as LocalReturns
+from .learning import RewardFit as RewardFit
+from .learning import fit_local_rewards as fit_local_rewards
+from .learning import local_flow as local_flow
+from .learning import lstd_local_q as lstd_local_q
+from .learning import monte_carlo_local_q as monte_carlo_local_q
+from .learning import network_local_q as network_local_q
+from .learning import td_local_q as td_local_q
+from .learning import with_rewards as with_rewards
+from .logs import LogsEstimate as LogsEstimate
+from .logs import entanglement_from_logs as entanglement_from_logs
+from .logs import pair_counts as pair_counts
+from .logs import state_counts as state_counts
 from .mdp import MDP as MDP
 from .mdp import CooperativeGame as CooperativeGame
 from .mdp import Coupling as Coupling
@@ -84,6 +101,7 @@ from .restless.agents import AgentsTrajectory as AgentsTrajectory
 from .restless.agents import agent_entanglement as agent_entanglement
 from .restless.agents import agent_flow as agent_flow
 from .restless.agents import agent_policy as agent_policy
+from .restless.agents import agent_trajectory as agent_trajectory
 from .restless.agents import simulate_agents as simulate_agents
 from .restless.agents import type_entanglement as type_entanglement
 from .restless.attractor import Attractor as Attractor
@@ -126,6 +144,12 @@ from .simplex import tv_centre as tv_centre
 from .stationary import LawSolution as LawSolution
 from .stationary import solve_law as solve_law
 from .stationary import stationary_distribution as stationary_distribution
+from .tables import Log as Log
+from .tables import read_log as read_log
+from .tables import to_frame as to_frame
+from .trajectory import Labels as Labels
+from .trajectory import Trajectory as Trajectory
+from .trajectory import chain_trajectory as chain_trajectory
 from .views import local_transition as local_transition
 from .views import marginal as marginal
 from .views import view_transition as view_transition

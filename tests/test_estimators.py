@@ -10,6 +10,7 @@ import jaxent
 from jaxent.mdp import RestlessBandit
 from jaxent.simplex import weighted_median
 from tests import oracles_counts as oracle
+from tests.reference import cases
 from tests.tolerances import EXACT, FD, SOLVE
 
 
@@ -95,6 +96,93 @@ def test_gradient_in_the_probabilities():
     np.testing.assert_allclose(jnp.vdot(jax.grad(f)(p), push), numeric, atol=FD)
 
 
+@pytest.fixture(scope="module")
+def three_actions():
+    rng = np.random.default_rng(4)
+    weights = rng.random((24, 2)) * (rng.random((24, 2)) < 0.8)
+    return rng.dirichlet(np.ones(3), (24, 2)), weights
+
+
+def nearest_law(laws, weights):
+    """min over laws q of sum_t w_t TV(p_t, q), by HiGHS: the value and q."""
+    T, m = laws.shape
+    cost = np.append(np.repeat(weights / 2, m), np.zeros(m))
+    copies = np.tile(np.eye(m), (T, 1))
+    apart = np.eye(T * m)
+    result = optimize.linprog(
+        cost,
+        A_ub=np.vstack([np.hstack([-apart, -copies]), np.hstack([-apart, copies])]),
+        b_ub=np.concatenate([-laws.ravel(), laws.ravel()]),
+        A_eq=np.append(np.zeros(T * m), np.ones(m))[None],
+        b_eq=[1],
+    )
+    return result.fun, result.x[-m:]
+
+
+def test_more_than_two_actions(three_actions):
+    """Value, halves and gradient against linear programs and finite differences."""
+    laws, weights = three_actions
+
+    def estimate_with_value(p, w):
+        found = jaxent.estimate_entanglement(p, w)
+        return found.value, found
+
+    both = jax.jit(jax.value_and_grad(estimate_with_value, has_aux=True))
+    (_, estimate), slope = both(laws, weights)
+    exact = sum(nearest_law(laws[:, l], weights[:, l])[0] for l in range(2)) / weights.sum()
+    np.testing.assert_allclose(estimate.value, exact, atol=SOLVE)
+    reached = np.cumsum(weights.sum(1))
+    early = np.where((reached <= weights.sum() / 2)[:, None], weights, 0)
+    crossed = 0.0
+    for fit, judge in ((early, weights - early), (weights - early, early)):
+        for l in range(2):
+            q = nearest_law(laws[:, l], fit[:, l])[1]
+            crossed += judge[:, l] @ np.abs(laws[:, l] - q).sum(1) / 2
+    np.testing.assert_allclose(estimate.held_out, crossed / weights.sum(), atol=SOLVE)
+    push = np.random.default_rng(5).normal(size=laws.shape)
+    push -= push.mean(-1, keepdims=True)
+    up, down = (both(laws + h * push, weights)[0][0] for h in (1e-6, -1e-6))
+    np.testing.assert_allclose(np.vdot(slope, push), (up - down) / 2e-6, atol=FD)
+
+
+@pytest.mark.parametrize("case", range(2))
+def test_equation_9_with_the_exact_law_is_equation_7(case):
+    """Joint pairs as epochs, weighted by their law: the reference's answer, not an estimate."""
+    case = cases("two_agent")[case]
+    m = len(case["reward_a"])
+    chain = jaxent.PairChain.from_matrix(np.array(case["pair_transition"]), sizes=(m, m))
+    rows = jaxent.view_transition(chain, agent=0)
+    laws, here = jaxent.by_local(rows, np.repeat(np.arange(m), m), num_local=m)
+    weights = np.asarray(here) * np.array(case["stationary"])[:, None]
+    found = jaxent.estimate_entanglement(laws, weights)
+    np.testing.assert_allclose(found.value, case["mu_atv_eq7"][0], atol=SOLVE)
+
+
+@pytest.mark.parametrize("num_actions", [2, 3])
+def test_interval_by_hand(three_actions, num_actions):
+    laws, weights = three_actions
+    laws = laws[..., :num_actions] / laws[..., :num_actions].sum(-1, keepdims=True)
+    found = jaxent.entanglement_interval(laws, weights, num_batches=3, confidence=0.9)
+    reached = np.cumsum(weights.sum(1)) - weights.sum(1) / 2
+    batch = np.minimum(3 * reached / weights.sum(), 2).astype(int)
+    cost, mass = np.zeros(3), np.zeros(3)
+    for k in range(3):
+        inside = batch == k
+        mass[k] = weights[inside].sum()
+        for l in range(2):
+            q = nearest_law(laws[~inside, l], weights[~inside, l])[1]
+            cost[k] += weights[inside, l] @ np.abs(laws[inside, l] - q).sum(1) / 2
+    value = cost.sum() / mass.sum()
+    error = np.sqrt(np.sum((cost - value * mass) ** 2) / 6) / mass.mean()
+    np.testing.assert_allclose(found.value, value, atol=SOLVE)
+    np.testing.assert_allclose(found.standard_error, error, atol=SOLVE)
+    np.testing.assert_allclose(found.upper, value + 2.919985580 * error, atol=SOLVE)
+    np.testing.assert_allclose(
+        found.in_sample, jaxent.estimate_entanglement(laws, weights).value, atol=SOLVE
+    )
+    assert found.in_sample <= value
+
+
 def random_flow(seed, num_pairs):
     rng = np.random.default_rng(seed)
     return rng.random((num_pairs, num_pairs)) * rng.integers(0, 5, (num_pairs, num_pairs))
@@ -142,6 +230,10 @@ def test_td_and_lstd_agree_on_simulated_counts():
     np.testing.assert_allclose(td.occupancy, lstd.occupancy, rtol=SOLVE)
 
 
+def interval(**options):
+    return jaxent.entanglement_interval(np.ones((4, 2, 2)) / 2, np.ones((4, 2)), **options)
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
@@ -150,10 +242,14 @@ def test_td_and_lstd_agree_on_simulated_counts():
         (lambda: jaxent.lstd_local_q(np.full((2, 2), np.nan), np.zeros(2), discount=0.5), "flow"),
         (lambda: jaxent.td_local_q(np.eye(3), np.zeros(3), discount=0.5), "flows: wanted shape"),
         (
-            lambda: jaxent.estimate_entanglement(np.ones((4, 2, 3)), np.ones((4, 2))),
-            "probabilities",
+            lambda: jaxent.estimate_entanglement(np.ones((4, 2, 1)), np.ones((4, 2))),
+            "probabilities: of one action",
         ),
         (lambda: jaxent.estimate_entanglement(np.ones((4, 2, 2)), np.ones((4, 3))), "weights"),
+        (lambda: interval(num_batches=1), "num_batches: 1 is outside 2..4"),
+        (lambda: interval(num_batches=5), "num_batches: 5 is outside 2..4"),
+        (lambda: interval(num_batches=2, confidence=1.0), "confidence: 1.0 is outside"),
+        (lambda: jaxent.by_local(np.ones((4, 2)), np.zeros(3), num_local=2), "local"),
     ],
 )
 def test_bad_input_is_refused(call, match):

