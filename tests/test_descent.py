@@ -45,6 +45,7 @@ def test_signed_products_bound_three_agents():
     np.testing.assert_allclose(jaxent.tv_distance(chain, nearest), found.value, atol=EXACT)
 
 
+@pytest.mark.slow
 def test_signed_products_bound_two_agents():
     chain = chain_of(jax.random.key(3), (2, 2))
     found = jaxent.entanglement_tv_signed(chain, jax.random.key(4), num_steps=1000)

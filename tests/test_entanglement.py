@@ -218,6 +218,7 @@ def test_gradients_against_differences(name):
     assert abs(jax.jit(jax.grad(value))(0.0) - wanted) < 1e-5
 
 
+@pytest.mark.slow
 def test_gradients_over_256_policies():
     case = cases("weakly_coupled")[0]
     mdp, policy = coupled_mdp(case)
