@@ -200,10 +200,15 @@ def figures(rows: list[dict], out: Path) -> list[Path]:
             many = f"{n} driver" + "s" * (n > 1)
             left.plot(share, [100 * row["relative_error"] for row in mine], label=many, **look)
             left.plot(share, [100 * row["blind_error"] for row in mine], **look | {"ls": ":"})
-            right.plot(share, [row["atv"] / n for row in mine], label=f"{many}, Eq. (13)", **look)
+            right.plot(
+                share,
+                [row["atv"] / n for row in mine],
+                label=f"{many}, Eq. (13): worst pair",
+                **look,
+            )
             right.plot(share, [row["policy"] for row in mine], **look | {"ls": ":"})
         left.plot([], [], color="black", lw=1, ls=":", label="views without the order")
-        right.plot([], [], color="black", lw=1, ls=":", label="bound of Prop. 3")
+        right.plot([], [], color="black", lw=1, ls=":", label="bound of Prop. 3: mean over pairs")
         left.set(xlabel="orders to the nearest driver (%)", ylabel="relative error (%)")
         right.set(xlabel="orders to the nearest driver (%)", ylabel="entanglement of a driver")
         for axis in (left, right):
