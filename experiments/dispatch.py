@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 import jaxent
 from experiments import command, drawing
+from experiments.command import Claim
 from jaxent import bounds
 from jaxent.chain import Layout
 
@@ -216,7 +217,7 @@ def figures(rows: list[dict], out: Path) -> list[Path]:
         return command.save_figure(figure, out / "dispatch")
 
 
-def claims(rows: list[dict]) -> list[tuple[str, str, bool]]:
+def claims(rows: list[dict]) -> list[Claim]:
     """What should hold, what came out, and whether it holds."""
     apart = [row for row in rows if row["nearest"] == 0]
     worst = max((row["sup_error"] for row in apart), default=0.0)
@@ -224,14 +225,16 @@ def claims(rows: list[dict]) -> list[tuple[str, str, bool]]:
     gain = [r["blind_error"] / max(r["relative_error"], 1e-12) for r in rows]
     z = [(row["simulated"] - row["reward"]) / row["simulated_error"] for row in rows]
     found = [
-        ("drivers with zones of their own: no error (Prop. 2)", f"{worst:.1g}", worst < 1e-8),
-        (
+        Claim("drivers with zones of their own: no error (Prop. 2)", f"{worst:.1g}", worst < 1e-8),
+        Claim(
             "error below Theorem 9",
             f"at least {min(over, default=np.inf):.3g} times",
             min(over, default=1) >= 1,
         ),
-        ("a driver who sees the order is no worse", f"{min(gain):.3g} times", min(gain) >= 1),
-        ("simulated mean reward (5 s.e.)", f"{max(map(abs, z)):.1f} s.e.", max(map(abs, z)) < 5),
+        Claim("a driver who sees the order is no worse", f"{min(gain):.3g} times", min(gain) >= 1),
+        Claim(
+            "simulated mean reward (5 s.e.)", f"{max(map(abs, z)):.1f} s.e.", max(map(abs, z)) < 5
+        ),
     ]
     return found if apart else found[1:]
 
@@ -272,14 +275,9 @@ def main(argv: list[str] | None = None) -> int:
         ],
         ("drivers", "nearest", "Eq. (13)", "Prop. 3", "error", "without z", "reward", "simulated"),
     )  # fmt: skip
-    found = claims(rows)
     print()
-    command.print_table(
-        [(claim, measured, "holds" if holds else "FAILS") for claim, measured, holds in found],
-        ("claim", "measured", "verdict"),
-    )
-    print("\n" + "\n".join(str(p) for p in [path, *paths]))
-    return 0 if all(holds for *_, holds in found) else 1
+    results = command.header(config, options.seed) | {"rows": rows}
+    return command.conclude(path, results, claims(rows), paths)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 import jaxent
 from experiments import command, drawing
+from experiments.command import Claim
 from jaxent import bounds
 
 Array = jax.Array
@@ -223,7 +224,7 @@ def figures(rows: list[dict], out: Path) -> list[Path]:
         return command.save_figure(figure, out / "servers")
 
 
-def claims(rows: list[dict]) -> list[tuple[str, str, bool]]:
+def claims(rows: list[dict]) -> list[Claim]:
     """What should agree, what came out, and whether it holds."""
     exact = [row for row in rows if row["apart"] is not None]
     apart = max(row["apart"] for row in exact)
@@ -239,10 +240,12 @@ def claims(rows: list[dict]) -> list[tuple[str, str, bool]]:
             )  # fmt: skip
             far = max(far, abs(row["mu_atv"] - near["mu_atv"]) / near["mu_atv"])
     return [
-        ("Eq. (5) from the neighbour set is that of the ring", f"to {apart:.1g}", apart < 1e-6),
-        ("error below Theorem 6", f"at least {slack:.3g} times", slack >= 1),
-        ("error below the a posteriori bound", f"at least {tight:.3g} times", tight >= 1),
-        (f"Eq. (7) of the long ring is that of {last} servers", f"to {far:.1%}", far < 0.05),
+        Claim(
+            "Eq. (5) from the neighbour set is that of the ring", f"to {apart:.1g}", apart < 1e-6
+        ),
+        Claim("error below Theorem 6", f"at least {slack:.3g} times", slack >= 1),
+        Claim("error below the a posteriori bound", f"at least {tight:.3g} times", tight >= 1),
+        Claim(f"Eq. (7) of the long ring is that of {last} servers", f"to {far:.1%}", far < 0.05),
     ]
 
 
@@ -294,14 +297,9 @@ def main(argv: list[str] | None = None) -> int:
         ],
         ("policy", "beta", "N", "Eq. (5)", "Eq. (7)", "relative error", "mean reward"),
     )  # fmt: skip
-    found = claims(rows)
     print()
-    command.print_table(
-        [(claim, measured, "holds" if holds else "FAILS") for claim, measured, holds in found],
-        ("claim", "measured", "verdict"),
-    )
-    print("\n" + "\n".join(str(p) for p in [path, *paths]))
-    return 0 if all(holds for *_, holds in found) else 1
+    results = command.header(config, options.seed) | {"rows": rows}
+    return command.conclude(path, results, claims(rows), paths)
 
 
 if __name__ == "__main__":
