@@ -9,10 +9,8 @@ line and exit code 2.
 import argparse
 import json
 import logging
-import os
 import platform
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -23,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 import jaxent
+from jaxent import files
 
 
 class Options(NamedTuple):
@@ -107,9 +106,7 @@ def parse(
 def open_folder(out: Path) -> None:
     """Make the output folder and see that it can be written, or end with one line."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
+        files.open_folder(out)
     except OSError as error:
         fail(f"--out {out}: cannot write there ({error.strerror or error})")
 
@@ -140,15 +137,8 @@ def plain(value: Any) -> Any:
 
 
 def save_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is the old one or the new one, never half of either."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(plain(content), file, indent=1)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write arrays and NamedTuples as JSON, the whole file or nothing."""
+    files.save_json(path, plain(content))
 
 
 def header(config: Any, seed: int) -> dict[str, Any]:

@@ -1,9 +1,6 @@
 """The command `jaxent audit FILE`."""
 
-import json
-import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +12,7 @@ except ImportError as error:
     raise SystemExit(f"jaxent: needs {error.name}; pip install 'jaxent[audit]'") from None
 
 from .audit import audit, to_dict
+from .files import open_folder, save_json
 from .plotting import plot_audit
 from .tables import read_log
 
@@ -77,7 +75,10 @@ def run_audit(options: AuditOptions) -> int:
         )
     except ValueError as error:
         _fail(str(error))
-    _open_folder(out)
+    try:
+        open_folder(out)
+    except OSError as error:
+        _fail(f"--out {out}: cannot write there ({error.strerror or error})")
     gaps = log.gaps[:20] + ((f"{len(log.gaps) - 20} more gaps",) if log.gaps[20:] else ())
     total = log.trajectory.num_agents
     try:
@@ -96,7 +97,7 @@ def run_audit(options: AuditOptions) -> int:
         _fail(f"{options.file}: {error}")
     print(found)
     plot_audit(found).savefig(out / "audit.png", dpi=150)
-    _save(out / "audit.json", {"file": str(options.file), **to_dict(found)})
+    save_json(out / "audit.json", {"file": str(options.file), **to_dict(found)})
     print(f"\nwrote {out / 'audit.json'} and {out / 'audit.png'}")
     return 0
 
@@ -113,20 +114,3 @@ def _fail(message: str) -> NoReturn:
     """End with one line on standard error and exit code 2."""
     print(f"jaxent audit: {message}", file=sys.stderr)
     raise SystemExit(2)
-
-
-def _open_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        _fail(f"--out {out}: cannot write there ({error.strerror or error})")
-
-
-def _save(path: Path, content: object) -> None:
-    """Write so that the file is the old one or the new one, never half of either."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(content, file, indent=1)
-    os.replace(temporary, path)

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1] / "jaxent"
 FLOORS = [
     [
         "_checks",
+        "files",
         "cholesky",
         "interior",
         "simplex",
