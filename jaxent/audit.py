@@ -143,6 +143,8 @@ def audit(
     reward_error = 0.0
     if trajectory.shares_reward:
         fit = fit_local_rewards(trajectory)
+        if not fit.converged:
+            notes += (f"the split of the shared reward is rough: residual {fit.residual:.2g}",)
         reward_error = float(fit.error / jnp.maximum(fit.scale, jnp.finfo(fit.scale.dtype).tiny))
         trajectory = with_rewards(trajectory, fit.reward)
     learned = jax.tree.map(np.asarray, lstd_local_q(_as_float(trajectory), discount=discount))

@@ -28,6 +28,9 @@ from .trajectory import Trajectory
 
 Array = jax.Array
 
+# Rounding errors to which conjugate gradients go.
+_ROUNDING = 64
+
 
 class LocalQ(NamedTuple):
     r"""Local Q-values learned from data; from a `Trajectory` with a leading axis of K types.
@@ -85,11 +88,15 @@ class RewardFit(NamedTuple):
             minimum this is the smallest, weighted by occupancy. 0 for a pair never seen.
         error: root mean square of what the sum leaves unexplained.
         scale: root mean square of the reward itself.
+        residual: of the normal equations, relative to their right-hand side.
+        converged: whether that is down to rounding; if not, `error` is above the least one.
     """
 
     reward: Array
     error: Array
     scale: Array
+    residual: Array
+    converged: Array
 
 
 def local_flow(trajectory: Trajectory, *, types: Any = None) -> LocalFlow:
@@ -100,14 +107,11 @@ def local_flow(trajectory: Trajectory, *, types: Any = None) -> LocalFlow:
         types: of every agent, in 0..K - 1, `[N]`; each agent is its own if not given.
     """
     types, num_types = _types(trajectory, types)
-    rewards = (
-        jnp.zeros_like(trajectory.pairs, float)
-        if trajectory.shares_reward
-        else (jnp.asarray(trajectory.rewards))
-    )
+    shared = trajectory.shares_reward
+    rewards = jnp.zeros_like(trajectory.pairs, float) if shared else trajectory.rewards
     return _count(
         jnp.asarray(trajectory.pairs),
-        rewards,
+        jnp.asarray(rewards),
         jnp.asarray(trajectory.follows),
         jnp.asarray(trajectory.present),
         types,
@@ -495,15 +499,19 @@ def _fit_rewards(pairs, rewards, present, types, shape) -> RewardFit:
     visits = scatter(jnp.ones_like(rewards))
     scale = jnp.where(visits > 0, 1 / jnp.sqrt(jnp.where(visits > 0, visits, 1)), 0)
     eps = float(jnp.finfo(rewards.dtype).eps)
+    right = scale * scatter(rewards)
     solution, _ = cg(
         lambda x: scale * scatter(gather(scale * x)),
-        scale * scatter(rewards),
-        tol=64 * eps,
+        right,
+        tol=_ROUNDING * eps,
         maxiter=4 * shape[0] * shape[1] + 100,
     )
     table = scale * solution
     left = rewards - gather(table)
-    return RewardFit(table, jnp.sqrt((left**2).mean()), jnp.sqrt((rewards**2).mean()))
+    size = jnp.linalg.norm(right)
+    residual = jnp.linalg.norm(scale * scatter(left)) / jnp.where(size > 0, size, 1)
+    rms = [jnp.sqrt((x**2).mean()) for x in (left, rewards)]
+    return RewardFit(table, *rms, residual, residual <= 4 * _ROUNDING * eps)
 
 
 def with_rewards(trajectory: Trajectory, reward: Any, *, types: Any = None) -> Trajectory:

@@ -204,8 +204,10 @@ def test_shared_reward_is_split():
     local = rng.normal(size=(4, 3))
     exact = jaxent.fit_local_rewards(shared(states, design @ local.ravel()))
     assert exact.error < SOLVE
+    assert exact.converged
     reward = rng.normal(size=60)
     fit = jaxent.fit_local_rewards(shared(states, reward))
+    assert fit.converged
     best = design @ np.linalg.lstsq(design, reward, rcond=None)[0]
     np.testing.assert_allclose(design @ fit.reward.ravel(), best, atol=SOLVE)
     np.testing.assert_allclose(fit.error, np.sqrt(np.mean((reward - best) ** 2)), atol=SOLVE)
