@@ -510,8 +510,8 @@ def _fit_rewards(pairs, rewards, present, types, shape) -> RewardFit:
     left = rewards - gather(table)
     size = jnp.linalg.norm(right)
     residual = jnp.linalg.norm(scale * scatter(left)) / jnp.where(size > 0, size, 1)
-    rms = [jnp.sqrt((x**2).mean()) for x in (left, rewards)]
-    return RewardFit(table, *rms, residual, residual <= 4 * _ROUNDING * eps)
+    error, paid = jnp.sqrt((left**2).mean()), jnp.sqrt((rewards**2).mean())
+    return RewardFit(table, error, paid, residual, residual <= 4 * _ROUNDING * eps)
 
 
 def with_rewards(trajectory: Trajectory, reward: Any, *, types: Any = None) -> Trajectory:
