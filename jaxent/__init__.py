@@ -43,6 +43,9 @@ from .estimators import EntanglementInterval as EntanglementInterval
 from .estimators import by_local as by_local
 from .estimators import entanglement_interval as entanglement_interval
 from .estimators import estimate_entanglement as estimate_entanglement
+from .families import PolicyFamily as PolicyFamily
+from .families import joint_softmax as joint_softmax
+from .families import product_softmax as product_softmax
 from .influence import Merge as Merge
 from .influence import best_merge as best_merge
 from .influence import entanglement_map as entanglement_map

@@ -97,15 +97,15 @@ def softmax_policy(logits: Array, *, feasible: Any = True) -> Array:
     """π(a|s) ∝ exp(logits[s, a]) over the feasible joint actions. Differentiable.
 
     Args:
-        logits: `[S_0.., A_0..]`.
+        logits: `[S_0.., A_0..]`, or with a signal `[S_0.., Z, A_0..]`.
         feasible: bool of the same shape, e.g. `feasible_actions(mdp)`; all of them by default. A
             state with no feasible action gets NaN.
     """
     num_agents = jnp.ndim(logits) // 2
-    if jnp.ndim(logits) != 2 * num_agents or not num_agents:
+    if not num_agents:
         raise ValueError(f"logits: wanted [S_0.., A_0..], got {jnp.ndim(logits)} axes")
     masked = jnp.where(feasible, logits, -jnp.inf)
-    return jax.nn.softmax(masked, axis=tuple(range(num_agents, 2 * num_agents)))
+    return jax.nn.softmax(masked, axis=tuple(range(-num_agents, 0)))
 
 
 def check_policy(mdp: Any, policy: Any) -> None:

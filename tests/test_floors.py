@@ -22,7 +22,7 @@ FLOORS = [
         "elimination",
         "krylov",
     ],
-    ["mdp", "policies", "instances", "bandits"],
+    ["mdp", "policies", "families", "instances", "bandits"],
     ["factored", "chain", "neighbourhood", "stationary", "views"],
     ["bellman", "distances", "separability"],
     ["entanglement", "decomposition", "bounds", "descent", "influence"],
