@@ -45,7 +45,9 @@ from .estimators import entanglement_interval as entanglement_interval
 from .estimators import estimate_entanglement as estimate_entanglement
 from .families import PolicyFamily as PolicyFamily
 from .families import joint_softmax as joint_softmax
+from .families import neural_index as neural_index
 from .families import product_softmax as product_softmax
+from .families import soft_index as soft_index
 from .influence import Merge as Merge
 from .influence import best_merge as best_merge
 from .influence import entanglement_map as entanglement_map
@@ -144,6 +146,9 @@ from .separability import separable_decomposition as separable_decomposition
 from .simplex import project_simplex as project_simplex
 from .simplex import total_variation as total_variation
 from .simplex import tv_centre as tv_centre
+from .soft import Roundings as Roundings
+from .soft import SoftIndex as SoftIndex
+from .soft import soft_index_policy as soft_index_policy
 from .stationary import LawSolution as LawSolution
 from .stationary import solve_law as solve_law
 from .stationary import stationary_distribution as stationary_distribution

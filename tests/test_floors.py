@@ -22,7 +22,7 @@ FLOORS = [
         "elimination",
         "krylov",
     ],
-    ["mdp", "policies", "families", "instances", "bandits"],
+    ["mdp", "policies", "soft", "families", "instances", "bandits"],
     ["factored", "chain", "neighbourhood", "stationary", "views"],
     ["bellman", "distances", "separability"],
     ["entanglement", "decomposition", "bounds", "descent", "influence"],
