@@ -132,6 +132,8 @@ from .restless.indices import myopic_priority as myopic_priority
 from .restless.indices import random_priority as random_priority
 from .restless.indices import whittle_index as whittle_index
 from .restless.next_counts import configurations as configurations
+from .restless.soft_chain import soft_exchangeable_chain as soft_exchangeable_chain
+from .restless.soft_chain import soft_ground_truth as soft_ground_truth
 from .restless.tagged import TaggedEntanglement as TaggedEntanglement
 from .restless.tagged import tagged_entanglement as tagged_entanglement
 from .separability import ConvexSeparation as ConvexSeparation

@@ -36,6 +36,8 @@ FLOORS = [
         "restless.exchangeable",
         "restless.tagged",
         "restless.ground_truth",
+        "restless.groups",
+        "restless.soft_chain",
         "restless.concentration",
         "restless.attractor",
         "restless.indices",
