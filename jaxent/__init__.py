@@ -134,6 +134,8 @@ from .restless.indices import whittle_index as whittle_index
 from .restless.next_counts import configurations as configurations
 from .restless.soft_chain import soft_exchangeable_chain as soft_exchangeable_chain
 from .restless.soft_chain import soft_ground_truth as soft_ground_truth
+from .restless.soft_mean_field import SoftMeanField as SoftMeanField
+from .restless.soft_mean_field import soft_mean_field as soft_mean_field
 from .restless.tagged import TaggedEntanglement as TaggedEntanglement
 from .restless.tagged import tagged_entanglement as tagged_entanglement
 from .separability import ConvexSeparation as ConvexSeparation

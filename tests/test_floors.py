@@ -38,6 +38,7 @@ FLOORS = [
         "restless.ground_truth",
         "restless.groups",
         "restless.soft_chain",
+        "restless.soft_mean_field",
         "restless.concentration",
         "restless.attractor",
         "restless.indices",
