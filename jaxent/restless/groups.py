@@ -102,12 +102,12 @@ def place(counts: Array, num_agents: int) -> Array:
     num_states = counts.shape[-1]
     if num_states == 1:
         return jnp.zeros(counts.shape[:-1], int)
-    steps = np.arange(1, num_states)
-    terms = [[num_configurations(b - 1, j + 1) for j in steps] for b in range(1, num_agents + 1)]
-    terms = np.array([[0] * len(steps), *terms])  # C(b + j - 1, j), `[N + 1, S - 1]`
+    terms = np.zeros((num_agents + 1, num_states - 1), int)  # C(b + j - 1, j)
+    for b in range(1, num_agents + 1):
+        terms[b] = [num_configurations(b - 1, j + 1) for j in range(1, num_states)]
     sums = jnp.clip(jnp.cumsum(counts, axis=-1)[..., :-1], 0, num_agents)
     sums = lax.cummax(sums, axis=sums.ndim - 1)
-    return jnp.asarray(terms)[sums, np.broadcast_to(steps - 1, sums.shape)].sum(-1)
+    return jnp.asarray(terms)[sums, np.broadcast_to(np.arange(num_states - 1), sums.shape)].sum(-1)
 
 
 @dataclass(frozen=True)

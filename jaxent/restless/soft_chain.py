@@ -116,7 +116,7 @@ class TaggedRoundedKernel:
     def vm(self, mu: Array) -> Array:
         """The law of the next (tagged state, configuration), mu K."""
         mu = mu.reshape(len(self.local), 2, *self.places[0][0].shape[1:])
-        total = 0
+        total = jnp.zeros((), mu.dtype)
         for action, (groups, places) in enumerate(zip(self.groups, self.places, strict=True)):
             split = jnp.zeros(_split_shape(groups), mu.dtype)
             split = jax.vmap(lambda m, k, u, zero=split: zero.at[k, u].add(m))(
@@ -271,7 +271,7 @@ def _tagged_chain(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, bu
     groups = _others(local, num_agents, budget)
     by_state = jnp.moveaxis(split, 0, 2)  # [C, J, S, S, 2]
     idle, active = (
-        tuple(jnp.moveaxis(p, 2, 0) for p in _places(laws, _without(by_state, action)))
+        _places(laws, jnp.moveaxis(_without(by_state, action), 2, 0))
         for action, laws in enumerate(groups)
     )
     return PairChain(
