@@ -42,7 +42,7 @@ from .tagged import next_chances, place_by_rank, tagged_law, walk_bytes
 Array = jax.Array
 
 # Up to so many configurations elimination is quicker than walking.
-_DENSE = 256
+DENSE = 256
 
 
 class GroundTruth(NamedTuple):
@@ -127,7 +127,7 @@ def _solve_joint(local, reward, discount, budget, split, *, num_agents) -> _Solv
     ranks = tuple(range(len(local)))
     op = next_counts(local, num_agents=num_agents, budget=budget, priority=ranks)
     chain = PairChain(op, NoChoice(len(split)), Layout((len(split),), ((0,),)))
-    if len(split) <= _DENSE:
+    if len(split) <= DENSE:
         return law_direct(chain), solve_direct(chain, _total(split, reward), discount=discount)
     return law_iterative(chain), solve_iterative(chain, _total(split, reward), discount=discount)
 
