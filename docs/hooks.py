@@ -2,6 +2,7 @@
 
 - `<!-- include FILE -->` on a page stands for a file of the repository, and
   `<!-- include FILE ## Heading -->` for one section of it, so that nothing is written twice.
+- `` `name` `` of an exported name is a link to its place in the API.
 - `::: jaxent.module` documents what `jaxent/__init__.py` exports from that module. A module that
   exports and is on no page ends a strict build.
 - Notebooks of the repository become pages: the executed copy in `results/notebooks` where there is
@@ -27,6 +28,7 @@ log = logging.getLogger("mkdocs.hooks")
 _INCLUDE = re.compile(r"^<!-- include (\S+?)(?: (#+ .+?))? -->$", flags=re.MULTILINE)
 _LINK = re.compile(r"(\]\()([^)\s:#]+)([^)]*\))")
 _DOCUMENTED = re.compile(r"^::: (jaxent\S*)$", flags=re.MULTILINE)
+_NAME = re.compile(r"(?<![\[`])`((?:bounds\.)?\w+)`(?![\]`])")
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', flags=re.DOTALL)
 _DISPLAY = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', flags=re.DOTALL)
 
@@ -64,7 +66,11 @@ def on_page_markdown(markdown, page, config, files):
         chosen = f"\n    options:\n      members: [{', '.join(names)}]" if names else ""
         return found[0] + chosen
 
-    return _DOCUMENTED.sub(document, _INCLUDE.sub(include, markdown))
+    def refer(found: re.Match) -> str:
+        return f"[{found[0]}][{targets[found[1]]}]" if found[1] in targets else found[0]
+
+    targets = places()
+    return _DOCUMENTED.sub(document, _NAME.sub(refer, _INCLUDE.sub(include, markdown)))
 
 
 def on_page_content(html_text, page, config, files):
@@ -103,6 +109,18 @@ def exports(package: str = "jaxent") -> dict[str, list[str]]:
             inner = {name: home for home, all_ in exports(module).items() for name in all_}
         for name in names:
             found.setdefault(inner.get(name, module), []).append(name)
+    return found
+
+
+def places() -> dict[str, str]:
+    """Where in the API every exported name is, and what `bounds` holds."""
+    found = {name: f"{module}.{name}" for module, all_ in exports().items() for name in all_}
+    for node in ast.parse((ROOT / "jaxent" / "bounds.py").read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            found[f"bounds.{node.name}"] = f"jaxent.bounds.{node.name}"
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):  # one under two names
+            for target in node.targets:
+                found[f"bounds.{ast.unparse(target)}"] = f"jaxent.bounds.{node.value.id}"
     return found
 
 

@@ -41,7 +41,7 @@ _MOST_VERTICES = 2**17
 
 
 class SeparableDecomposition(NamedTuple):
-    """P = Σ_k weights[k] factors[0][k] ⊗ factors[1][k] ⊗ ...
+    """P = Σ_k `weights[k]` `factors[0][k]` ⊗ `factors[1][k]` ⊗ ...
 
     Attributes:
         weights: sum to 1 and may be negative, `[K]`.
@@ -56,11 +56,12 @@ class ConvexSeparation(NamedTuple):
     r"""The nearest point of P_SEP+ and the inequality that certifies its distance.
 
     Attributes:
-        distance: least $\\sum |P - P'|$ over P' in P_SEP+; 0 if P is in it.
-        weights: non-negative, sum to 1, `[K]`: the nearest P' = Σ_k weights[k] ⊗_i factors[i][k].
+        distance: least $\sum |P - P'|$ over P' in P_SEP+; 0 if P is in it.
+        weights: non-negative, sum to 1, `[K]`: the nearest P' is Σ_k `weights[k]` times the product
+            of `factors[i][k]` over i.
         factors: deterministic transitions, one `[K, X_i, X_i]` an agent.
-        inequality: $y$ with $\\langle y, P' \\rangle \\le$ bound for every P' in P_SEP+, `[J, J]`.
-        bound: the bound; $\\langle y, P \\rangle$ = bound + distance.
+        inequality: $y$ with $\langle y, P' \rangle \le$ bound for every P' in P_SEP+, `[J, J]`.
+        bound: the bound; $\langle y, P \rangle$ = bound + distance.
     """
 
     distance: float
@@ -75,7 +76,7 @@ class Witness(NamedTuple):
 
     Attributes:
         rewards: one `[X_i]` an agent, zero for all agents but one, largest entry 1.
-        violation: $\\min_q \\|Q - q\\|_2$ over functions q of that agent's pair.
+        violation: $\min_q \|Q - q\|_2$ over functions q of that agent's pair.
     """
 
     rewards: tuple[Array, ...]
