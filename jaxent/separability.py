@@ -95,6 +95,13 @@ def is_separable(chain: PairChain, *, tolerance: float | None = None) -> Array:
 
     Returns:
         A bool, which may be traced.
+
+    Examples:
+        >>> import jaxent
+        >>> for P in jaxent.pr_box(), jaxent.appendix_e():
+        ...     print(jaxent.is_separable(jaxent.PairChain.from_matrix(P, sizes=(2, 2))))
+        True
+        False
     """
     return _signalling(chain).max() <= _tolerance(chain, tolerance)
 
@@ -130,6 +137,12 @@ def separable_decomposition(
 
     Raises:
         ValueError: if the chain is not separable, naming the agent that signals.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> print(jaxent.separable_decomposition(chain).weights.round(3))
+        [ 0.5  0.5  1.  -1. ]
     """
     deviation = np.asarray(_signalling(chain))
     if not deviation.max() <= _tolerance(chain, tolerance):
@@ -154,6 +167,12 @@ def is_convexly_separable(chain: PairChain, *, tolerance: float = 1e-8) -> bool:
     Args:
         chain: as for `convex_separation`.
         tolerance: largest distance from P_SEP+ that still counts as none, as a mean over rows.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> jaxent.is_convexly_separable(chain)
+        False
     """
     return convex_separation(chain).distance <= tolerance * chain.num_pairs
 
@@ -228,6 +247,13 @@ def separability_witness(chain: PairChain, *, discount: Any = 0.9) -> Witness:
     Returns:
         The rewards, and the 2-norm over joint pairs of what the best fit leaves. It is rounding if
         and only if the chain is agent-wise separable (for two agents: separable).
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> found = jaxent.separability_witness(chain)
+        >>> print(f"{found.violation:.3f}")
+        1.800
     """
     sizes = _product_sizes(chain)
     check_discount(discount)
