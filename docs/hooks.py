@@ -62,7 +62,7 @@ def on_page_markdown(markdown, page, config, files):
         return included(found[1], found[2], page.file.src_uri)
 
     def document(found: re.Match) -> str:
-        names = exports().get(found[1])  # None or none: all public names of the module
+        names = in_order(found[1], exports().get(found[1], []))  # none: all that is public
         chosen = f"\n    options:\n      members: [{', '.join(names)}]" if names else ""
         return found[0] + chosen
 
@@ -112,13 +112,22 @@ def exports(package: str = "jaxent") -> dict[str, list[str]]:
     return found
 
 
+def in_order(module: str, names: list[str]) -> list[str]:
+    """The names as they follow each other in the source."""
+    path = ROOT / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    defined = re.findall(r"^(?:class |def )?(\w+)\b", path.read_text(), flags=re.MULTILINE)
+    return sorted(names, key=defined.index)
+
+
 def places() -> dict[str, str]:
     """Where in the API every exported name is, and what `bounds` holds."""
     found = {name: f"{module}.{name}" for module, all_ in exports().items() for name in all_}
     for node in ast.parse((ROOT / "jaxent" / "bounds.py").read_text()).body:
         if isinstance(node, ast.FunctionDef):
             found[f"bounds.{node.name}"] = f"jaxent.bounds.{node.name}"
-        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):  # one under two names
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+            # One function under two names.
             for target in node.targets:
                 found[f"bounds.{ast.unparse(target)}"] = f"jaxent.bounds.{node.value.id}"
     return found
@@ -154,7 +163,10 @@ def whole(host: Path) -> list[str]:
 def mathml(escaped: str, display: str, page) -> str:
     """One formula."""
     try:
-        return convert(html.unescape(escaped), display=display)
+        drawn = convert(html.unescape(escaped), display=display)
     except Exception as error:
         log.warning(f"{page.file.src_uri}: cannot draw {escaped!r} ({error!r})")
         return escaped
+    if "\\" in drawn:  # A command that the converter does not know is left as it is.
+        log.warning(f"{page.file.src_uri}: cannot draw all of {escaped!r}")
+    return drawn
