@@ -109,7 +109,7 @@ def affine_pieces(kernel: Array, priority: Array, share: Array) -> AffinePieces:
     return AffinePieces(served, linear, share * gain)
 
 
-def _spectral_radius(A: Array) -> Array:
+def spectral_radius(A: Array) -> Array:
     """lim ||A^k||^(1/k) by repeated squaring, `k = 2^48`; runs on any device, unlike `eigvals`."""
 
     def square(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -123,7 +123,7 @@ def _spectral_radius(A: Array) -> Array:
     return jnp.exp(total / 2.0**_DOUBLINGS)
 
 
-def _lyapunov(A: Array, noise: Array) -> Array:
+def lyapunov(A: Array, noise: Array) -> Array:
     """Sigma = A' Sigma A + noise by doubling; A must have spectral radius below 1."""
 
     def double(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -214,13 +214,13 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
 
     # Fluctuations: on the tangent space K acts as K - 1 m*.
     tangent = K - m[None, :]
-    radius = _spectral_radius(tangent)
+    radius = spectral_radius(tangent)
     spread = jnp.einsum("sa,sai->i", groups, kernel, precision=_HIGHEST)
     noise = jnp.diag(spread) - jnp.einsum(
         "sa,sai,saj->ij", groups, kernel, kernel, precision=_HIGHEST
     )
     gaussian = unique & nondegenerate & (radius < 1)
-    covariance = jnp.where(gaussian, _lyapunov(tangent, noise), jnp.nan)
+    covariance = jnp.where(gaussian, lyapunov(tangent, noise), jnp.nan)
 
     # Values: V(n) = w.n + N c on the piece, against local values at the policy of m*.
     w = jnp.where(found, weights[pivot], jnp.nan)
