@@ -95,6 +95,13 @@ def ground_truth(
         ValueError: for a bad bandit or priority, and before anything is allocated if the chain
             does not fit: the message has the count, the bytes and the largest N that fits.
 
+    Examples:
+        >>> import jaxent
+        >>> bandit = jaxent.circulant_bandit(5)
+        >>> found = jaxent.ground_truth(bandit, jaxent.CIRCULANT_PRIORITY)
+        >>> print(f"{found.entanglement:.4f} {found.mu_error:.4f}")
+        0.0818 0.0430
+
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eqs. (2) and (15), Appendix K.
     """
