@@ -43,7 +43,8 @@ def random_pair(key: Array, num_states: int, limit: Any) -> jaxent.WeaklyCoupled
     agents = []
     for each in jax.random.split(key, AGENTS):
         key_kernel, key_reward = jax.random.split(each)
-        kernel = jax.random.dirichlet(key_kernel, jnp.ones(num_states), (num_states, 2))
+        kernel = jax.random.exponential(key_kernel, (num_states, 2, num_states))
+        kernel /= kernel.sum(-1, keepdims=True)
         agents.append(jaxent.MDP(kernel, jax.random.uniform(key_reward, (num_states, 2))))
     return limited(tuple(agents), 0.9, limit)
 

@@ -222,6 +222,22 @@ def front(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[ahead], y[ahead]
 
 
+def hull(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The corners of the least concave curve above a front: all that J - λ E can single out."""
+    corners: list[tuple[float, float]] = []
+    for point in zip(x, y, strict=True):
+        while len(corners) > 1 and _below(corners[-2], corners[-1], point):
+            corners.pop()
+        corners.append(point)
+    across, up = zip(*corners, strict=True)
+    return np.array(across), np.array(up)
+
+
+def _below(left: tuple, middle: tuple, right: tuple) -> bool:
+    rise = (middle[1] - left[1]) * (right[0] - left[0])
+    return rise <= (right[1] - left[1]) * (middle[0] - left[0])
+
+
 def figures(results: list[dict], price: tuple[float, ...], out: Path) -> list[Path]:
     """Return against entanglement, and against decomposition error, a column a model."""
     with drawing.style():
@@ -234,9 +250,11 @@ def figures(results: list[dict], price: tuple[float, ...], out: Path) -> list[Pa
             y = np.array(every["average_reward"])
             for axis, quantity in zip(column, ("entanglement", "error"), strict=True):
                 x = np.array(every[quantity])
+                ahead = front(np.append(x, 0), np.append(y, known["separable"]))
                 axis.axhline(known["optimum"], color=drawing.GREY, lw=0.8, ls=":")
                 axis.scatter(x, y, s=3, color=np.repeat(colours, x.shape[1], axis=0), alpha=0.6)
-                axis.step(*front(x.ravel(), y.ravel()), where="post", color="black", lw=0.8)
+                axis.step(*ahead, where="post", color="black", lw=0.8)
+                axis.plot(*hull(*ahead), color=drawing.GREY, lw=0.8, ls="--")
                 axis.scatter(
                     getattr(best, quantity), best.average_reward, s=22, color=colours,
                     edgecolors="black", linewidths=0.4, zorder=3,
@@ -249,22 +267,24 @@ def figures(results: list[dict], price: tuple[float, ...], out: Path) -> list[Pa
                 axis.set_ylim(1.15 * low - 0.15 * known["optimum"], None)
                 axis.set_xlim(0, 1.15 * getattr(best, quantity).max())
         for k, axis in enumerate(axes[0]):
-            axis.set(title=f"model {k + 1}", xlabel=r"entanglement $E_A + E_B$ (Eq. 7)")
+            axis.set(title=f"model {k + 1}", xlabel="entanglement, Eq. (7)")
         for axis in axes[1]:
-            axis.set(xlabel=r"decomposition error $\|Q - Q_A - Q_B\|_\mu$")
+            axis.set(xlabel="decomposition error")
         for axis in axes[:, 0]:
             axis.set(ylabel=r"average reward $J$")
-        drawn = axes[0, -1]
+        drawn = axes[0, 0]
         drawn.plot([], [], color=drawing.GREY, lw=0.8, ls=":", label="optimum")
-        drawn.plot([], [], color="black", lw=0.8, label="front of all runs")
+        drawn.plot([], [], color="black", lw=0.8, label="front")
+        drawn.plot([], [], color=drawing.GREY, lw=0.8, ls="--", label="its concave hull")
         drawn.scatter([], [], s=22, color=colours[len(price) // 2], ec="black", lw=0.4,
                       label=r"best start of each $\lambda$")  # fmt: skip
         drawn.scatter([], [], s=60, marker="*", color=drawing.RED, ec="black", lw=0.4,
                       label="best shared randomness")  # fmt: skip
-        drawn.legend(loc="lower right")
+        figure.legend(loc="outside upper center", ncols=5)
         shades = ScalarMappable(BoundaryNorm(np.arange(len(price) + 1) - 0.5, len(price)))
         shades.set_cmap(ListedColormap(colours))
         bar = figure.colorbar(shades, ax=axes, ticks=range(len(price)), aspect=40, pad=0.01)
+        bar.minorticks_off()
         bar.set_ticklabels([f"{p:g}" for p in price], fontsize=7)
         bar.set_label(r"price of entanglement $\lambda$")
         return command.save_figure(figure, out / "tradeoff")
