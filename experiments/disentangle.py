@@ -160,18 +160,19 @@ def figures(results: dict[str, dict], steps: int, out: Path) -> list[Path]:
             _band(row[1], at, path["entanglement"], drawing.BLUE, "-", "")
             held = path["average_reward"] / path["average_reward"][:, :1]
             _band(row[2], at, held, drawing.BLUE, "-", "")
-            row[2].axhline(1 - ALLOWED, color=drawing.RED, lw=0.8, ls=":")
+            row[2].axhline(1 - ALLOWED, color="black", lw=0.8, ls=":", label="5% less")
             row[0].set(yscale="log", ylabel=kind)
             row[1].set(ylim=(0, None))
         for axis, title in zip(
             axes[0],
-            ("decomposition error and bounds", "entanglement, Eq. (7)", "return, of the start's"),
+            ("decomposition error and bounds", "entanglement, Eq. (7)", "return over that at the start"),
             strict=True,
         ):
             axis.set_title(title, fontsize=9)
         for axis in axes[-1]:
             axis.set_xlabel("step")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        axes[0, 2].legend(loc="center right")
         return command.save_figure(figure, out / "disentangle")
 
 

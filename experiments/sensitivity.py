@@ -30,7 +30,6 @@ from experiments import command, drawing, studies
 from experiments.command import Claim
 
 Array = jax.Array
-Kernels = Array
 
 ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
 
@@ -60,7 +59,7 @@ HELP = {
     "checked": "entries of each kernel to hold against finite differences",
 }
 
-STEP = 1e-4
+STEP = 1e-5
 ACTIONS = ("idle", "active")
 
 
@@ -112,7 +111,7 @@ def difference(error: Callable, kernel: np.ndarray, place: np.ndarray) -> float:
 
 def sensitivity(name: str, error: Callable, kernel: np.ndarray, checked: int) -> Sensitivity:
     """Gradient of the error in the kernels, and the entries that matter most held against it."""
-    value, gradient = jax.value_and_grad(error)(jnp.asarray(kernel))
+    value, gradient = jax.jit(jax.value_and_grad(error))(jnp.asarray(kernel))
     slope = np.asarray(tangent(gradient, jnp.asarray(kernel)) / value)
     # The most and the least important entries, so that no large one is wrong and no small one lost.
     order = np.argsort(-np.abs(slope), axis=None)
@@ -144,8 +143,122 @@ def bandit(name: str, size: int) -> tuple[Callable, np.ndarray]:
     """The error of a named bandit as a function of its kernel `[1, S, 2, S]`, and this."""
     found, priority = jaxent.named_bandit(name, size)
 
+    @jax.jit
     def error(kernels):
         changed = found._replace(passive=kernels[0, :, 0], active=kernels[0, :, 1])
         return jaxent.ground_truth(changed, priority).mu_error
 
     return error, np.asarray(found.kernel)[None]
+
+
+def run(key: Array, config: Config) -> list[Sensitivity]:
+    """The pair, then every bandit."""
+    models = {"random pair": random_pair(key, config.states)}
+    models |= {name: bandit(name, config.size) for name in config.bandit}
+    return [sensitivity(name, *model, config.checked) for name, model in models.items()]
+
+
+def figures(results: list[dict], out: Path) -> list[Path]:
+    """A heat map for each kernel and action; the pair's two agents stand side by side."""
+    panels = []
+    for result in results:
+        for k, (slope, kernel) in enumerate(zip(result["slope"], result["kernel"], strict=True)):
+            agent = f", agent {'AB'[k]}" if len(result["slope"]) > 1 else ""
+            for action, told in enumerate(ACTIONS):
+                rows = np.array(slope)[:, action], np.array(kernel)[:, action]
+                panels.append((f"{result['name']}{agent}: {told}", *rows))
+    with drawing.style():
+        columns = 4
+        height = -(-len(panels) // columns)
+        figure = Figure(figsize=(7.0, 2.0 * height + 0.2), layout="constrained")
+        axes = figure.subplots(height, columns, squeeze=False)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        top = max(np.abs(slope).max() for _, slope, _ in panels)
+        drawn = None
+        for axis, (title, slope, kernel) in zip(axes.flat, panels, strict=False):
+            drawn = axis.imshow(slope, cmap="RdBu_r", vmin=-top, vmax=top)
+            for place in np.argwhere(kernel == 0):
+                axis.plot(*place[::-1], marker=".", color="black", ms=2)
+            axis.set_title(title, fontsize=7.5)
+            axis.set_xticks(range(slope.shape[1]))
+            axis.set_yticks(range(slope.shape[0]))
+            axis.spines[:].set_visible(False)
+            axis.tick_params(length=0)
+        for axis in axes[:, 0]:
+            axis.set_ylabel("from state")
+        for axis in axes[-1]:
+            axis.set_xlabel("to state")
+        bar = figure.colorbar(drawn, ax=axes, aspect=30, pad=0.01)
+        bar.set_label("relative change of the error per mass moved", fontsize=8)
+        return command.save_figure(figure, out / "sensitivity")
+
+
+def named(result: dict, place: Any) -> str:
+    """A transition in words."""
+    kernel, state, action, target = place
+    agent = f"agent {'AB'[kernel]}, " if len(result["slope"]) > 1 else ""
+    return f"{agent}{ACTIONS[action]}, {state} -> {target}"
+
+
+def claims(results: list[dict]) -> list[Claim]:
+    """What should hold, what came out, and whether it holds."""
+    apart, level = 0.0, 0.0
+    for result in results:
+        slope, kernel = np.array(result["slope"]), np.array(result["kernel"])
+        at = slope[tuple(np.array(result["places"]).T)]
+        far = np.abs(at - np.array(result["differences"])).max() / np.abs(slope).max()
+        apart = max(apart, float(far))
+        level = max(level, float(np.abs((slope * kernel).sum(-1)).max()))
+    return [
+        Claim("gradients meet finite differences to 1e-5", f"{apart:.1g}", apart < 1e-5),
+        Claim("staying as it is changes nothing", f"{level:.1g}", level < 1e-9),
+    ]
+
+
+def check(config: Config) -> None:
+    """Raise a ValueError that names the field unless the config makes sense."""
+    if config.checked < 1:
+        raise ValueError("checked: at least 1 entry")
+    if not 2 <= config.states <= 6:
+        raise ValueError("states: 2 to 6, the joint policy has 4 entries for each pair of states")
+    for name in config.bandit:
+        try:
+            jaxent.named_bandit(name, config.size)
+        except ValueError as error:
+            raise ValueError(f"bandit {name}: {error}") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute, draw and print; 0 if every claim holds."""
+    options = command.parse("sensitivity", ABOUT, Config(), QUICK, HELP, argv)
+    config = options.config
+    try:
+        check(config)
+    except ValueError as error:
+        command.fail(f"--{error}")
+    path = options.out / "results.json"
+    results: list[dict] | None = None
+    if options.resume:
+        results = command.load_results(path, config, options.seed, besides=())["models"]
+    command.open_folder(options.out)
+    jax.config.update("jax_enable_x64", True)
+    content = command.header(config, options.seed)
+    if results is None:
+        results = command.plain(run(jax.random.key(options.seed), config))
+        command.save_json(path, content | {"models": results})
+    paths = figures(results, options.out)
+    table = []
+    for result in results:
+        slope = np.array(result["slope"])
+        for entry in np.argsort(-np.abs(slope), axis=None)[:3]:
+            place = np.unravel_index(entry, slope.shape)
+            change = f"{slope[place]:+.3f}"
+            table.append((result["name"], f"{result['error']:.5f}", named(result, place), change))
+    command.print_table(table, ("model", "error", "matters most", "change per mass moved"))
+    print()
+    return command.conclude(path, content | {"models": results}, claims(results), paths)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
