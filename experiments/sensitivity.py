@@ -153,7 +153,7 @@ def bandit(name: str, size: int) -> tuple[Callable, np.ndarray]:
 
 def run(key: Array, config: Config) -> list[Sensitivity]:
     """The pair, then every bandit."""
-    models = {"random pair": random_pair(key, config.states)}
+    models = {"pair": random_pair(key, config.states)}
     models |= {name: bandit(name, config.size) for name in config.bandit}
     return [sensitivity(name, *model, config.checked) for name, model in models.items()]
 
@@ -163,7 +163,7 @@ def figures(results: list[dict], out: Path) -> list[Path]:
     panels = []
     for result in results:
         for k, (slope, kernel) in enumerate(zip(result["slope"], result["kernel"], strict=True)):
-            agent = f", agent {'AB'[k]}" if len(result["slope"]) > 1 else ""
+            agent = f" {'AB'[k]}" if len(result["slope"]) > 1 else ""
             for action, told in enumerate(ACTIONS):
                 rows = np.array(slope)[:, action], np.array(kernel)[:, action]
                 panels.append((f"{result['name']}{agent}: {told}", *rows))
@@ -191,6 +191,7 @@ def figures(results: list[dict], out: Path) -> list[Path]:
             axis.set_xlabel("to state")
         bar = figure.colorbar(drawn, ax=axes, aspect=30, pad=0.01)
         bar.set_label("relative change of the error per mass moved", fontsize=8)
+        figure.supxlabel("a dot: a transition of probability 0", fontsize=7.5)
         return command.save_figure(figure, out / "sensitivity")
 
 
