@@ -165,7 +165,11 @@ def figures(results: dict[str, dict], steps: int, out: Path) -> list[Path]:
             row[1].set(ylim=(0, None))
         for axis, title in zip(
             axes[0],
-            ("decomposition error and bounds", "entanglement, Eq. (7)", "return over that at the start"),
+            (
+                "decomposition error and bounds",
+                "entanglement, Eq. (7)",
+                "return over that at the start",
+            ),
             strict=True,
         ):
             axis.set_title(title, fontsize=9)
@@ -200,7 +204,8 @@ def claims(results: dict[str, dict]) -> list[Claim]:
         for name in ("a_posteriori", "spans", "theorem_5")
     }
     drop = max((p["entanglement"][:, -1] / p["entanglement"][:, 0]).max() for p in every)
-    return told + [
+    return [
+        *told,
         Claim(
             "a posteriori, spans, Theorem 5 bound the error all along",
             ", ".join(f"{x:.3g}" for x in slack.values()) + " times at least",
@@ -231,17 +236,18 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         command.fail(f"--{error}")
     path = options.out / "results.json"
-    results: dict[str, dict] | None = None
+    stored: dict[str, Any] = {}
     if options.resume:
-        results = command.load_results(path, config, options.seed, besides=())["kinds"]
+        stored = command.load_results(path, config, options.seed, besides=())
     command.open_folder(options.out)
     jax.config.update("jax_enable_x64", True)
     content = command.header(config, options.seed)
-    if results is None:
+    if not stored:
         found = run(jax.random.key(options.seed), config)
         by_kind = (jax.tree.map(lambda x: x[k], found) for k in range(len(KINDS)))  # noqa: B023
-        results = dict(zip(KINDS, map(command.plain, by_kind), strict=True))
-        command.save_json(path, content | {"kinds": results})
+        stored = {"kinds": dict(zip(KINDS, map(command.plain, by_kind), strict=True))}
+        command.save_json(path, content | stored)
+    results: dict[str, dict] = stored["kinds"]
     figure = figures(results, config.steps, options.out)
     table = []
     for kind, found in results.items():

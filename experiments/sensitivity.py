@@ -91,8 +91,7 @@ def tangent(gradient: Array, kernel: Array) -> Array:
 def moved(kernel: np.ndarray, place: np.ndarray, h: float) -> np.ndarray:
     """The kernel with the share h of one row's mass moved to one state (from it if h < 0)."""
     out = kernel.copy()
-    *row, y = place
-    out[tuple(row)] *= 1 - h
+    out[tuple(place[:-1])] *= 1 - h
     out[tuple(place)] += h
     return out
 
@@ -111,7 +110,7 @@ def difference(error: Callable, kernel: np.ndarray, place: np.ndarray) -> float:
 
 def sensitivity(name: str, error: Callable, kernel: np.ndarray, checked: int) -> Sensitivity:
     """Gradient of the error in the kernels, and the entries that matter most held against it."""
-    value, gradient = jax.jit(jax.value_and_grad(error))(jnp.asarray(kernel))
+    value, gradient = jax.value_and_grad(error)(jnp.asarray(kernel))
     slope = np.asarray(tangent(gradient, jnp.asarray(kernel)) / value)
     # The most and the least important entries, so that no large one is wrong and no small one lost.
     order = np.argsort(-np.abs(slope), axis=None)
@@ -130,9 +129,7 @@ def random_pair(key: Array, num_states: int) -> tuple[Callable, np.ndarray]:
 
     @jax.jit
     def error(kernels):
-        agents = tuple(
-            a._replace(transition=P) for a, P in zip(mdp.agents, kernels, strict=True)
-        )
+        agents = tuple(a._replace(transition=P) for a, P in zip(mdp.agents, kernels, strict=True))
         chain = jaxent.pair_chain(mdp._replace(agents=agents), policy)
         return jaxent.decomposition_error(chain, mdp.rewards, discount=mdp.discount)
 
@@ -143,7 +140,7 @@ def bandit(name: str, size: int) -> tuple[Callable, np.ndarray]:
     """The error of a named bandit as a function of its kernel `[1, S, 2, S]`, and this."""
     found, priority = jaxent.named_bandit(name, size)
 
-    @jax.jit
+    # Not jitted as a whole: the parts of `ground_truth` are, once for all bandits of S states.
     def error(kernels):
         changed = found._replace(passive=kernels[0, :, 0], active=kernels[0, :, 1])
         return jaxent.ground_truth(changed, priority).mu_error
@@ -239,15 +236,16 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         command.fail(f"--{error}")
     path = options.out / "results.json"
-    results: list[dict] | None = None
+    stored: dict[str, Any] = {}
     if options.resume:
-        results = command.load_results(path, config, options.seed, besides=())["models"]
+        stored = command.load_results(path, config, options.seed, besides=())
     command.open_folder(options.out)
     jax.config.update("jax_enable_x64", True)
     content = command.header(config, options.seed)
-    if results is None:
-        results = command.plain(run(jax.random.key(options.seed), config))
-        command.save_json(path, content | {"models": results})
+    if not stored:
+        stored = {"models": command.plain(run(jax.random.key(options.seed), config))}
+        command.save_json(path, content | stored)
+    results: list[dict] = stored["models"]
     paths = figures(results, options.out)
     table = []
     for result in results:

@@ -23,7 +23,7 @@ class Measured(NamedTuple):
 
     Attributes:
         average_reward: $J = \mu \cdot r$, long-run average reward of both agents.
-        entanglement: the sum of Eq. (7) over the agents.
+        entanglement: $E = E_A + E_B$, each by Eq. (7).
         error: mean |Q - Q_A - Q_B| under the stationary law.
     """
 
@@ -71,7 +71,7 @@ def measure(mdp: jaxent.WeaklyCoupledMDP, chain: jaxent.PairChain) -> Measured:
 
 def descend(
     loss: Callable[[Array], Array], start: Array, *, steps: int, rate: float, kept: int = 1
-) -> Array:
+) -> Any:
     """Adam with a cosine schedule, the whole path in one scan.
 
     Args:

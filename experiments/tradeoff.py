@@ -295,9 +295,7 @@ def claims(results: list[dict], price: tuple[float, ...]) -> list[Claim]:
     best = [best_starts(r, price) for r in results]
     known = [r["reference"] for r in results]
     short = max(1 - b.average_reward[0] / r["optimum"] for b, r in zip(best, known, strict=True))
-    over = max(
-        np.max(r["reached"]["average_reward"]) - r["reference"]["optimum"] for r in results
-    )
+    over = max(np.max(r["reached"]["average_reward"]) - r["reference"]["optimum"] for r in results)
     exact = max(max(r["measured"]["entanglement"], r["measured"]["error"]) for r in known)
     rise = max(np.diff(b.entanglement).max() / b.entanglement[0] for b in best)
     gain, left = [], []
@@ -330,15 +328,16 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         command.fail(f"--{error}")
     path = options.out / "results.json"
-    results: list[dict] | None = None
+    stored: dict[str, Any] = {}
     if options.resume:
-        results = command.load_results(path, config, options.seed, besides=())["models"]
+        stored = command.load_results(path, config, options.seed, besides=())
     command.open_folder(options.out)
     jax.config.update("jax_enable_x64", True)
     content = command.header(config, options.seed)
-    if results is None:
-        results = run(jax.random.key(options.seed), config)
-        command.save_json(path, content | {"models": results})
+    if not stored:
+        stored = {"models": run(jax.random.key(options.seed), config)}
+        command.save_json(path, content | stored)
+    results: list[dict] = stored["models"]
     paths = figures(results, config.price, options.out)
     table = []
     for k, result in enumerate(results):
