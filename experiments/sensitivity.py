@@ -172,7 +172,7 @@ def figures(results: list[dict], out: Path) -> list[Path]:
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         top = max(np.abs(slope).max() for _, slope, _ in panels)
-        drawn = None
+        drawn: Any = None
         for axis, (title, slope, kernel) in zip(axes.flat, panels, strict=False):
             drawn = axis.imshow(slope, cmap="RdBu_r", vmin=-top, vmax=top)
             for place in np.argwhere(kernel == 0):

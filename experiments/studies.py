@@ -86,12 +86,12 @@ def descend(
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def step(carry, _):
+    def step(carry: Any, _: None) -> tuple[Any, None]:
         parameters, state = carry
         updates, state = optimizer.update(jax.grad(loss)(parameters), state)
         return (optax.apply_updates(parameters, updates), state), None
 
-    def stretch(carry, _):
+    def stretch(carry: Any, _: None) -> tuple[Any, Array]:
         carry, _ = jax.lax.scan(step, carry, length=steps // kept)
         return carry, carry[0]
 
