@@ -7,6 +7,7 @@ from .bandits import BANDITS as BANDITS
 from .bandits import NamedBandit as NamedBandit
 from .bandits import named_bandit as named_bandit
 from .bellman import QSolution as QSolution
+from .bellman import average_reward as average_reward
 from .bellman import local_q_values as local_q_values
 from .bellman import q_values as q_values
 from .bellman import solve_q as solve_q
