@@ -84,6 +84,9 @@ from .mdp import WeaklyCoupledMDP as WeaklyCoupledMDP
 from .mdp import check_bandit as check_bandit
 from .mdp import check_mdp as check_mdp
 from .mdp import feasible_actions as feasible_actions
+from .mixing import ValueFit as ValueFit
+from .mixing import fit_additive as fit_additive
+from .mixing import fit_monotone as fit_monotone
 from .neighbourhood import neighbourhood as neighbourhood
 from .policies import LocalPolicies as LocalPolicies
 from .policies import check_policy as check_policy

@@ -156,7 +156,7 @@ def fit_monotone(
     hidden: int = 8,
     num_targets: int = 100,
     steps_per_target: int = 30,
-    learning_rate: float = 0.03,
+    learning_rate: float = 0.1,
     tolerance: float = 1e-3,
 ) -> ValueFit:
     r"""A monotone mixture of local functions, fitted by TD with a target network (QMIX).
@@ -223,7 +223,7 @@ def _monotone(
     # Values of about 1, whatever the unit of the reward; the mean needs no learning.
     mean = mu @ reward
     spread = jnp.sqrt(mu @ (reward - mean) ** 2)
-    unit = jnp.where(spread > 0, spread, 1) / (1 - discount)
+    unit = jnp.where(spread > 0, spread, 1)
 
     def renew(weights):
         return (reward - mean) / unit + discount * chain.mv(_mixture(chain, weights))
@@ -257,11 +257,11 @@ def _monotone(
 def _initial(key: Array, chain: PairChain, hidden: int, dtype: Any) -> dict[str, Any]:
     """Local functions and, for each joint state, the weights of the mixture."""
     agents, states = len(chain.views), chain.num_states
-    local, into, out = jax.random.split(key, 3)
-    sizes = [view_size(chain, axes) for axes in chain.views]
-    draws = jax.random.normal(local, (sum(sizes),), dtype)
+    into, out = jax.random.split(key)
     return {
-        "local": jnp.split(draws, [sum(sizes[:i]) for i in range(1, agents)]),
+        # From 0 the first gradient orders the actions; a wrong order would drive weights to 0,
+        # where nothing is learned.
+        "local": [jnp.zeros(view_size(chain, axes), dtype) for axes in chain.views],
         "into": jax.random.normal(into, (states, agents, hidden), dtype) / agents**0.5,
         "bias": jnp.zeros((states, hidden), dtype),
         "out": jax.random.normal(out, (states, hidden), dtype) / hidden,
