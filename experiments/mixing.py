@@ -40,7 +40,7 @@ class Config(NamedTuple):
     """
 
     agents: tuple[int, ...] = (2, 3)
-    models: int = 24
+    models: int = 20
     levels: int = 7
     states: int = 3
 

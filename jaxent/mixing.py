@@ -181,8 +181,9 @@ def fit_monotone(
 
     Returns:
         `ValueFit`, whose residual is the norm of the gradient of E_mu (Q_tot - target)^2 / 2 at the
-        last weights, the target renewed, where values are measured by the spread of the reward over
-        1 - discount. It is returned as it is, converged or not.
+        last weights, the target renewed, with values in units of the spread of the reward. Small,
+        it tells that TD stands still there, not that no better fit exists. What is fitted is
+        returned converged or not.
 
     Raises:
         ValueError: for a chain without a joint policy table, a number that is not positive, and as
@@ -247,7 +248,8 @@ def _monotone(
 
     start = (weights, optimizer.init(weights))
     (weights, _), _ = lax.scan(follow, start, None, length=num_targets)
-    residual = optax.global_norm(jax.grad(loss)(weights, renew(weights)))
+    slopes = jax.tree.leaves(jax.grad(loss)(weights, renew(weights)))
+    residual = jnp.sqrt(sum(jnp.vdot(slope, slope) for slope in slopes))
     q_total = unit * _mixture(chain, weights) + mean / (1 - discount)
     q_local = tuple(unit * q for q in weights["local"])
     steps = jnp.array(num_targets * steps_per_target)
