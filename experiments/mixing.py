@@ -204,9 +204,7 @@ def figures(results: dict[str, Errors], out: Path) -> list[Path]:
                     continue
                 axis.plot(x, middle, marker=marker, lw=1, **look)
                 axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-            axis.set(
-                title=f"{name} agents", xlabel=r"entanglement, mean of $E_i$ (median model)"
-            )
+            axis.set(title=f"{name} agents", xlabel=r"entanglement, mean of $E_i$ (median model)")
         axes[0].set(ylabel="error / spread of the true values", ylim=(0, None))
         axes[0].legend(loc="upper left")
         return command.save_figure(figure, out / "mixing")

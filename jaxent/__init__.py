@@ -38,6 +38,8 @@ from .entanglement import entanglement_mu_atv_upper as entanglement_mu_atv_upper
 from .entanglement import entanglement_mu_tv as entanglement_mu_tv
 from .entanglement import entanglement_tv as entanglement_tv
 from .entanglement import policy_entanglement as policy_entanglement
+from .environments import from_gymnax as from_gymnax
+from .environments import from_jaxmarl as from_jaxmarl
 from .estimators import EntanglementEstimate as EntanglementEstimate
 from .estimators import EntanglementInterval as EntanglementInterval
 from .estimators import by_local as by_local

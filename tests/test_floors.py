@@ -42,6 +42,7 @@ FLOORS = [
         "restless",
         "trajectory",
         "tables",
+        "environments",
         "estimators",
         "learning",
         "logs",

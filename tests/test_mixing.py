@@ -1,6 +1,7 @@
 """Additive and monotone fits, on one small model of three unlike agents."""
 
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxent as je
+from experiments import mixing as experiment
 from jaxent import mixing
 
 from . import oracles
@@ -240,3 +242,33 @@ def test_other_views(model):
     off, best = (fit.mu @ x.error**2 for x in (fit, nearest))
     assert 0 < best <= off <= best / (1 - 0.9**2)
     assert best <= local.mu @ local.error**2
+
+
+@pytest.mark.slow
+def test_experiment(tmp_path):
+    toy = ["--agents", "2", "--models", "3", "--levels", "2", "--out", str(tmp_path)]
+    assert experiment.main(toy) in (0, 1)  # three models are too few to hold the claims to
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / f"mixing.{suffix}").stat().st_size > 1000
+    stored = json.loads((tmp_path / "results.json").read_text())
+    found = {k: np.array(v) for k, v in stored["by_agents"]["2"].items()}
+    assert found["converged"].all()
+    assert found["local"][:, 0].max() < SOLVE
+    assert (found["entanglement"][:, 1] > 0.01).all()
+    assert (found["nearest"] <= found["additive"] + SOLVE).all()
+    experiment.main([*toy, "--resume"])
+    assert json.loads((tmp_path / "results.json").read_text()) == stored
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (["--agents", "1"], "--agents: (1,) are not all"),
+        (["--levels", "1"], "--levels: 1 is fewer"),
+    ],
+)
+def test_experiment_ends_with_one_line(argv, match, capsys):
+    with pytest.raises(SystemExit) as stop:
+        experiment.main(argv)
+    assert stop.value.code == 2
+    assert match in capsys.readouterr().err
