@@ -1,13 +1,13 @@
 r"""Trajectories from environments: a policy played in JaxMARL or gymnax, as `audit` reads it.
 
 What an agent sees is its local state, so the states are the distinct observations that occur, or
-the integers that `encode` makes of them. Many finite games declare a continuous space, so it is not
-the space that is asked but the play: whoever sees more than `max_states` different things is refused
+the integers that `encode` makes of them. Many finite games declare a continuous space, so it is the
+play that is asked, not the space: whoever sees more than `max_states` different things is refused
 after the first stretch of it, before anything long has run.
 
 A game that ends starts anew. That jump is part of the chain, by which a team that plays again and
 again has a stationary law and a reward at the end is followed by something; `separate_episodes`
-marks the ends instead, and then the last row of an episode, which nothing follows, teaches no value.
+marks the ends instead, and then the last row of an episode, which nothing follows, teaches nothing.
 
 Both packages are optional: `pip install jaxent[envs]`. Nothing of them is imported for an
 environment that is passed as an object, which needs only the methods named below.

@@ -6,11 +6,11 @@ fits one joint function of the local ones on the error of the team,
 | function | Q_tot(s, a) | after |
 |---|---|---|
 | `fit_additive` | Σ_i Q_i(x_i) | VDN (Sunehag et al. 2018) |
-| `fit_monotone` | f_s(Q_1(x_1), .., Q_N(x_N)), f_s not decreasing in any | QMIX (Rashid et al. 2018) |
+| `fit_monotone` | f_s(Q_1(x_1), .., Q_N(x_N)), f_s monotone | QMIX (Rashid et al. 2018) |
 
-with x_i the local pair. Both are here for the policy that the chain follows, and in the limit of
-data: expectations under its stationary law mu are exact, nothing is sampled. What is fitted is
-semi-gradient TD, the target r + discount P Q_tot held fixed:
+with x_i the local pair and f_s not decreasing in any Q_i. Both are here for the policy that the
+chain follows, and in the limit of data: expectations under its stationary law mu are exact, nothing
+is sampled. What is fitted is semi-gradient TD, the target r + discount P Q_tot held fixed:
 
     minimise E_mu (Q_tot - target)^2 over the class,    target <- r + discount P Q_tot.
 
@@ -247,9 +247,9 @@ def _monotone(
         return lax.scan(step, carry, None, length=steps_per_target)
 
     start = (weights, optimizer.init(weights))
-    (weights, _), _ = lax.scan(follow, start, None, length=num_targets)
+    weights: Any = lax.scan(follow, start, None, length=num_targets)[0][0]
     slopes = jax.tree.leaves(jax.grad(loss)(weights, renew(weights)))
-    residual = jnp.sqrt(sum(jnp.vdot(slope, slope) for slope in slopes))
+    residual = jnp.sqrt(jnp.stack([(slope**2).sum() for slope in slopes]).sum())
     q_total = unit * _mixture(chain, weights) + mean / (1 - discount)
     q_local = tuple(unit * q for q in weights["local"])
     steps = jnp.array(num_targets * steps_per_target)

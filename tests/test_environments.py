@@ -134,8 +134,9 @@ def test_sizes_that_differ_ask_for_encode():
 
 
 @pytest.mark.parametrize(
-    ("call", "module", "name"), [(je.from_jaxmarl, "jaxmarl", "JaxMARL"), (je.from_gymnax,) + ("gymnax",) * 2]
-)  # fmt: skip
+    ("call", "module", "name"),
+    [(je.from_jaxmarl, "jaxmarl", "JaxMARL"), (je.from_gymnax, "gymnax", "gymnax")],
+)
 def test_names_need_the_extra(call, module, name, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"needs {name}: pip install 'jaxent\[envs\]'"):
@@ -208,7 +209,7 @@ def test_coin_game(foreign):
         return {a: jax.random.randint(k, (), 0, 5) for a, k in zip(seen, keys)}
 
     env = foreign.make("coin_game", egocentric=True)
-    with pytest.raises(ValueError, match="observations: .* wanted at most 256; pass encode="):
+    with pytest.raises(ValueError, match=r"observations: .* wanted at most 256; pass encode="):
         je.from_jaxmarl(env, policy, KEY, num_steps=1000)
     own_coin = lambda seen: seen.reshape(9, 4)[:, 2].argmax()  # noqa: E731
     seen = je.from_jaxmarl(env, policy, KEY, num_steps=3000, encode=own_coin)
