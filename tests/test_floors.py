@@ -25,7 +25,7 @@ FLOORS = [
     ["mdp", "policies", "soft", "families", "instances", "bandits"],
     ["factored", "chain", "neighbourhood", "stationary", "views"],
     ["bellman", "distances", "separability"],
-    ["entanglement", "decomposition", "bounds", "descent", "influence"],
+    ["entanglement", "decomposition", "mixing", "bounds", "descent", "influence"],
     [
         "restless.activation",
         "restless.sampling",
@@ -45,6 +45,7 @@ FLOORS = [
         "restless",
         "trajectory",
         "tables",
+        "environments",
         "estimators",
         "learning",
         "logs",
