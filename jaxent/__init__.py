@@ -147,6 +147,8 @@ from .simplex import tv_centre as tv_centre
 from .stationary import LawSolution as LawSolution
 from .stationary import solve_law as solve_law
 from .stationary import stationary_distribution as stationary_distribution
+from .sweep import product_grid as product_grid
+from .sweep import sweep as sweep
 from .tables import Log as Log
 from .tables import read_log as read_log
 from .tables import to_frame as to_frame
