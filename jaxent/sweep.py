@@ -5,10 +5,12 @@ it is traced and padded, as in `simulate_counts(..., max_agents=...)`, so that o
 serves all points.
 
 The grid is cut into pieces of `chunk` rows, and a device evaluates one piece at a time, batched by
-`vmap`. The rows of a piece, their places in it and the program are the same whatever the number of
-devices or processes and wherever a sweep was cut off; so the results are too, bit for bit. A loop
-over pieces inside the program would break that: XLA optimises it together with the number of
-pieces. Another chunk, kind of device or version may round differently.
+`vmap`. The rows of a piece, their places in it and what is done with them are the same whatever
+the number of devices or processes and wherever a sweep was cut off; so the results are too, bit for
+bit. Two things would break that: a loop over pieces inside the program, which XLA would optimise
+together with their number, and sums that are split by the number of threads (see `_SAME_SUMS`).
+Another chunk, kind of device or version may round differently; on a GPU, sums and choices among
+its kernels are only reproducible with `--xla_gpu_deterministic_ops=true` in XLA_FLAGS.
 """
 
 import hashlib
@@ -43,6 +45,9 @@ _DEVICES = 8
 # Saving takes no more than this share of the time.
 _SAVING = 0.1
 _AXIS = "points"
+# On a CPU, reductions of XLA's library YNNPACK round as the number of threads has it, which is that
+# of the cores or of the host devices, whichever is more. So they are left to XLA itself.
+_SAME_SUMS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def product_grid(**axes: Any) -> Columns:
@@ -96,7 +101,8 @@ def sweep(
         OSError: where the folder cannot be written; what it kept stays whole.
     """
     points = _check_grid(grid)
-    if jnp.shape(key) or not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
+    is_key = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not is_key or key.shape:
         raise ValueError("key: wanted one key, of jax.random.key(seed)")
     for name, value in (("chunk", chunk), ("memory", memory)):
         if value is not None:
@@ -147,7 +153,13 @@ class _Work(NamedTuple):
         whole = NamedSharding(mesh, PartitionSpec())
         key = jax.ShapeDtypeStruct(self.key_data.shape, np.uint32, sharding=whole)
         lowered = _round.lower(self.function, self.impl, mesh, key, shape(np.uint32), columns)
-        program = lowered.compile()
+        try:
+            same_sums = mesh.devices.flat[0].platform == "cpu"
+            program = lowered.compile(compiler_options=_SAME_SUMS if same_sums else None)
+        except jax.errors.JaxRuntimeError as error:  # a jaxlib before that library
+            if "No such compile option" not in str(error):
+                raise
+            program = lowered.compile()
         size = program.memory_analysis()
         if size is None:  # a backend that does not say
             return program, 0
@@ -269,9 +281,10 @@ def _fit(work: _Work, mesh: Mesh, chunk: int | None, memory: int | None) -> tupl
     if needed <= limit:
         return program, wanted
     fits, _, least = _shrink(work, mesh, wanted, limit)
-    told = f"a chunk of {fits} fits" if least <= limit else f"one alone needs {least}"
+    told = f"a chunk of {fits} fits" if least <= limit else "not even one point fits"
     raise ValueError(
-        f"chunk: {wanted} points at once need {needed} bytes on a device, of {limit}; {told}"
+        f"chunk: {wanted} points at once need {needed} bytes on a device, of {limit}; {told}, "
+        f"needing {least}"
     )
 
 
@@ -423,8 +436,9 @@ def _load(
         return kept, state
     shapes = {name: (x.shape, x.dtype) for name, x in _arrays(state).items()}
     try:
-        with np.load(body) as file:
-            found = {name: file[name] for name in file.files}
+        # Opened here: NumPy would leave open what it cannot read.
+        with body.open("rb") as opened, np.load(opened) as file:
+            found = dict(file)
         if str(found.pop("identity")) != _identity(earlier, kept):
             raise ValueError(f"it does not belong to {_HEADER}")
         if {name: (x.shape, x.dtype) for name, x in found.items()} != shapes:
