@@ -47,7 +47,7 @@ _SAVING = 0.1
 _AXIS = "points"
 # On a CPU, reductions of XLA's library YNNPACK round as the number of threads has it, which is that
 # of the cores or of the host devices, whichever is more. So they are left to XLA itself.
-_SAME_SUMS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+_SAME_SUMS: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def product_grid(**axes: Any) -> Columns:

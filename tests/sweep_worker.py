@@ -20,10 +20,11 @@ NUM_STEPS = 6 * 1800
 
 
 def small(key, point):
-    """Seconds for the whole grid, with arithmetic that rounds differently when it is reordered."""
+    """Arithmetic that rounds differently when it is reordered, such as a sum by several threads."""
     x = jax.random.normal(key, (5, 5)) * point["scale"]
     path = jax.lax.fori_loop(0, point["steps"], lambda _, y: jnp.tanh(x @ y) + 0.1, jnp.ones(5))
-    return {"path": path, "fit": (jnp.exp(x).sum(), jnp.linalg.norm(x))}
+    long = jnp.cos(jnp.arange(40_000) * point["scale"]).sum()
+    return {"path": path, "fit": (long, jnp.linalg.norm(x))}
 
 
 def circulant(key, point):
@@ -46,7 +47,7 @@ def circulant(key, point):
 
 
 EXPERIMENTS = {
-    "small": (small, jaxent.product_grid(scale=np.linspace(0.1, 2, 7), steps=[3, 10, 30]), 2),
+    "small": (small, jaxent.product_grid(scale=np.linspace(0.1, 2, 25), steps=[3, 5, 9, 9]), 8),
     "circulant": (
         circulant,
         jaxent.product_grid(size=[*range(60, 1801, 116)], seed=range(4)),

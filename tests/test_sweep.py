@@ -23,7 +23,7 @@ from .tolerances import EXACT
 module = import_module("jaxent.sweep")  # the name in the package is the function's
 GRID = sweep_worker.EXPERIMENTS["small"][1]
 KEY = jax.random.key(7)
-SMALL = partial(jaxent.sweep, sweep_worker.small, GRID, key=KEY, chunk=2)
+SMALL = partial(jaxent.sweep, sweep_worker.small, GRID, key=KEY, chunk=8)
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +123,12 @@ def other_function(key, point):
         ({"grid": GRID | {"scale": 2 * GRID["scale"]}}, "grid"),
         ({"key": jax.random.key(8)}, r"key \['threefry2x32', 0, 7\] there"),
         ({"function": other_function}, "function small there, other_function here"),
-        ({"chunk": 4}, "chunk 2 there, 4 here"),
+        ({"chunk": 4}, "chunk 8 there, 4 here"),
     ],
 )
 def test_folder_of_another_sweep_is_left(begun, change, match):
     before = contents(begun)
-    call = {"function": sweep_worker.small, "grid": GRID, "key": KEY, "chunk": 2} | change
+    call = {"function": sweep_worker.small, "grid": GRID, "key": KEY, "chunk": 8} | change
     with pytest.raises(ValueError, match=f"of another sweep.*{match}.*left as it is"):
         jaxent.sweep(**call, folder=begun)
     assert contents(begun) == before
@@ -215,15 +215,15 @@ def test_too_much_memory_is_refused():
     """The message says what is needed and a chunk that fits, and it does."""
 
     def large(key, point):
-        return jax.random.bits(key, (1000,), jnp.uint32)[::-1] + point["a"]
+        return jnp.arange(1000.0) * point["a"]
 
     grid = {"a": np.ones(64)}
     call = partial(jaxent.sweep, large, grid, key=KEY)
     with pytest.raises(ValueError, match=r"chunk: 32 points at once need \d+ bytes") as refused:
-        call(chunk=32, memory=500_000)
+        call(chunk=32, memory=100_000)
     fits = int(str(refused.value).split("a chunk of ")[1].split()[0])
     assert 1 <= fits < 32
-    assert call(chunk=fits, memory=500_000)["value"].shape == (64, 1000)
+    assert call(chunk=fits, memory=100_000)["value"].shape == (64, 1000)
     with pytest.raises(ValueError, match="not even one point fits, needing"):
         call(memory=5_000)
     with pytest.raises(
@@ -318,7 +318,7 @@ def test_same_bits_on_many_devices_and_after_a_kill(tmp_path, whole):
     options = {"experiment": "small", "folder": str(folder)}
     assert finish(start(8, out=str(out), die_at=2, **options)) == [-9]
     with np.load(folder / "sweep.npz") as file:
-        assert file["done"].sum() == 16  # of 21, the first round
+        assert file["done"].sum() == 64  # of 100, the first round
     outs = [tmp_path / "first.npz", tmp_path / "second.npz"]
     two_processes(2, outs, **options)
     for path in outs:
