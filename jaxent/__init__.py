@@ -45,7 +45,9 @@ from .estimators import entanglement_interval as entanglement_interval
 from .estimators import estimate_entanglement as estimate_entanglement
 from .families import PolicyFamily as PolicyFamily
 from .families import joint_softmax as joint_softmax
+from .families import neural_index as neural_index
 from .families import product_softmax as product_softmax
+from .families import soft_index as soft_index
 from .influence import Merge as Merge
 from .influence import best_merge as best_merge
 from .influence import entanglement_map as entanglement_map
@@ -130,6 +132,10 @@ from .restless.indices import myopic_priority as myopic_priority
 from .restless.indices import random_priority as random_priority
 from .restless.indices import whittle_index as whittle_index
 from .restless.next_counts import configurations as configurations
+from .restless.soft_chain import soft_exchangeable_chain as soft_exchangeable_chain
+from .restless.soft_chain import soft_ground_truth as soft_ground_truth
+from .restless.soft_mean_field import SoftMeanField as SoftMeanField
+from .restless.soft_mean_field import soft_mean_field as soft_mean_field
 from .restless.tagged import TaggedEntanglement as TaggedEntanglement
 from .restless.tagged import tagged_entanglement as tagged_entanglement
 from .separability import ConvexSeparation as ConvexSeparation
@@ -144,6 +150,9 @@ from .separability import separable_decomposition as separable_decomposition
 from .simplex import project_simplex as project_simplex
 from .simplex import total_variation as total_variation
 from .simplex import tv_centre as tv_centre
+from .soft import Roundings as Roundings
+from .soft import SoftIndex as SoftIndex
+from .soft import soft_index_policy as soft_index_policy
 from .stationary import LawSolution as LawSolution
 from .stationary import solve_law as solve_law
 from .stationary import stationary_distribution as stationary_distribution

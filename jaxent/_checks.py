@@ -104,3 +104,34 @@ def check_positive_int(name: str, value: Any) -> None:
         raise ValueError(f"{name}: fixes a shape, so it must be a Python int, not a traced value")
     if int(value) != value or int(value) < 1:
         raise ValueError(f"{name}: {value} is not an integer of at least 1")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number above 0."""
+    check_shape(name, value, ())
+    if concrete(value) and not 0 < float(value) < float("inf"):
+        raise ValueError(f"{name}: {float(value):.9g} is not a finite number above 0")
+
+
+def refuse_gradient(tree: Any) -> Any:
+    """The tree as it is, to be sampled from; differentiating what comes of it is an error.
+
+    A sample is piecewise constant in the law that it is drawn from: JAX would give a gradient of 0,
+    silently.
+    """
+    return jax.tree.map(_sampled, tree)
+
+
+@jax.custom_jvp
+def _sampled(x: Any) -> Any:
+    return x
+
+
+def _refuse(primals: Any, tangents: Any) -> Any:
+    raise TypeError(
+        "a gradient was asked for through a sampler, where it would be 0 whatever the truth; "
+        "differentiate the exact chain or the mean field, or use log_probability (score function)"
+    )
+
+
+_sampled.defjvp(_refuse)

@@ -56,7 +56,7 @@ def shared_randomness(num_states: Sequence[int], num_active: int = 1) -> Array:
         ValueError: if M is not in 0..N.
     """
     num_agents = len(num_states)
-    _check_budget("num_active", num_active, num_agents)
+    check_budget("num_active", num_active, num_agents)
     active = _action_sums(num_agents) == num_active  # [2, 2, ..]
     return jnp.broadcast_to(
         jnp.asarray(active / active.sum()).reshape((1,) * num_agents + active.shape),
@@ -74,9 +74,19 @@ def index_policy(priority: Sequence[int], *, num_agents: int, budget: int) -> Ar
 
     Raises:
         ValueError: if `priority` is no permutation or M is not in 0..N.
+
+    Examples:
+        >>> import jaxent
+        >>> policy = jaxent.index_policy((1, 0), num_agents=2, budget=1)
+        >>> print(policy[0, 1])  # of agents in states 0 and 1 the second acts
+        [[0. 1.]
+         [0. 0.]]
+        >>> print(policy[1, 1])  # a tie
+        [[0.  0.5]
+         [0.5 0. ]]
     """
     check_positive_int("num_agents", num_agents)
-    _check_budget("budget", budget, num_agents)
+    check_budget("budget", budget, num_agents)
     num_states = len(priority)
     check_permutation("priority", priority, num_states)
     rank = np.argsort(np.asarray(priority))
@@ -151,7 +161,8 @@ def _check_local(mdp: Any, policy: LocalPolicies) -> None:
         check_stochastic(f"policy.tables[{i}]", table)
 
 
-def _check_budget(name: str, budget: int, num_agents: int) -> None:
+def check_budget(name: str, budget: int, num_agents: int) -> None:
+    """Raise unless so many of the agents can be active."""
     if int(budget) != budget or not 0 <= budget <= num_agents:
         raise ValueError(f"{name}: {budget} is not an integer in 0..{num_agents} (agents)")
 

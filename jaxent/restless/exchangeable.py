@@ -169,7 +169,7 @@ def exchangeable_chain(
             does not fit: the message has the count, the bytes and the largest N that fits.
     """
     num_agents, budget, order = check_exchangeable(bandit, priority)
-    local = _as_float(bandit)
+    local = as_float_kernel(bandit)
     check_memory(num_agents, len(order), partial(_chain_bytes, local.dtype.itemsize), memory)
     left = jnp.array(budgets_left(num_agents, budget))
     others = _prepare_both(local, left, num_agents=num_agents - 1, priority=order)
@@ -211,15 +211,20 @@ def check_exchangeable(
     bandit: RestlessBandit, priority: Sequence[int] | Array
 ) -> tuple[int, int, tuple[int, ...]]:
     """N, M and the priority as Python ints, or a ValueError that names what is wrong."""
+    num_agents, budget = check_counted(bandit)
+    if not concrete(priority):
+        raise ValueError("priority: it must be known here, not a traced value")
+    check_permutation("priority", priority, bandit.num_states)
+    return num_agents, budget, tuple(int(s) for s in np.asarray(priority))
+
+
+def check_counted(bandit: RestlessBandit) -> tuple[int, int]:
+    """N and M as Python ints, or a ValueError that names what is wrong."""
     check_bandit(bandit)
     check_positive_int("num_agents", bandit.num_agents)
     if not concrete(bandit.budget):
         raise ValueError("budget: it must be a Python int here, not a traced value")
-    if not concrete(priority):
-        raise ValueError("priority: it must be known here, not a traced value")
-    check_permutation("priority", priority, bandit.num_states)
-    order = tuple(int(s) for s in np.asarray(priority))
-    return int(bandit.num_agents), int(bandit.budget), order
+    return int(bandit.num_agents), int(bandit.budget)
 
 
 def check_memory(
@@ -264,7 +269,8 @@ def budgets_left(num_agents: int, budget: int) -> tuple[int, int]:
     return min(budget, num_agents - 1), max(budget - 1, 0)
 
 
-def _as_float(bandit: RestlessBandit) -> Array:
+def as_float_kernel(bandit: RestlessBandit) -> Array:
+    """The local kernel `[S, 2, S]` in its own float dtype, float32 at least."""
     kernel = bandit.kernel
     return kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
 

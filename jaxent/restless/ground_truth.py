@@ -42,7 +42,7 @@ from .tagged import next_chances, place_by_rank, tagged_law, walk_bytes
 Array = jax.Array
 
 # Up to so many configurations elimination is quicker than walking.
-_DENSE = 256
+DENSE = 256
 
 
 class GroundTruth(NamedTuple):
@@ -95,6 +95,13 @@ def ground_truth(
         ValueError: for a bad bandit or priority, and before anything is allocated if the chain
             does not fit: the message has the count, the bytes and the largest N that fits.
 
+    Examples:
+        >>> import jaxent
+        >>> bandit = jaxent.circulant_bandit(5)
+        >>> found = jaxent.ground_truth(bandit, jaxent.CIRCULANT_PRIORITY)
+        >>> print(f"{found.entanglement:.4f} {found.mu_error:.4f}")
+        0.0818 0.0430
+
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eqs. (2) and (15), Appendix K.
     """
@@ -127,7 +134,7 @@ def _solve_joint(local, reward, discount, budget, split, *, num_agents) -> _Solv
     ranks = tuple(range(len(local)))
     op = next_counts(local, num_agents=num_agents, budget=budget, priority=ranks)
     chain = PairChain(op, NoChoice(len(split)), Layout((len(split),), ((0,),)))
-    if len(split) <= _DENSE:
+    if len(split) <= DENSE:
         return law_direct(chain), solve_direct(chain, _total(split, reward), discount=discount)
     return law_iterative(chain), solve_iterative(chain, _total(split, reward), discount=discount)
 
@@ -141,6 +148,7 @@ def _answer(local, reward, discount, solved: _Solved, ahead, split, tagged) -> G
     transition = _local_transition(local, law, occupancy, ahead, num_agents, tagged)
     q_local = discounted_solve(transition, reward.reshape(-1), discount).reshape(-1, 2)
     error = q_joint - _total(split, q_local)
+    counts = split.sum(-1)  # [M, S]
     mu_error = law @ jnp.abs(error)
     return GroundTruth(
         law=law,
@@ -149,7 +157,7 @@ def _answer(local, reward, discount, solved: _Solved, ahead, split, tagged) -> G
         error=error,
         occupancy=occupancy,
         local_transition=transition,
-        entanglement=_entanglement(law, split, num_agents),
+        entanglement=median_entanglement(law, counts, split[..., 1] / jnp.maximum(counts, 1)),
         average_reward=num_agents * (occupancy * reward).sum(),
         mu_error=mu_error,
         relative_error=mu_error / (law @ jnp.abs(q_joint)),
@@ -204,10 +212,21 @@ def _local_transition(local, law, occupancy, ahead, num_agents, tagged) -> Array
     return jnp.where(visited, flow / total, jnp.eye(len(flow), dtype=flow.dtype))
 
 
-def _entanglement(law: Array, split: Array, num_agents: Array) -> Array:
-    """Eq. (15) with two actions: Σ_s min_q Σ_n w_s(n) |α_s(n)/n_s - q|, q a weighted median."""
-    counts = split.sum(-1)  # [M, S]
-    share = split[..., 1] / jnp.maximum(counts, 1)
-    weight = law[:, None] * counts / num_agents
-    medians = jax.vmap(weighted_median, in_axes=1)(share, lax.stop_gradient(weight))  # [S]
-    return (weight * jnp.abs(share - medians[None])).sum()
+def median_entanglement(law: Array, counts: Array, chances: Array) -> Array:
+    """Eq. (15) with two actions: Σ_s min_q Σ_n w_s(n) |p_s(n) - q|, where q is a weighted median.
+
+    Args:
+        law: of the configurations, `[M]`.
+        counts: agents per state, `[M, S]`.
+        chances: to be active, p_s(n), `[M, S]`.
+    """
+    weight = law[:, None] * counts / counts[0].sum()  # [M, S]
+    fixed, mass = lax.stop_gradient((chances, weight))
+    medians = jax.vmap(weighted_median, in_axes=1)(fixed, mass)[None]  # [1, S]
+    # The dual: signs y with Σ_n w_s(n) y_s(n) = 0. Configurations at the median itself, which moves
+    # with them, share what the others leave; so the gradient in the chances is right there too.
+    side = jnp.sign(fixed - medians)
+    tied = jnp.where(side == 0, mass, 0).sum(0)
+    rest = -(mass * side).sum(0) / jnp.where(tied > 0, tied, 1)
+    side = jnp.where(side == 0, rest[None], side)
+    return (weight * side * (chances - medians)).sum()

@@ -109,7 +109,7 @@ def affine_pieces(kernel: Array, priority: Array, share: Array) -> AffinePieces:
     return AffinePieces(served, linear, share * gain)
 
 
-def _spectral_radius(A: Array) -> Array:
+def spectral_radius(A: Array) -> Array:
     """lim ||A^k||^(1/k) by repeated squaring, `k = 2^48`; runs on any device, unlike `eigvals`."""
 
     def square(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -123,7 +123,7 @@ def _spectral_radius(A: Array) -> Array:
     return jnp.exp(total / 2.0**_DOUBLINGS)
 
 
-def _lyapunov(A: Array, noise: Array) -> Array:
+def lyapunov(A: Array, noise: Array) -> Array:
     """Sigma = A' Sigma A + noise by doubling; A must have spectral radius below 1."""
 
     def double(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -156,6 +156,12 @@ def mean_field(bandit: RestlessBandit, priority: Any) -> MeanField:
 
     Raises:
         ValueError: for a bandit or priority that is not one; naming the place.
+
+    Examples:
+        >>> import jaxent
+        >>> field = jaxent.mean_field(jaxent.circulant_bandit(5), jaxent.CIRCULANT_PRIORITY)
+        >>> print(field.configuration.round(3), f"{field.entanglement_limit:.4f}")
+        [0.15 0.15 0.35 0.35] 0.2175
 
     References:
         Chen and Peng, Appendix I (Lemmas 7, 11; Assumptions 1, 2); the limits are this package's.
@@ -208,13 +214,13 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
 
     # Fluctuations: on the tangent space K acts as K - 1 m*.
     tangent = K - m[None, :]
-    radius = _spectral_radius(tangent)
+    radius = spectral_radius(tangent)
     spread = jnp.einsum("sa,sai->i", groups, kernel, precision=_HIGHEST)
     noise = jnp.diag(spread) - jnp.einsum(
         "sa,sai,saj->ij", groups, kernel, kernel, precision=_HIGHEST
     )
     gaussian = unique & nondegenerate & (radius < 1)
-    covariance = jnp.where(gaussian, _lyapunov(tangent, noise), jnp.nan)
+    covariance = jnp.where(gaussian, lyapunov(tangent, noise), jnp.nan)
 
     # Values: V(n) = w.n + N c on the piece, against local values at the policy of m*.
     w = jnp.where(found, weights[pivot], jnp.nan)

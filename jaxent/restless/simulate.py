@@ -3,6 +3,7 @@ r"""Simulation of a restless bandit on counts.
 Under an index policy homogeneous agents are exchangeable, so the counts n_s of agents per state are
 a Markov chain of their own: n^a_s agents of state s take action a (Def. 13), and they spread over
 the next states as Multinomial(n^a_s, P_a(s, .)). A step costs the same for 60 agents and for 1800.
+A soft index policy draws n^1_s first (`SoftIndex.draw`), from a stream of its own.
 """
 
 import dataclasses
@@ -14,8 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_permutation, check_positive_int, check_shape, concrete
+from .._checks import (
+    check_permutation,
+    check_positive_int,
+    check_shape,
+    concrete,
+    refuse_gradient,
+)
 from ..mdp import RestlessBandit, check_bandit
+from ..soft import SoftIndex, check_soft, draw_rounding
 from .activation import action_probabilities, by_action
 from .sampling import (
     binomial_tables,
@@ -187,7 +195,7 @@ def simulate_counts(
     counts: Any = None,
     max_agents: int | None = None,
 ) -> CountsTrajectory:
-    r"""Simulate the counts chain under an index policy.
+    r"""Simulate the counts chain under an index policy, hard or soft.
 
     $n_{t+1} = \sum_{s, a} \mathrm{Multinomial}(n^a_s, P_a(s, \cdot))$ with $n^a_s$ from Def. 13.
     The law is exact. Write for one run and let `vmap` batch over keys; `bandit.num_agents` and
@@ -197,7 +205,8 @@ def simulate_counts(
         key: of `jax.random.key`.
         bandit: the model. Kernels are best closed over: their sparsity is used where they are
             known.
-        priority: states in the order served, `[S]`.
+        priority: states in the order served, `[S]`; or a `SoftIndex`, through which there is no
+            gradient (asking for one is an error).
         num_steps: T. Static.
         counts: start, `[S]`; as even as can be if not given.
         max_agents: the largest num_agents that will be passed. Static; needed where num_agents is
@@ -209,12 +218,24 @@ def simulate_counts(
     Raises:
         ValueError: for a bandit, priority or start that is not one, naming the place.
 
+    Examples:
+        >>> import jax
+        >>> import jaxent
+        >>> bandit, priority = jaxent.circulant_bandit(5), jaxent.CIRCULANT_PRIORITY
+        >>> run = jaxent.simulate_counts(jax.random.key(0), bandit, priority, num_steps=3)
+        >>> print(run.counts.sum(1))
+        [5 5 5 5]
+
     References:
         Chen and Peng, Defs. 12 and 13, Appendix K.
     """
     check_positive_int("num_steps", num_steps)
+    if isinstance(priority, SoftIndex):
+        check_soft(priority, bandit.num_states)
+        policy = refuse_gradient(priority)
+        _, counts, sampler = prepare(bandit, np.arange(bandit.num_states), counts, max_agents)
+        return _simulate_soft(seed_words(key), bandit, policy, counts, sampler, num_steps)
     priority, counts, sampler = prepare(bandit, priority, counts, max_agents)
-
     return _simulate(seed_words(key), bandit, priority, counts, sampler, num_steps)
 
 
@@ -235,6 +256,28 @@ def _simulate(
     counts = jnp.concatenate([before, last[None]])  # [T + 1, S]
     groups = by_action(counts, priority, bandit.budget)
     return CountsTrajectory(counts, flow, action_probabilities(groups))
+
+
+@partial(jax.jit, static_argnames=("num_steps",))
+def _simulate_soft(
+    seed: Array,
+    bandit: RestlessBandit,
+    policy: SoftIndex,
+    counts: Array,
+    sampler: FlowSampler,
+    num_steps: int,
+) -> CountsTrajectory:
+    def step(counts: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
+        word = random_words(~seed, t, 1)[0]
+        uniform = (word.astype(float) + 0.5) / 2.0**32
+        active = draw_rounding(uniform, policy, counts, bandit.budget)
+        flow = draw_flow(seed, t, jnp.stack([counts - active, active], axis=-1), sampler)
+        return flow.sum((0, 1), dtype=jnp.int32), (counts, flow)
+
+    last, (before, flow) = jax.lax.scan(step, counts, jnp.arange(num_steps))
+    counts = jnp.concatenate([before, last[None]])  # [T + 1, S]
+    chances = jax.vmap(policy.chances, (0, None))(counts, bandit.budget)
+    return CountsTrajectory(counts, flow, jnp.stack([1 - chances, chances], axis=-1))
 
 
 def pair_flow(
