@@ -162,6 +162,8 @@ from .soft import soft_index_policy as soft_index_policy
 from .stationary import LawSolution as LawSolution
 from .stationary import solve_law as solve_law
 from .stationary import stationary_distribution as stationary_distribution
+from .sweep import product_grid as product_grid
+from .sweep import sweep as sweep
 from .tables import Log as Log
 from .tables import read_log as read_log
 from .tables import to_frame as to_frame

@@ -11,6 +11,7 @@ FLOORS = [
     [
         "_checks",
         "files",
+        "memory",
         "cholesky",
         "interior",
         "simplex",
@@ -51,7 +52,7 @@ FLOORS = [
         "logs",
         "restless.agents",
     ],
-    ["audit", "plotting", "cli"],
+    ["sweep", "audit", "plotting", "cli"],
 ]
 ORDER = [(floor, name) for floor, names in enumerate(FLOORS) for name in names]
 RANK = {name: rank for rank, (_, name) in enumerate(ORDER)}
