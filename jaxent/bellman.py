@@ -63,6 +63,14 @@ def q_values(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
     Raises:
         ValueError: for wrong shapes and, outside a trace, a discount outside [0, 1), rewards that
             are not finite, or a solve that does not converge.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> print(jaxent.q_values(chain, rewards, discount=0.5).round(3))
+        [2. 1. 3. 2.]
     """
     solution = solve_q(chain, rewards, discount=discount)
     if concrete(chain, solution) and not bool(solution.converged):
@@ -156,6 +164,16 @@ def local_q_values(
     Returns:
         One `[X_i]` a view. At a pair never visited it is r_i / (1 - discount), the value of the
         self-loop that stands there.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> for q in jaxent.local_q_values(chain, rewards, discount=0.5):
+        ...     print(q.round(3))
+        [0.5 1.5]
+        [1.5 0.5]
     """
     locals_ = check_locals(chain, rewards)
     check_discount(discount)

@@ -82,6 +82,14 @@ def theorem_5(
     """mu-norm bound from mu-weighted agent-wise entanglement (Thm 5; Thm 6 for N agents).
 
     `measured` is `entanglement_mu_atv` of every view, where it is known already.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> print(f"{jaxent.bounds.theorem_5(chain, rewards, discount=0.9):.1f}")
+        180.0
     """
     uppers = [e.upper for e in measured or _mu_agentwise(chain)]
     return _paper(uppers, _largest(chain, rewards), discount)
@@ -139,7 +147,16 @@ def span_mu(
 
 
 def a_posteriori(chain: PairChain, rewards: Rewards, *, discount: Any) -> APosteriori:
-    """Bounds from D = P dec - lift(P_i Q_i), dec = lift(Q_i): no joint value is solved for."""
+    """Bounds from D = P dec - lift(P_i Q_i), dec = lift(Q_i): no joint value is solved for.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> print(f"{jaxent.bounds.a_posteriori(chain, rewards, discount=0.9).mu_bound:.3f}")
+        4.500
+    """
     check_discount(discount)
     rewards = _flat(chain, rewards)
     mu = stationary_distribution(chain)

@@ -290,6 +290,13 @@ def pair_chain(mdp: Any, policy: Any) -> PairChain:
         ValueError: for wrong shapes and, outside a trace, for rows that are no probabilities and
             for mass on a joint action that a coupling constraint forbids. Inside a trace the
             chain's values are NaN.
+
+    Examples:
+        >>> import jaxent
+        >>> mdp, policy = jaxent.example_1()
+        >>> chain = jaxent.pair_chain(mdp, policy)
+        >>> chain.sizes, chain.views
+        ((4, 4), ((0,), (1,)))
     """
     check_mdp(mdp)
     check_policy(mdp, policy)

@@ -71,6 +71,19 @@ def decompose(
 
     Raises:
         ValueError: as `q_values` and `stationary_distribution` do.
+
+    Examples:
+        Agent B's next pair is agent A's current one:
+
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> found = jaxent.decompose(chain, rewards, discount=0.9)
+        >>> print(found.error.round(3))
+        [ 0.45  0.45 -0.45 -0.45]
+        >>> print(f"{found.mu_error:.3f}")
+        0.450
     """
     mu = stationary_distribution(chain)
     q_joint = q_values(chain, tuple(rewards) if shared is None else shared, discount=discount)
@@ -85,7 +98,16 @@ def decompose(
 def decomposition_error(
     chain: PairChain, rewards: Sequence[Array], *, discount: Any, shared: Array | None = None
 ) -> Array:
-    """Mean |Q - Σ_i Q_i| under the stationary law, a scalar. Differentiable."""
+    """Mean |Q - Σ_i Q_i| under the stationary law, a scalar. Differentiable.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> print(f"{jaxent.decomposition_error(chain, rewards, discount=0.9):.3f}")  # separable
+        0.000
+    """
     return decompose(chain, rewards, discount=discount, shared=shared).mu_error
 
 
@@ -111,6 +133,17 @@ def reward_entanglement(
     Raises:
         ValueError: for a reward of another shape or that is not finite, if mu is no law on joint
             pairs, or tol <= 0.
+
+    Examples:
+        No sum of local rewards is "both or none":
+
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> mu = jaxent.stationary_distribution(chain)
+        >>> found = jaxent.reward_entanglement(chain, jnp.array([1.0, 0.0, 0.0, 1.0]), mu, tol=1e-4)
+        >>> print(f"{found.value:.3f}")
+        0.333
 
     References:
         Chen and Peng, Multi-agent Markov Entanglement, App. J.3.

@@ -85,6 +85,13 @@ def entanglement_tv(chain: PairChain, *, tol: float = 1e-6, max_steps: int = 60)
 
     Raises:
         ValueError: if there are not two agents, tol <= 0, or the chain is not stochastic.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> found = jaxent.entanglement_tv(chain, tol=1e-3)
+        >>> print(f"{found.lower:.3f} to {found.upper:.3f}")
+        0.500 to 0.500
     """
     _check(chain, tol, max_steps)
     joint = _two_agents(chain)
@@ -131,6 +138,14 @@ def entanglement_atv(
 
     Raises:
         ValueError: if there is no such view, tol <= 0, or the chain is not stochastic.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> for agent in range(2):
+        ...     print(f"{jaxent.entanglement_atv(chain, agent=agent, tol=1e-3).value:.3f}")
+        0.000
+        0.500
     """
     _check(chain, tol, max_steps)
     points = by_view(chain, view_transition(chain, agent=agent), agent=agent)  # [X, C, X]
@@ -159,6 +174,15 @@ def entanglement_mu_atv_upper(
 
     Raises:
         ValueError: if there is no such view, mu is not a law, or tol <= 0.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> mu = jaxent.stationary_distribution(chain)
+        >>> for agent in range(2):
+        ...     print(f"{jaxent.entanglement_mu_atv_upper(chain, mu, agent=agent).value:.3f}")
+        0.000
+        0.500
     """
     _check(chain, tol, 1, mu)
     points = by_view(chain, view_transition(chain, agent=agent), agent=agent)  # [X, C, X]
@@ -188,6 +212,16 @@ def policy_entanglement(
     Raises:
         ValueError: if there is no such agent, the agents' kernel is a joint one, mu is not a law on
             joint pairs, or tol <= 0.
+
+    Examples:
+        Nobody's action depends on another's state:
+
+        >>> import jaxent
+        >>> mdp, policy = jaxent.example_1()
+        >>> chain = jaxent.pair_chain(mdp, policy)
+        >>> mu = jaxent.stationary_distribution(chain)
+        >>> print(f"{jaxent.policy_entanglement(mdp, policy, mu, agent=0).value:.3f}")
+        0.000
     """
     check_policy(mdp, policy)
     policy = as_float(policy)
@@ -237,6 +271,14 @@ def entanglement_mu_atv(
 
     Raises:
         ValueError: if there is no such view, mu is not a law, or tol <= 0.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> mu = jaxent.stationary_distribution(chain)
+        >>> found = jaxent.entanglement_mu_atv(chain, mu, agent=1, tol=1e-3)
+        >>> print(f"{found.lower:.3f} to {found.upper:.3f}")
+        0.500 to 0.500
     """
     _check(chain, tol, max_steps, mu)
     points = by_view(chain, view_transition(chain, agent=agent), agent=agent)  # [X, C, m]

@@ -78,6 +78,15 @@ def estimate_entanglement(probabilities: Array, weights: Array) -> EntanglementE
         (with two actions the median is one of the probabilities and moves with it), a subgradient
         elsewhere; with more than two actions `held_out` has none.
 
+    Examples:
+        A weighted median for each local state:
+
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> policy = jnp.array([[[0.8, 0.2]], [[0.6, 0.4]], [[0.1, 0.9]]])  # [T, S, A]
+        >>> print(f"{jaxent.estimate_entanglement(policy, jnp.ones((3, 1))).value:.3f}")
+        0.233
+
     References:
         Chen and Peng, Proposition 1, Eqs. (9), (10) and (15).
     """

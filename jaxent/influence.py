@@ -33,6 +33,14 @@ def entanglement_map(chain: PairChain, mu: Array) -> Array:
     Args:
         chain: agents that share no factor.
         mu: law of the joint pair, `[J]`.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> mu = jaxent.stationary_distribution(chain)
+        >>> print(jaxent.entanglement_map(chain, mu).round(3))  # agent 0 moves agent 1
+        [[0.  0. ]
+         [0.5 0. ]]
     """
     check_shape("mu", mu, (chain.num_pairs,))
     check_stochastic("mu", mu)

@@ -74,6 +74,16 @@ def index_policy(priority: Sequence[int], *, num_agents: int, budget: int) -> Ar
 
     Raises:
         ValueError: if `priority` is no permutation or M is not in 0..N.
+
+    Examples:
+        >>> import jaxent
+        >>> policy = jaxent.index_policy((1, 0), num_agents=2, budget=1)
+        >>> print(policy[0, 1])  # of agents in states 0 and 1 the second acts
+        [[0. 1.]
+         [0. 0.]]
+        >>> print(policy[1, 1])  # a tie
+        [[0.  0.5]
+         [0.5 0. ]]
     """
     check_positive_int("num_agents", num_agents)
     check_budget("budget", budget, num_agents)

@@ -41,7 +41,7 @@ _MOST_VERTICES = 2**17
 
 
 class SeparableDecomposition(NamedTuple):
-    """P = Σ_k weights[k] factors[0][k] ⊗ factors[1][k] ⊗ ...
+    """P = Σ_k `weights[k]` `factors[0][k]` ⊗ `factors[1][k]` ⊗ ...
 
     Attributes:
         weights: sum to 1 and may be negative, `[K]`.
@@ -56,11 +56,12 @@ class ConvexSeparation(NamedTuple):
     r"""The nearest point of P_SEP+ and the inequality that certifies its distance.
 
     Attributes:
-        distance: least $\\sum |P - P'|$ over P' in P_SEP+; 0 if P is in it.
-        weights: non-negative, sum to 1, `[K]`: the nearest P' = Σ_k weights[k] ⊗_i factors[i][k].
+        distance: least $\sum |P - P'|$ over P' in P_SEP+; 0 if P is in it.
+        weights: non-negative, sum to 1, `[K]`: the nearest P' is Σ_k `weights[k]` times the product
+            of `factors[i][k]` over i.
         factors: deterministic transitions, one `[K, X_i, X_i]` an agent.
-        inequality: $y$ with $\\langle y, P' \\rangle \\le$ bound for every P' in P_SEP+, `[J, J]`.
-        bound: the bound; $\\langle y, P \\rangle$ = bound + distance.
+        inequality: $y$ with $\langle y, P' \rangle \le$ bound for every P' in P_SEP+, `[J, J]`.
+        bound: the bound; $\langle y, P \rangle$ = bound + distance.
     """
 
     distance: float
@@ -75,7 +76,7 @@ class Witness(NamedTuple):
 
     Attributes:
         rewards: one `[X_i]` an agent, zero for all agents but one, largest entry 1.
-        violation: $\\min_q \\|Q - q\\|_2$ over functions q of that agent's pair.
+        violation: $\min_q \|Q - q\|_2$ over functions q of that agent's pair.
     """
 
     rewards: tuple[Array, ...]
@@ -94,6 +95,13 @@ def is_separable(chain: PairChain, *, tolerance: float | None = None) -> Array:
 
     Returns:
         A bool, which may be traced.
+
+    Examples:
+        >>> import jaxent
+        >>> for P in jaxent.pr_box(), jaxent.appendix_e():
+        ...     print(jaxent.is_separable(jaxent.PairChain.from_matrix(P, sizes=(2, 2))))
+        True
+        False
     """
     return _signalling(chain).max() <= _tolerance(chain, tolerance)
 
@@ -129,6 +137,12 @@ def separable_decomposition(
 
     Raises:
         ValueError: if the chain is not separable, naming the agent that signals.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> print(jaxent.separable_decomposition(chain).weights.round(3))
+        [ 0.5  0.5  1.  -1. ]
     """
     deviation = np.asarray(_signalling(chain))
     if not deviation.max() <= _tolerance(chain, tolerance):
@@ -153,6 +167,12 @@ def is_convexly_separable(chain: PairChain, *, tolerance: float = 1e-8) -> bool:
     Args:
         chain: as for `convex_separation`.
         tolerance: largest distance from P_SEP+ that still counts as none, as a mean over rows.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> jaxent.is_convexly_separable(chain)
+        False
     """
     return convex_separation(chain).distance <= tolerance * chain.num_pairs
 
@@ -227,6 +247,13 @@ def separability_witness(chain: PairChain, *, discount: Any = 0.9) -> Witness:
     Returns:
         The rewards, and the 2-norm over joint pairs of what the best fit leaves. It is rounding if
         and only if the chain is agent-wise separable (for two agents: separable).
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> found = jaxent.separability_witness(chain)
+        >>> print(f"{found.violation:.3f}")
+        1.800
     """
     sizes = _product_sizes(chain)
     check_discount(discount)

@@ -23,6 +23,7 @@ differentiated.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import comb
 from typing import Any, NamedTuple
@@ -71,16 +72,11 @@ class SoftIndex:
 
     def chances(self, counts: Array, budget: Array | float) -> Array:
         """p_s of an agent in state s, `[S]`; counts and budget may be fractions of N."""
-        dtype = jnp.result_type(self.index, self.temperature, float)
-        index, counts, budget = (jnp.asarray(x, dtype) for x in (self.index, counts, budget))
-        temperature = jnp.asarray(self.temperature, dtype)
-        temperature = jnp.where(temperature > 0, temperature, jnp.nan)
-        return _chances(index / temperature, counts, budget)
+        return _policy_chances(self, counts, budget)
 
     def roundings(self, counts: Array, budget: Array | int) -> Roundings:
         """Every value of the active counts with its probability, of whole counts `[S]`."""
-        counts = jnp.asarray(counts)
-        return _roundings(counts, self._cumulative(counts, budget))
+        return _policy_roundings(self, counts, budget)
 
     def log_probability(self, counts: Array, active: Array, budget: Array | int) -> Array:
         """Log of the probability of active counts `[S]`, for score-function estimators.
@@ -88,7 +84,7 @@ class SoftIndex:
         -inf where they are never taken.
         """
         served = jnp.cumsum(jnp.asarray(active))
-        chance = _overlap(self._cumulative(jnp.asarray(counts), budget), served)
+        chance = _overlap(_cumulative(self, jnp.asarray(counts), budget), served)
         taken = (chance > 0) & (served[-1] == budget)
         return jnp.where(taken, jnp.log(jnp.where(taken, chance, 1)), -jnp.inf)
 
@@ -106,11 +102,6 @@ class SoftIndex:
         order = jnp.lexsort((jax.random.uniform(key_agents, states.shape), states))
         place = jnp.zeros_like(states).at[order].set(jnp.arange(len(states), dtype=states.dtype))
         return place - (jnp.cumsum(counts) - counts)[states] < active[states]
-
-    def _cumulative(self, counts: Array, budget: Array | int) -> Array:
-        """C, `[S]`; the last is the budget itself."""
-        chances = self.chances(counts, budget)
-        return jnp.cumsum(counts.astype(chances.dtype) * chances).at[-1].set(budget)
 
 
 def check_soft(policy: SoftIndex, num_states: int | None = None) -> None:
@@ -167,6 +158,7 @@ def soft_index_policy(
     return _exchangeable_table(policy, num_agents, budget)
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def _exchangeable_table(policy: SoftIndex, num_agents: int, budget: int) -> Array:
     num_states = len(policy.index)
     states = np.array(list(product(range(num_states), repeat=num_agents)))  # [S^N, N]
@@ -177,13 +169,14 @@ def _exchangeable_table(policy: SoftIndex, num_agents: int, budget: int) -> Arra
     choose = np.array([[comb(n, k) for k in range(num_agents + 1)] for n in range(num_agents + 1)])
     ways = choose[counts[row][:, None], active].prod(-1)
     allowed = (active.sum(-1) == budget) & (ways > 0)
-    cumulative = jax.vmap(policy._cumulative, (0, None))(jnp.asarray(counts), budget)
+    cumulative = jax.vmap(lambda n: _cumulative(policy, n, budget))(jnp.asarray(counts))
     cumulative = cumulative[row.reshape(-1)]  # [S^N, S]
     chance = _overlap(cumulative[:, None], jnp.cumsum(jnp.asarray(active), axis=-1))
     table = jnp.where(allowed, chance / np.where(allowed, ways, 1), 0)
     return table.reshape((num_states,) * num_agents + (2,) * num_agents)
 
 
+@partial(jax.jit, static_argnums=2)
 def _differing_table(index: Sequence[Array], temperature: Any, budget: int) -> Array:
     num_states = tuple(len(own) for own in index)
     states = np.indices(num_states).reshape(len(index), -1)  # [N, J]
@@ -192,11 +185,26 @@ def _differing_table(index: Sequence[Array], temperature: Any, budget: int) -> A
     counts = jnp.ones(len(index), int)
 
     def row(own: Array) -> Array:
-        cumulative = SoftIndex(own, temperature)._cumulative(counts, budget)
+        cumulative = _cumulative(SoftIndex(own, temperature), counts, budget)
         return _overlap(cumulative[None], jnp.cumsum(jnp.asarray(actions), axis=-1))
 
     table = jnp.where(actions.sum(-1) == budget, jax.vmap(row)(own), 0)
     return table.reshape(num_states + (2,) * len(index))
+
+
+@jax.jit
+def _policy_chances(policy: SoftIndex, counts: Array, budget: Array | float) -> Array:
+    dtype = jnp.result_type(policy.index, policy.temperature, float)
+    index, counts, budget = (jnp.asarray(x, dtype) for x in (policy.index, counts, budget))
+    temperature = jnp.asarray(policy.temperature, dtype)
+    temperature = jnp.where(temperature > 0, temperature, jnp.nan)
+    return _chances(index / temperature, counts, budget)
+
+
+def _cumulative(policy: SoftIndex, counts: Array, budget: Array | int) -> Array:
+    """C, `[S]`; the last is the budget itself."""
+    chances = policy.chances(counts, budget)
+    return jnp.cumsum(counts.astype(chances.dtype) * chances).at[-1].set(budget)
 
 
 def _overlap(cumulative: Array, served: Array) -> Array:
@@ -206,7 +214,10 @@ def _overlap(cumulative: Array, served: Array) -> Array:
     return jnp.maximum(upper - offset.max(-1, initial=0), 0)
 
 
-def _roundings(counts: Array, cumulative: Array) -> Roundings:
+@jax.jit
+def _policy_roundings(policy: SoftIndex, counts: Array, budget: Array | int) -> Roundings:
+    counts = jnp.asarray(counts)
+    cumulative = _cumulative(policy, counts, budget)
     whole = jnp.floor(lax.stop_gradient(cumulative))
     part = (cumulative - whole).at[-1].set(0)  # C_S = M is whole
     starts = jnp.sort(part)  # U from here to the next start: one value of K

@@ -52,6 +52,12 @@ def stationary_distribution(chain: PairChain) -> Array:
     Raises:
         ValueError: outside a trace, if the chain has several recurrent classes (naming their
             states) or the solve does not converge. Inside a trace the law is NaN then.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> print(jaxent.stationary_distribution(chain).round(3))
+        [0.333 0.167 0.167 0.333]
     """
     solution = solve_law(chain)
     if concrete(chain, solution) and not bool(solution.converged):

@@ -45,6 +45,14 @@ def local_transition(chain: PairChain, mu: Array, *, agent: int | Sequence[int])
 
     Returns:
         `[X_i, X_i]`, row-stochastic. A pair never visited (footnote 1) is a self-loop.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> mu = jaxent.stationary_distribution(chain)
+        >>> print(jaxent.local_transition(chain, mu, agent=0).round(3))
+        [[0.5 0.5]
+         [0.5 0.5]]
     """
     check_shape("mu", mu, (chain.num_pairs,))
     return _project(chain, mu, view_axes(chain, agent))

@@ -76,6 +76,12 @@ def whittle_index(bandit: RestlessBandit) -> WhittleIndex:
 
     Raises:
         ValueError: for a bad bandit. Not being indexable is a result, not an error.
+
+    Examples:
+        >>> import jaxent
+        >>> found = jaxent.whittle_index(jaxent.circulant_bandit(5))
+        >>> print(found.index.round(3), found.indexable)
+        [-0.25  0.25  0.4  -0.4 ] True
     """
     passive, active, gap, reward = _arrays(bandit)
     return _follow(passive, active, gap, reward, float(bandit.discount), 0.0)

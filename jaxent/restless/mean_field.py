@@ -157,6 +157,12 @@ def mean_field(bandit: RestlessBandit, priority: Any) -> MeanField:
     Raises:
         ValueError: for a bandit or priority that is not one; naming the place.
 
+    Examples:
+        >>> import jaxent
+        >>> field = jaxent.mean_field(jaxent.circulant_bandit(5), jaxent.CIRCULANT_PRIORITY)
+        >>> print(field.configuration.round(3), f"{field.entanglement_limit:.4f}")
+        [0.15 0.15 0.35 0.35] 0.2175
+
     References:
         Chen and Peng, Appendix I (Lemmas 7, 11; Assumptions 1, 2); the limits are this package's.
     """

@@ -218,6 +218,14 @@ def simulate_counts(
     Raises:
         ValueError: for a bandit, priority or start that is not one, naming the place.
 
+    Examples:
+        >>> import jax
+        >>> import jaxent
+        >>> bandit, priority = jaxent.circulant_bandit(5), jaxent.CIRCULANT_PRIORITY
+        >>> run = jaxent.simulate_counts(jax.random.key(0), bandit, priority, num_steps=3)
+        >>> print(run.counts.sum(1))
+        [5 5 5 5]
+
     References:
         Chen and Peng, Defs. 12 and 13, Appendix K.
     """

@@ -23,12 +23,12 @@ import numpy as np
 from jax import lax
 
 from .._checks import stochastic
-from ..bellman import solve_q
+from ..bellman import solve_direct, solve_iterative
 from ..chain import Layout, PairChain, TablePolicy, Views
 from ..elimination import discounted_solve
 from ..mdp import RestlessBandit
 from ..soft import SoftIndex, check_soft
-from ..stationary import solve_law
+from ..stationary import law_direct, law_iterative
 from .exchangeable import (
     VECTORS,
     as_float_kernel,
@@ -36,7 +36,7 @@ from .exchangeable import (
     check_counted,
     check_memory,
 )
-from .ground_truth import GroundTruth, median_entanglement
+from .ground_truth import DENSE, GroundTruth, median_entanglement
 from .groups import GroupLaws, group_laws, place
 from .next_counts import configuration_index, configurations, num_configurations
 
@@ -298,15 +298,18 @@ def _answer(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, budget: 
         TablePolicy(rounded.weights),
         Layout((size,), ((0,),)),
     )
-    first = solve_law(chain)
-    second = solve_q(chain, _total(split, reward).reshape(-1), discount=discount)
+    total = _total(split, reward).reshape(-1)
+    if len(known) <= DENSE:
+        first, second = law_direct(chain), solve_direct(chain, total, discount=discount)
+    else:
+        first, second = law_iterative(chain), solve_iterative(chain, total, discount=discount)
     pairs, q_joint = (x.value.reshape(rounded.weights.shape) for x in (first, second))  # [M, J]
     law = pairs.sum(-1)
     occupancy = _einsum("mj,mjsa->sa", pairs, split.astype(dtype)) / num_agents
     flow = _tagged_flow(local, pairs, rounded.chances, split, num_agents, budget)
     visited = occupancy.reshape(-1, 1) > 0
-    total = jnp.where(visited, flow.sum(-1, keepdims=True), 1)
-    transition = jnp.where(visited, flow / total, jnp.eye(len(flow), dtype=dtype))
+    leaving = jnp.where(visited, flow.sum(-1, keepdims=True), 1)
+    transition = jnp.where(visited, flow / leaving, jnp.eye(len(flow), dtype=dtype))
     q_local = discounted_solve(transition, reward.reshape(-1), discount).reshape(-1, 2)
     error = q_joint - _total(split, q_local)
     mu_error = (pairs * jnp.abs(error)).sum()

@@ -1,0 +1,64 @@
+"""What the docs say is what is: examples run, and what a page names exists."""
+
+import ast
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+RUN = [page for page in PAGES if "\n```text\n" in page.read_text()]
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "jaxent").rglob("*.py")
+    if ">>>" in path.read_text()
+)
+# Seconds of compilation each.
+DEAR = {
+    "jaxent.bounds",
+    "jaxent.entanglement",
+    "jaxent.restless.ground_truth",
+    "jaxent.restless.mean_field",
+    "jaxent.restless.simulate",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(m, marks=pytest.mark.slow) if m in DEAR else m for m in MODULES]
+)
+def test_docstring_examples(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted
+    assert not result.failed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_examples_of_pages_print_what_they_say(page, capsys):
+    text = page.read_text()
+    pairs = re.findall(r"```python\n(.*?)\n```\n\n```text\n(.*?)\n```", text, flags=re.DOTALL)
+    assert pairs
+    for code, output in pairs:
+        exec(code, {})
+        assert capsys.readouterr().out.strip() == output.strip()
+
+
+def test_every_test_named_exists():
+    defined = {
+        f"{path.relative_to(ROOT)}::{node.name}"
+        for path in (ROOT / "tests").glob("test_*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    for page in PAGES:
+        named = re.findall(r"`(tests/\w+\.py::\w+)`", page.read_text())
+        assert not set(named) - defined, page.name
+
+
+def test_every_statement_of_the_paper_has_a_page_with_its_tests():
+    statements = [f"theorem-{k}" for k in range(1, 10)] + [f"proposition-{k}" for k in range(1, 5)]
+    for name in statements:
+        assert "`tests/test_" in (ROOT / "docs" / "theory" / f"{name}.md").read_text()
