@@ -178,7 +178,7 @@ def exchangeable(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row
 def measures(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row]:
     """The agent-wise measure of a batch of chains, certified; the gap is the check."""
     chains = jnp.asarray(rng.dirichlet(np.ones(16), (sizes.chains, 16)), dtype)
-    tol = 1e-6 if dtype == jnp.float64 else 1e-4
+    tol = 1e-6 if dtype == jnp.float64 else 1e-3  # float32 stalls at gaps up to 3e-4
 
     def one(P: jax.Array) -> tuple[jax.Array, jax.Array]:
         chain = jaxent.PairChain.from_matrix(P, sizes=(4, 4))
