@@ -100,12 +100,12 @@ def sweep(
             sweep, with what differs. Such files are left as they are.
         OSError: where the folder cannot be written; what it kept stays whole.
 
-    Example:
+    Examples:
         >>> def experiment(key, point):
         ...     return {"square": point["x"] ** 2}
         >>> table = sweep(experiment, product_grid(x=[1, 2], seed=[0, 1]), key=jax.random.key(0))
         >>> {name: column.tolist() for name, column in table.items()}
-        {'x': [1, 1, 2, 2], 'seed': [0, 0, 1, 1], 'square': [1, 1, 4, 4]}
+        {'x': [1, 1, 2, 2], 'seed': [0, 1, 0, 1], 'square': [1, 1, 4, 4]}
     """
     points = _check_grid(grid)
     is_key = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
