@@ -6,10 +6,10 @@ agents, for every λ and many starts at once. Eq. (7) is taken, not Prop. 1, bec
 Theorem 5 bounds the error by and it vanishes wherever the values decompose: Prop. 1 also charges
 for reading another agent's state where the chain makes no use of it.
 
-Two points of the front are known without a gradient. The optimum is a linear program over
-occupations. The best separable policy that the coupling allows draws by shared randomness who may
-act, agent A with chance t, so it is worth max over t of J_A(t) + J_B(1 - t), where J_i(t) is the
-most that agent i earns if it acts at most so often in each state: linear programs again.
+Two points are known without a gradient. The optimum is a linear program over occupations. The best
+policy under which neither agent reads the other's state draws by shared randomness who may act,
+agent A with chance t, so it is worth max over t of J_A(t) + J_B(1 - t), where J_i(t) is the most
+that agent i earns if it acts at most so often in each state: linear programs again.
 """
 
 import sys
