@@ -68,7 +68,7 @@ def parse(
     Args:
         name: of the experiment, as in `python -m experiments.NAME`.
         about: one paragraph for `--help`.
-        full: the default config, a NamedTuple of ints, strings and tuples of either.
+        full: the default config, a NamedTuple of ints, floats, strings and tuples of one of them.
         quick: the config that `--quick` starts from.
         help: one line for each field.
         argv: the arguments; those of the process if None.
@@ -76,7 +76,7 @@ def parse(
     parser = _OneLineParser(prog=f"python -m experiments.{name}", description=about)
     for field, value in full._asdict().items():
         many = isinstance(value, tuple)
-        kind = str if isinstance(next(iter(value)) if many else value, str) else int
+        kind = type(value[0] if many else value)
         shown = f"{value[0]} {value[1]} .. {value[-1]}" if many and len(value) > 3 else value
         parser.add_argument(
             f"--{field.replace('_', '-')}",

@@ -217,6 +217,22 @@ def check_locals(chain: PairChain, rewards: Sequence[Array]) -> list[Array]:
     return flat
 
 
+def average_reward(chain: PairChain, rewards: Rewards) -> Array:
+    r"""Long-run average reward a step, J = Σ_x μ(x) r(x), a scalar. Differentiable.
+
+    It is (1 - discount) times the mean of Q under μ, for every discount.
+
+    Args:
+        chain: any unichain.
+        rewards: as for `q_values`.
+
+    Raises:
+        ValueError: as `q_values` and `stationary_distribution` do.
+    """
+    reward = joint_reward(chain, rewards)
+    return stationary_distribution(chain) @ reward
+
+
 def state_values(chain: PairChain, reward: Array, *, discount: Any) -> Array:
     r"""State values V = (I - discount ΠK)^-1 Π r of a joint reward (App. B), `[S]`.
 

@@ -180,10 +180,10 @@ def _lstd(flow: Array, reward: Array, discount: Any, features: Array | None) -> 
         value = discounted_solve(transition, reward, discount)
     else:
         phi = jnp.asarray(features, flow.dtype)
-        share = visits / visits.sum()
+        share = _share(visits)
         A = phi.T @ (share[:, None] * (phi - discount * transition @ phi))
         value = phi @ jnp.linalg.lstsq(A, phi.T @ (share * reward))[0]
-    return LocalQ(value, visits / visits.sum())
+    return LocalQ(value, _share(visits))
 
 
 def _transition(flow: Array) -> tuple[Array, Array]:
@@ -193,6 +193,12 @@ def _transition(flow: Array) -> tuple[Array, Array]:
     eye = jnp.eye(len(flow), dtype=flow.dtype)
     wide = jnp.broadcast_to(seen, flow.shape)
     return jnp.where(wide, flow / jnp.where(seen, visits[:, None], 1), eye), visits
+
+
+def _share(visits: Array) -> Array:
+    """Visits as shares of all, `[..., X]`; 0 where there were none."""
+    total = visits.sum(-1, keepdims=True)
+    return visits / jnp.where(total > 0, total, 1)
 
 
 def td_local_q(
@@ -256,7 +262,7 @@ def td_local_q(
 
     start = (reward * slow, jnp.zeros_like(reward))
     (value, visits), _ = lax.scan(update, start, flows)
-    return LocalQ(value, visits / visits.sum())
+    return LocalQ(value, _share(visits))
 
 
 def _step(slow: Array, now: Array, until_now: Array) -> Array:
@@ -292,7 +298,7 @@ def _td_lambda(pairs, rewards, follows, types, discount, trace, shape) -> LocalQ
     start = (*start, jnp.zeros((pairs.shape[1], shape[1]), dtype))
     epochs = (pairs[:-1], pairs[1:], rewards[:-1], follows)
     (value, _, visits, _), _ = lax.scan(update, start, epochs)
-    return LocalQ(value, visits / visits.sum(1, keepdims=True))
+    return LocalQ(value, _share(visits))
 
 
 def monte_carlo_local_q(
@@ -427,7 +433,7 @@ def network_local_q(
 def _network(flow, reward, discount, features, key, *, hidden, num_steps, learning_rate) -> LocalQ:
     flow = jnp.asarray(flow, jnp.result_type(flow, reward, float))
     transition, visits = _transition(flow)
-    share = visits / visits.sum()
+    share = _share(visits)
     features = jnp.asarray(features, flow.dtype)
     sizes = (features.shape[1], *hidden, 1)
     keys = jax.random.split(key, len(sizes) - 1)
