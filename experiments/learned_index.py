@@ -104,7 +104,7 @@ def climb(objective: Callable[[Array, Array], Array], starts: Array, steps: int)
         value, gradient = jax.value_and_grad(objective)(index, temperature)
         updates, after = optimizer.update(-gradient, state)
         fine = jnp.isfinite(gradient).all()
-        index = jnp.where(fine, index + jnp.where(fine, updates, 0), index)
+        index = jnp.where(fine, index + jnp.asarray(updates), index)
         state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), after, state)
         return (index, state), value
 
