@@ -39,6 +39,7 @@ def test_panel_against_the_raw_table():
     assert sorted(flown) == sorted(most)
 
 
+@pytest.mark.slow
 def test_notebook_runs():
     """Every cell in order, but the install line; what it finds is a finite audit of 20 aircraft."""
     cells = json.loads(NOTEBOOK.read_text())["cells"]
