@@ -48,6 +48,7 @@ def on_files(files, config):
         executed = ROOT / "results" / "notebooks" / path.name
         source = executed if executed.exists() else path
         body, resources = MarkdownExporter().from_filename(str(source))
+        body = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", body)
         for file, content in (resources["outputs"] or {}).items():
             body = body.replace(f"({file})", f"({name}/{file})")
             files.append(File.generated(config, f"notebooks/{name}/{file}", content=content))
@@ -143,6 +144,7 @@ def included(source: str, heading: str | None, page: str) -> str:
         if not text:
             log.warning(f"{page}: {source} has no section '{heading}'")
     homes = {file: host for host in DOCS.rglob("*.md") for file in whole(host)}
+    homes |= {f"notebooks/{name}.ipynb": DOCS / f"notebooks/{name}.md" for name in notebooks()}
 
     def relink(found: re.Match) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[2]))

@@ -39,6 +39,8 @@ from .entanglement import entanglement_mu_atv_upper as entanglement_mu_atv_upper
 from .entanglement import entanglement_mu_tv as entanglement_mu_tv
 from .entanglement import entanglement_tv as entanglement_tv
 from .entanglement import policy_entanglement as policy_entanglement
+from .environments import from_gymnax as from_gymnax
+from .environments import from_jaxmarl as from_jaxmarl
 from .estimators import EntanglementEstimate as EntanglementEstimate
 from .estimators import EntanglementInterval as EntanglementInterval
 from .estimators import by_local as by_local
@@ -87,6 +89,9 @@ from .mdp import WeaklyCoupledMDP as WeaklyCoupledMDP
 from .mdp import check_bandit as check_bandit
 from .mdp import check_mdp as check_mdp
 from .mdp import feasible_actions as feasible_actions
+from .mixing import ValueFit as ValueFit
+from .mixing import fit_additive as fit_additive
+from .mixing import fit_monotone as fit_monotone
 from .neighbourhood import neighbourhood as neighbourhood
 from .policies import LocalPolicies as LocalPolicies
 from .policies import check_policy as check_policy
@@ -157,6 +162,8 @@ from .soft import soft_index_policy as soft_index_policy
 from .stationary import LawSolution as LawSolution
 from .stationary import solve_law as solve_law
 from .stationary import stationary_distribution as stationary_distribution
+from .sweep import product_grid as product_grid
+from .sweep import sweep as sweep
 from .tables import Log as Log
 from .tables import read_log as read_log
 from .tables import to_frame as to_frame

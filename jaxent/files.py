@@ -3,8 +3,12 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 
 def open_folder(out: Path) -> None:
@@ -16,10 +20,23 @@ def open_folder(out: Path) -> None:
 
 def save_json(path: Path, content: Any) -> None:
     """Write JSON so that the file is the old one or the new one, never half of either."""
+    with _replacing(path, "w") as file:
+        json.dump(content, file, indent=1)
+
+
+def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays so that the file is the old one or the new one, never half of either."""
+    with _replacing(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+@contextmanager
+def _replacing(path: Path, mode: str) -> Iterator[IO]:
+    """A file beside `path` that takes its place once it is written."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(content, file, indent=1)
+        with os.fdopen(descriptor, mode) as file:
+            yield file
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ and first-visit Monte Carlo to its end, $E[\text{return} \mid x_i]$. Where agent
 entangled these agree, otherwise they need not.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.scipy.sparse.linalg import cg
 
 from ._checks import check_discount, check_finite, check_positive_int, check_shape, concrete
 from .elimination import discounted_solve
@@ -28,8 +28,9 @@ from .trajectory import Trajectory
 
 Array = jax.Array
 
-# Rounding errors to which conjugate gradients go.
+# Rounding errors to which conjugate gradients go, and steps without a better point that end them.
 _ROUNDING = 64
+_PATIENCE = 64
 
 
 class LocalQ(NamedTuple):
@@ -180,10 +181,10 @@ def _lstd(flow: Array, reward: Array, discount: Any, features: Array | None) -> 
         value = discounted_solve(transition, reward, discount)
     else:
         phi = jnp.asarray(features, flow.dtype)
-        share = visits / visits.sum()
+        share = _share(visits)
         A = phi.T @ (share[:, None] * (phi - discount * transition @ phi))
         value = phi @ jnp.linalg.lstsq(A, phi.T @ (share * reward))[0]
-    return LocalQ(value, visits / visits.sum())
+    return LocalQ(value, _share(visits))
 
 
 def _transition(flow: Array) -> tuple[Array, Array]:
@@ -193,6 +194,12 @@ def _transition(flow: Array) -> tuple[Array, Array]:
     eye = jnp.eye(len(flow), dtype=flow.dtype)
     wide = jnp.broadcast_to(seen, flow.shape)
     return jnp.where(wide, flow / jnp.where(seen, visits[:, None], 1), eye), visits
+
+
+def _share(visits: Array) -> Array:
+    """Visits as shares of all, `[..., X]`; 0 where there were none."""
+    total = visits.sum(-1, keepdims=True)
+    return visits / jnp.where(total > 0, total, 1)
 
 
 def td_local_q(
@@ -256,7 +263,7 @@ def td_local_q(
 
     start = (reward * slow, jnp.zeros_like(reward))
     (value, visits), _ = lax.scan(update, start, flows)
-    return LocalQ(value, visits / visits.sum())
+    return LocalQ(value, _share(visits))
 
 
 def _step(slow: Array, now: Array, until_now: Array) -> Array:
@@ -292,7 +299,7 @@ def _td_lambda(pairs, rewards, follows, types, discount, trace, shape) -> LocalQ
     start = (*start, jnp.zeros((pairs.shape[1], shape[1]), dtype))
     epochs = (pairs[:-1], pairs[1:], rewards[:-1], follows)
     (value, _, visits, _), _ = lax.scan(update, start, epochs)
-    return LocalQ(value, visits / visits.sum(1, keepdims=True))
+    return LocalQ(value, _share(visits))
 
 
 def monte_carlo_local_q(
@@ -427,7 +434,7 @@ def network_local_q(
 def _network(flow, reward, discount, features, key, *, hidden, num_steps, learning_rate) -> LocalQ:
     flow = jnp.asarray(flow, jnp.result_type(flow, reward, float))
     transition, visits = _transition(flow)
-    share = visits / visits.sum()
+    share = _share(visits)
     features = jnp.asarray(features, flow.dtype)
     sizes = (features.shape[1], *hidden, 1)
     keys = jax.random.split(key, len(sizes) - 1)
@@ -495,23 +502,73 @@ def _fit_rewards(pairs, rewards, present, types, shape) -> RewardFit:
     def scatter(values: Array) -> Array:
         return jnp.zeros(shape, rewards.dtype).at[types[None], pairs].add(one * values[:, None])
 
-    # In units in which the diagonal is 1; from 0, it stays where the smallest solution is.
+    # In units in which the diagonal is 1.
     visits = scatter(jnp.ones_like(rewards))
     scale = jnp.where(visits > 0, 1 / jnp.sqrt(jnp.where(visits > 0, visits, 1)), 0)
     eps = float(jnp.finfo(rewards.dtype).eps)
-    right = scale * scatter(rewards)
-    solution, _ = cg(
-        lambda x: scale * scatter(gather(scale * x)),
-        right,
-        tol=_ROUNDING * eps,
-        maxiter=4 * shape[0] * shape[1] + 100,
+    solution, left, residual = _least_squares(
+        lambda x: gather(scale * x),
+        lambda values: scale * scatter(values),
+        rewards,
+        tolerance=_ROUNDING * eps,
+        max_steps=4 * shape[0] * shape[1] + 100,
     )
     table = scale * solution
-    left = rewards - gather(table)
-    size = jnp.linalg.norm(right)
-    residual = jnp.linalg.norm(scale * scatter(left)) / jnp.where(size > 0, size, 1)
     error, paid = jnp.sqrt((left**2).mean()), jnp.sqrt((rewards**2).mean())
     return RewardFit(table, error, paid, residual, residual <= 4 * _ROUNDING * eps)
+
+
+def _least_squares(
+    forward: Callable[[Array], Array],
+    back: Callable[[Array], Array],
+    wanted: Array,
+    *,
+    tolerance: float,
+    max_steps: int,
+) -> tuple[Array, Array, Array]:
+    """The smallest x of least |wanted - A x|, by conjugate gradients on the residual itself.
+
+    From 0 the steps stay where the smallest solution is, up to rounding: past the best that the
+    precision allows they would drift along the null space, so the best x seen is kept, and steps
+    end once none has been better for a while.
+
+    Args:
+        forward: A.
+        back: its transpose.
+        wanted: `[T]`.
+        tolerance: of |A' (wanted - A x)|, relative to |A' wanted|.
+        max_steps: at most so many.
+
+    Returns:
+        x, what it leaves, and the relative residual of the normal equations.
+    """
+    start = back(wanted)
+    size = (start * start).sum()
+
+    def step(carry):
+        x, left, slope, direction, best, best_x, since, steps = carry
+        now = (slope * slope).sum()
+        moved = forward(direction)
+        length = now / (moved * moved).sum()
+        x, left = x + length * direction, left - length * moved
+        slope = back(left)
+        after = (slope * slope).sum()
+        better = after < best
+        best_x = jnp.where(better, x, best_x)
+        since = jnp.where(better, 0, since + 1)
+        direction = slope + after / now * direction
+        return x, left, slope, direction, jnp.minimum(after, best), best_x, since, steps + 1
+
+    def going(carry):
+        best, since, steps = carry[4], carry[6], carry[7]
+        return (best > tolerance**2 * size) & (since < _PATIENCE) & (steps < max_steps)
+
+    zero = jnp.zeros_like(start)
+    carry = (zero, wanted, start, start, size, zero, 0, 0)
+    x = lax.while_loop(going, step, carry)[5]
+    left = wanted - forward(x)
+    slope = back(left)
+    return x, left, jnp.sqrt((slope * slope).sum() / jnp.where(size > 0, size, 1))
 
 
 def with_rewards(trajectory: Trajectory, reward: Any, *, types: Any = None) -> Trajectory:

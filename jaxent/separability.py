@@ -328,19 +328,23 @@ def _split(P: np.ndarray, sizes: tuple[int, ...]) -> list[tuple[float, tuple[np.
     basis = R[:, order[:rank]].reshape(X, X, rank)
     basis = (basis / basis.sum(1, keepdims=True)).reshape(X * X, rank)
     parts = np.linalg.lstsq(basis, R, rcond=None)[0].reshape(rank, rest, rest)
-    # The marginal of the rest is positive wherever a part is not 0: enough of it in each part makes
+    # Parts of a nearly dependent basis err by far more than their sum does: what is no transition
+    # of the others is projected away, which is linear and leaves the sum alone.
+    laws = _marginals(P, sizes)[1:]
+    parts = _project(parts, laws)
+    # A law of the rest that is positive wherever a part is not 0: enough of it in each part makes
     # that part non-negative, and comes off again in one last term.
-    marginal = R.reshape(X, X, rest, rest).sum(1).mean(0)
-    marginal = marginal / marginal.sum(-1, keepdims=True)
-    parts = np.where(marginal > 0, parts, 0)
-    needed = np.where(marginal > 0, -parts / np.where(marginal > 0, marginal, 1), 0).max((1, 2))
+    cover = R.reshape(X, X, rest, rest).sum(1).mean(0)
+    cover = (cover / cover.sum(-1, keepdims=True) + reduce(np.kron, laws)) / 2
+    parts = np.where(cover > 0, parts, 0)
+    needed = np.where(cover > 0, -parts / np.where(cover > 0, cover, 1), 0).max((1, 2))
     shifts = np.where(needed > 1e-13, needed, 0)
     factors = [basis[:, j].reshape(X, X) for j in range(rank)]
-    pieces = [part + shift * marginal for part, shift in zip(parts, shifts, strict=True)]
+    pieces = [part + shift * cover for part, shift in zip(parts, shifts, strict=True)]
     if shifts.sum() > 0:
         factors.append((basis @ shifts / shifts.sum()).reshape(X, X))
-        pieces.append(-shifts.sum() * marginal)
-    terms = []
+        pieces.append(-shifts.sum() * cover)
+    terms: list[tuple[float, tuple[np.ndarray, ...]]] = []
     for factor, piece in zip(factors, pieces, strict=True):
         weight = piece.sum() / rest
         if np.abs(piece).max() <= 1e-15:
@@ -348,3 +352,28 @@ def _split(P: np.ndarray, sizes: tuple[int, ...]) -> list[tuple[float, tuple[np.
         for inner, others in _split(np.maximum(piece / weight, 0), sizes[1:]):
             terms.append((weight * inner, (factor, *others)))
     return terms
+
+
+def _marginals(P: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
+    """Each agent's transition, the mean over the pairs of the others, `[X_i, X_i]`."""
+    n = len(sizes)
+    grid = P.reshape(*sizes, *sizes)
+    laws = []
+    for i in range(n):
+        others = tuple(k for k in range(n) if k != i)
+        law = grid.sum(tuple(n + k for k in others)).mean(others)
+        laws.append(law / law.sum(-1, keepdims=True))
+    return laws
+
+
+def _project(parts: np.ndarray, laws: list[np.ndarray]) -> np.ndarray:
+    """Matrices `[r, J', J']`, projected along these laws on what products of transitions span."""
+    n, sizes = len(laws), tuple(map(len, laws))
+    grid = parts.reshape(-1, *sizes, *sizes)
+    for i, law in enumerate(laws):
+        sums = grid.sum(1 + n + i, keepdims=True)
+        excess = sums - sums.mean(1 + i, keepdims=True)
+        grid = grid - excess * law.reshape(
+            [size if k % n == i else 1 for k, size in enumerate(sizes * 2)]
+        )
+    return grid.reshape(parts.shape)

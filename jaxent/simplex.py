@@ -91,7 +91,8 @@ def tv_centre(points: Array, weights: Array) -> Centre:
     num_points, m = points.shape
     beside = jnp.broadcast_to(weights[None], (m, num_points))
     ranked, carried = _sort_with(points.T, beside.astype(points.dtype))  # [m, K]
-    level = jnp.cumsum(carried, axis=1)
+    # Long sums are taken in pieces, whose rounding could put a later level below an earlier one.
+    level = lax.cummax(jnp.cumsum(carried, axis=1), axis=1)
     point, critical = ranked[:, 0], jnp.zeros((), points.dtype)
     if num_points > 1:
         # Raising the level past level[j, i] lets q_j rise from ranked[j, i] to ranked[j, i + 1].

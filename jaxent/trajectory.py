@@ -277,10 +277,22 @@ def chain_trajectory(
     )
 
 
+def survival(laws: Array) -> Array:
+    """P(next > y) for y = 0, ..., m - 2, to draw by inversion: `[..., m]` to `[..., m - 1]`.
+
+    It is 1 up to the first y that has probability, 0 from the last, and falls only where y has:
+    rounding in the sums would else draw the impossible.
+    """
+    last = laws.ndim - 1
+    total = jnp.cumsum(laws[..., ::-1], axis=last)
+    beyond = lax.cummax(jnp.where(laws[..., ::-1] > 0, total, 0), axis=last)[..., ::-1]
+    begun = lax.cummax((laws > 0).astype(laws.dtype), axis=last)
+    return jnp.where(begun > 0, jnp.roll(beyond, -1, axis=last), 1)[..., :-1]
+
+
 @partial(jax.jit, static_argnames="num_steps")
 def _sample_path(key: Array, P: Array, law: Array, num_steps: int) -> Array:
-    # P(next > y), and exactly 0 from the last pair that can be entered on.
-    beyond = jnp.cumsum(P[:, ::-1], axis=1)[:, ::-1][:, 1:]
+    beyond = survival(P)
     first_key, path_key = jax.random.split(key)
     first = jax.random.categorical(first_key, jnp.log(law))
 

@@ -11,6 +11,7 @@ FLOORS = [
     [
         "_checks",
         "files",
+        "memory",
         "cholesky",
         "interior",
         "simplex",
@@ -25,7 +26,7 @@ FLOORS = [
     ["mdp", "policies", "soft", "families", "instances", "bandits"],
     ["factored", "chain", "neighbourhood", "stationary", "views"],
     ["bellman", "distances", "separability"],
-    ["entanglement", "decomposition", "bounds", "descent", "influence"],
+    ["entanglement", "decomposition", "mixing", "bounds", "descent", "influence"],
     [
         "restless.activation",
         "restless.sampling",
@@ -45,12 +46,13 @@ FLOORS = [
         "restless",
         "trajectory",
         "tables",
+        "environments",
         "estimators",
         "learning",
         "logs",
         "restless.agents",
     ],
-    ["audit", "plotting", "cli"],
+    ["sweep", "audit", "plotting", "cli"],
 ]
 ORDER = [(floor, name) for floor, names in enumerate(FLOORS) for name in names]
 RANK = {name: rank for rank, (_, name) in enumerate(ORDER)}

@@ -9,7 +9,7 @@ import jaxent
 from jaxent.trajectory import _sample_path
 from tests import oracles
 from tests.reference import cases
-from tests.tolerances import EXACT, SOLVE, STANDARD_ERRORS
+from tests.tolerances import EXACT, F32, SOLVE, STANDARD_ERRORS
 
 RUNS, STEPS, DISCOUNT = 24, 4_000, 0.7
 Trajectory, Labels = jaxent.Trajectory, jaxent.Labels
@@ -219,6 +219,21 @@ def test_shared_reward_is_split():
     np.testing.assert_allclose(np.sum(paid.rewards, 1), best, atol=SOLVE)
     learned = jaxent.lstd_local_q(paid, discount=0.5)
     assert learned.value.shape == (4, 3)
+
+
+def test_shared_reward_is_split_in_single_precision():
+    """Where agents fix one another (one is in the room) steps would drift along null space."""
+    rng = np.random.default_rng(2)
+    room = rng.integers(0, 4, 60)
+    states = np.where(np.arange(4)[None] == room[:, None], 1 + rng.integers(0, 2, (60, 1)), 0)
+    reward = ((room == 1) * (states[:, 1] == 2) + rng.normal(size=60)).astype(np.float32)
+    fit = jaxent.fit_local_rewards(shared(states, reward))
+    assert fit.reward.dtype == np.float32
+    assert fit.converged
+    design = np.eye(3)[states].reshape(60, 12)
+    best = design @ np.linalg.lstsq(design, reward.astype(float), rcond=None)[0]
+    np.testing.assert_allclose(design @ fit.reward.ravel(), best, atol=F32)
+    assert np.abs(fit.reward).max() < 10
 
 
 RUN = shared(np.array([[0, 1], [1, 1], [0, 0]]), np.zeros(3))

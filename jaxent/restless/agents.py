@@ -18,7 +18,7 @@ from jax import lax
 
 from .._checks import check_finite, check_positive_int, check_shape, check_stochastic, concrete
 from ..estimators import EntanglementEstimate, estimate_entanglement
-from ..trajectory import Labels, Trajectory
+from ..trajectory import Labels, Trajectory, survival
 
 Array = jax.Array
 
@@ -89,8 +89,7 @@ def simulate_agents(
 @partial(jax.jit, static_argnames=("budget", "num_steps"))
 def _simulate(key, kernel, index, states, budget, num_steps) -> AgentsTrajectory:
     agent = jnp.arange(len(kernel))
-    # P(next > s'), and exactly 0 from the last state that can be entered on.
-    beyond = jnp.cumsum(kernel[..., ::-1], axis=-1)[..., ::-1][..., 1:].astype(jnp.float32)
+    beyond = survival(kernel).astype(jnp.float32)
 
     def rank(states: Array) -> tuple[Array, Array, Array, Array]:
         own = index[agent, states]

@@ -14,7 +14,6 @@ whose only view is the tagged pair. A pair that the rule never takes (say, idle 
 served) has weight 0 and keeps this kernel.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +27,7 @@ from jax import lax
 from .._checks import check_permutation, check_positive_int, concrete, stochastic
 from ..chain import PairChain, Views
 from ..mdp import RestlessBandit, check_bandit
+from ..memory import device_memory
 from .next_counts import (
     NextCounts,
     configuration_index,
@@ -247,13 +247,6 @@ def check_memory(
         f"need {needed(num_agents, num_states)} bytes, of {limit}; the largest num_agents that "
         f"fits is {fits}"
     )
-
-
-def device_memory() -> int:
-    """Bytes of the default device that a computation may count on: three quarters of them."""
-    stats = jax.devices()[0].memory_stats() or {}
-    total = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 3 * total // 4
 
 
 def _chain_bytes(itemsize: int, num_agents: int, num_states: int) -> int:

@@ -25,6 +25,7 @@ from jax import lax
 
 from ..bellman import QSolution, solve_direct, solve_iterative
 from ..chain import Layout, NoChoice, PairChain
+from ..distances import relative
 from ..elimination import discounted_solve
 from ..mdp import RestlessBandit
 from ..simplex import weighted_median
@@ -58,7 +59,7 @@ class GroundTruth(NamedTuple):
         entanglement: E_1 by Eq. (15), the policy's entanglement.
         average_reward: mean reward a step of all agents.
         mu_error: $\sum_n \mu(n) |error(n)|$.
-        relative_error: mu_error / $\sum_n \mu(n) |Q(n)|$.
+        relative_error: mu_error / $\sum_n \mu(n) |Q(n)|$; 0 where both are 0.
         residual: largest residual of the two solves.
         num_steps: walks they took; 0 where the chain is small enough to eliminate.
         converged: whether both met their tolerance and the chain is unichain; NaN stands where not.
@@ -149,7 +150,7 @@ def _answer(local, reward, discount, solved: _Solved, ahead, split, tagged) -> G
     q_local = discounted_solve(transition, reward.reshape(-1), discount).reshape(-1, 2)
     error = q_joint - _total(split, q_local)
     counts = split.sum(-1)  # [M, S]
-    mu_error = law @ jnp.abs(error)
+    mu_error, scale = law @ jnp.abs(error), law @ jnp.abs(q_joint)
     return GroundTruth(
         law=law,
         q_joint=q_joint,
@@ -160,7 +161,7 @@ def _answer(local, reward, discount, solved: _Solved, ahead, split, tagged) -> G
         entanglement=median_entanglement(law, counts, split[..., 1] / jnp.maximum(counts, 1)),
         average_reward=num_agents * (occupancy * reward).sum(),
         mu_error=mu_error,
-        relative_error=mu_error / (law @ jnp.abs(q_joint)),
+        relative_error=relative(mu_error, scale),
         residual=jnp.maximum(first.residual, second.residual),
         num_steps=first.num_steps + second.num_steps,
         converged=first.converged & second.converged,

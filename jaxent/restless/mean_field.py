@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_permutation
+from ..distances import relative
 from ..elimination import discounted_solve
 from ..mdp import RestlessBandit, check_bandit
 from .activation import action_probabilities, by_action
@@ -265,5 +266,5 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
         entanglement_limit=mean_size(activation),
         mu_atv_limit=mean_size(jnp.matmul(tangent, activation, precision=_HIGHEST)),
         mu_error_limit=error_limit,
-        relative_error_limit=error_limit / value,
+        relative_error_limit=relative(error_limit, value),
     )

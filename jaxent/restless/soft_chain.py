@@ -25,6 +25,7 @@ from jax import lax
 from .._checks import stochastic
 from ..bellman import solve_direct, solve_iterative
 from ..chain import Layout, PairChain, TablePolicy, Views
+from ..distances import relative
 from ..elimination import discounted_solve
 from ..mdp import RestlessBandit
 from ..soft import SoftIndex, check_soft
@@ -323,7 +324,7 @@ def _answer(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, budget: 
         entanglement=median_entanglement(law, counts, rounded.chances),
         average_reward=num_agents * (occupancy * reward).sum(),
         mu_error=mu_error,
-        relative_error=mu_error / (pairs * jnp.abs(q_joint)).sum(),
+        relative_error=relative(mu_error, (pairs * jnp.abs(q_joint)).sum()),
         residual=jnp.maximum(first.residual, second.residual),
         num_steps=first.num_steps + second.num_steps,
         converged=first.converged & second.converged,

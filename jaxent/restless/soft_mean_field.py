@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..distances import relative
 from ..elimination import discounted_solve
 from ..mdp import RestlessBandit, check_bandit
 from ..soft import SoftIndex, check_soft
@@ -176,7 +177,7 @@ def _soft_mean_field(bandit: RestlessBandit, policy: SoftIndex) -> SoftMeanField
         local_q=q,
         entanglement_limit=(m * jax.vmap(mean_size)(slope)).sum() * sure,
         mu_error_limit=mu_error,
-        relative_error_limit=mu_error / jnp.abs(value),
+        relative_error_limit=relative(mu_error, jnp.abs(value)),
         residual=residual,
         converged=converged,
     )

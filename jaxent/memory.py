@@ -1,0 +1,21 @@
+"""How many bytes a computation may count on, known before it starts."""
+
+import os
+from typing import Any
+
+import jax
+
+
+def host_memory() -> int:
+    """Bytes of this machine that may be counted on: three quarters of them."""
+    return 3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def device_memory(device: Any = None) -> int:
+    """Bytes of a device of this process (the first) that may be counted on: three quarters of them.
+
+    A device without memory of its own has the host's, and shares it with others of the kind.
+    """
+    stats = (device or jax.local_devices()[0]).memory_stats() or {}
+    limit = stats.get("bytes_limit")
+    return 3 * limit // 4 if limit else host_memory()
