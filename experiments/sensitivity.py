@@ -50,7 +50,7 @@ class Config(NamedTuple):
     checked: int = 6
 
 
-QUICK = Config(bandit=("circulant",), size=10, checked=3)
+QUICK = Config(bandit=("healthcare",), size=10, checked=3)
 
 HELP = {
     "bandit": f"which bandits, of {', '.join(sorted(jaxent.BANDITS))}",
