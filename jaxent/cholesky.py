@@ -28,6 +28,8 @@ def inverse_cholesky(matrix: Array) -> Array:
         `[..., n, n]`; NaN where M is not positive definite.
     """
     n = matrix.shape[-1]
+    if n == 0:
+        return matrix  # laws of one outcome have nothing to choose
     if n <= _BASE:
         return _eliminate(matrix)
     half = max(_BASE, (n // 2) // _BASE * _BASE)

@@ -242,6 +242,14 @@ def _tighten(old: Bracket, found: tuple[Array, Array, Tree, Tree]) -> Bracket:
     )
 
 
+def notable(laws: Array) -> Array:
+    """Probabilities that a program keeps a share of; on smaller ones its steps would overflow.
+
+    Certificates count all of them, so what is left out only widens the bracket, by as much.
+    """
+    return laws > float(jnp.finfo(laws.dtype).eps) ** 2
+
+
 def free(array: Array, axis: int) -> Array:
     """What acts on changes of a law: entries but the last, less the last, which makes up for them.
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .cholesky import inverse_cholesky, solve_factored
-from .interior import LinearProgram, Solution, free, solve_program, whole
+from .interior import LinearProgram, Solution, free, notable, solve_program, whole
 from .simplex import total_variation
 
 Array = jax.Array
@@ -62,8 +62,8 @@ def minimax_centre(
     kept = jnp.where(present[:, None], points, 0)
     count = jnp.maximum(present.sum(), 1)
     there = {
-        "zero": kept > 0,
-        "cap": kept > 0,
+        "zero": notable(kept),
+        "cap": notable(kept),
         "row": jnp.full((num_points, m), True),
         "t": present,
     }
@@ -95,7 +95,7 @@ def minimax_centre(
     mean = kept.sum(0) / count
     q = mean / 2 + (1 - mean.sum() / 2) / m
     ratio = jnp.where(kept > 0, q[None] / jnp.where(kept > 0, kept, 1), 1)
-    start = kept * (0.5 * jnp.minimum(ratio.min(1, keepdims=True), 1))
+    start = jnp.where(notable(kept), kept, 0) * (0.5 * jnp.minimum(ratio.min(1, keepdims=True), 1))
     x = {"kept": start, "q": q, "t": 1.1 - jnp.where(present, start.sum(1), 1).min()}
     weight = jnp.where(present, 1 / count, 0).astype(dtype)
     alpha = jnp.full((num_points, m), 0.25, dtype) / count

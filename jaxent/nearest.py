@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .cholesky import inverse_cholesky, inverse_cholesky_laplacian, solve_factored
-from .interior import LinearProgram, Solution, free, solve_program, whole
+from .interior import LinearProgram, Solution, free, notable, solve_program, whole
 
 # The first solve, and how often its error is solved for again.
 _REFINEMENTS = 2
@@ -143,7 +143,7 @@ def _start(joint: Array, counts: Array, minimax: bool) -> dict:
     room = jnp.minimum(
         _ratio(q_a[:, None], joint.sum(3)).min(-1), _ratio(q_b[None], joint.sum(2)).min(-1)
     )  # [A, B]
-    kept = joint * (0.5 * jnp.minimum(room, 1))[..., None, None]
+    kept = jnp.where(notable(joint), joint, 0) * (0.5 * jnp.minimum(room, 1))[..., None, None]
     x = {"kept": kept, "a": q_a, "b": q_b}
     if minimax:
         x["t"] = 1.1 - jnp.where(counts, kept.sum((2, 3)), 1).min()
@@ -172,7 +172,7 @@ def _multipliers(weight: Array, shape: tuple[int, ...], present: dict) -> dict:
 def _program(joint: Array, weight: Array, counts: Array, minimax: bool) -> LinearProgram:
     num_a, num_b, k, l = joint.shape
     dtype = joint.dtype
-    there = joint > 0
+    there = notable(joint)
 
     def linear(x):
         kept = x["kept"]

@@ -198,7 +198,12 @@ def _policy_chances(policy: SoftIndex, counts: Array, budget: Array | float) -> 
     index, counts, budget = (jnp.asarray(x, dtype) for x in (policy.index, counts, budget))
     temperature = jnp.asarray(policy.temperature, dtype)
     temperature = jnp.where(temperature > 0, temperature, jnp.nan)
-    return _chances(index / temperature, counts, budget)
+    # Scores are taken from that of the state in which the budget runs out: the threshold is then a
+    # small number where it matters, and keeps its digits at any temperature. Not a difference of
+    # quotients: a fused multiply and add leaves their rounding where two are equal.
+    order = jnp.argsort(-index)
+    pivot = order[jnp.argmax(jnp.cumsum(counts[order]) >= budget)]
+    return _chances((index - index[pivot]) / temperature, counts, budget)
 
 
 def _cumulative(policy: SoftIndex, counts: Array, budget: Array | int) -> Array:
@@ -236,11 +241,6 @@ def _chances(scores: Array, counts: Array, budget: Array) -> Array:
     """σ(scores - t) with Σ counts σ(scores - t) = budget, by bisection to the last digit."""
     total = counts.sum()
     present = counts > 0
-    # Scores are taken from that of the state in which the budget runs out: t is then a small
-    # number where it matters, and keeps its digits at any temperature.
-    order = jnp.argsort(-scores)
-    pivot = order[jnp.argmax(jnp.cumsum(counts[order]) >= budget)]
-    scores = scores - scores[pivot]
     inside = (budget > 0) & (budget < total)
     share = jnp.where(inside, budget / total, 0.5)
     logit = jnp.log(share) - jnp.log1p(-share)
@@ -259,7 +259,13 @@ def _chances(scores: Array, counts: Array, budget: Array) -> Array:
         return (middle > low) & (middle < high)
 
     low, high = lax.while_loop(apart, halve, (low, high))
-    chances = jax.nn.sigmoid(scores - (low + (high - low) / 2))
+    # Between two neighbouring numbers a chance may still go from 0 to 1 where scores are large: the
+    # mixture of both ends that spends the budget.
+    most, least = jax.nn.sigmoid(scores - low), jax.nn.sigmoid(scores - high)
+    spent = (counts * least).sum()
+    more = (counts * (most - least)).sum()
+    part = jnp.where(more > 0, (budget - spent) / jnp.where(more > 0, more, 1), 0.5)
+    chances = least + jnp.clip(part, 0, 1) * (most - least)
     edge = jnp.where(budget <= 0, 0.0, 1.0).astype(chances.dtype)
     chances = jnp.where(inside, chances, edge)
     valid = (budget >= 0) & (budget <= total) & jnp.isfinite(scores).all()

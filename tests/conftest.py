@@ -2,12 +2,23 @@
 
 import os
 
+import hypothesis
 import jax
+import pytest
 
 import experiments  # noqa: F401  it makes XLA compile faster, which is most of a test's time
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Few examples, always the same ones; `--hypothesis-profile=thorough -m "slow or not slow"
+# tests/properties` looks at more than 10,000.
+LIMITS = {"deadline": None, "database": None, "print_blob": False}
+LIMITS["suppress_health_check"] = list(hypothesis.HealthCheck)
+LIMITS["phases"] = [p for p in hypothesis.Phase if p is not hypothesis.Phase.explain]
+hypothesis.settings.register_profile("few", max_examples=8, derandomize=True, **LIMITS)
+hypothesis.settings.register_profile("thorough", max_examples=250, **LIMITS)
+hypothesis.settings.load_profile("few")
 
 
 def pytest_configure(config):
@@ -15,3 +26,27 @@ def pytest_configure(config):
     if config.option.markexpr == "not slow":
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Count the examples of a property."""
+    if "properties" not in item.path.parts:
+        return (yield)
+    from .properties import strategies
+
+    before = strategies.examples_run
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("examples", strategies.examples_run - before))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many examples of properties were looked at."""
+    reports = [r for rs in terminalreporter.stats.values() for r in rs if hasattr(r, "when")]
+    counts = [
+        v for r in reports if r.when == "call" for k, v in r.user_properties if k == "examples"
+    ]
+    if counts:
+        terminalreporter.write_line(f"{sum(counts)} examples of {len(counts)} properties")

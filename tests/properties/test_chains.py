@@ -1,0 +1,644 @@
+"""Properties of models, policies, chains, laws, values, measures, bounds and separability."""
+
+from functools import cache, partial, reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import jaxent as je
+
+from .strategies import (
+    discounts,
+    dtypes,
+    eps,
+    few,
+    finite,
+    holds,
+    kinds,
+    laws,
+    normal,
+    numbers,
+    recurrent_classes,
+    scales,
+    seeds,
+)
+
+SIZES = ((2, 3), (1, 3), (2, 2, 2))
+PAIRS = ((2, 2), (2, 3), (1, 2))
+TINY = 1e-290
+
+
+def chain_of(P, sizes):
+    return je.PairChain.from_matrix(P, sizes=sizes)
+
+
+def mixtures(rng, kind, sizes, *, terms=2):
+    """A convex mixture of products, with a weight that may be small."""
+    weights = rng.dirichlet(np.full(terms, 0.3))
+    parts = (reduce(np.kron, [laws(rng, kind, n, n) for n in sizes]) for _ in weights)
+    return normal(sum(w * part for w, part in zip(weights, parts)))
+
+
+@cache
+def solved(sizes):
+    @jax.jit
+    def solve(P, rewards, discount):
+        chain = chain_of(P, sizes)
+        law = je.solve_law(chain)
+        q = je.solve_q(chain, rewards, discount=discount)
+        found = je.decompose(chain, rewards, discount=discount)
+        after = je.bounds.a_posteriori(chain, rewards, discount=discount)
+        agents = range(len(sizes))
+        return {
+            "law": law,
+            "q": q,
+            "found": found,
+            "errors": (found.sup_error, found.mu_error, found.relative_error),
+            "after": after,
+            "local": [je.local_transition(chain, law.value, agent=i) for i in agents],
+            "marginal": [je.marginal(chain, law.value, agent=i) for i in agents],
+            "rows": [je.view_transition(chain, agent=i) for i in agents],
+            "same": je.decomposition_error(chain, rewards, discount=discount),
+            "V": je.state_values(chain, chain.lift(rewards), discount=discount),
+            "Q": je.q_values(chain, rewards, discount=discount),
+            "mu": je.stationary_distribution(chain),
+            "Q_local": je.local_q_values(chain, rewards, discount=discount),
+            "separable": (je.is_separable(chain), je.is_agentwise_separable(chain)),
+            "map": je.entanglement_map(chain, jnp.full(len(P), 1 / len(P), P.dtype)),
+        }
+
+    return solve
+
+
+@holds(2, seed=seeds, kind=kinds, sizes=few(*SIZES), dtype=dtypes, discount=discounts, scale=scales)
+def test_laws_values_and_their_gap(seed, kind, sizes, dtype, discount, scale):
+    """The law is one, values solve Bellman's equation, the gap is bounded by its residual."""
+    rng = np.random.default_rng(seed)
+    J = int(np.prod(sizes))
+    P = laws(rng, kind, J, J, dtype=dtype)
+    rewards = [numbers(rng, scale, n, dtype=dtype) for n in sizes]
+    out = jax.tree.map(np.asarray, solved(sizes)(P, rewards, dtype(discount)))
+    assert all(x.dtype == dtype for x in jax.tree.leaves((out["found"].error, out["Q"], out["mu"])))
+    law, found, noise = out["law"], out["found"], 200 * J * eps(dtype)
+    size = sum(np.abs(r).max() for r in rewards) / (1 - dtype(discount))
+
+    assert out["q"].converged
+    Q = out["q"].value
+    joint = reduce(np.add.outer, rewards).reshape(-1)
+    np.testing.assert_allclose(joint + dtype(discount) * (P @ Q), Q, atol=noise * size)
+    assert np.abs(Q).max() <= size * (1 + noise)
+    np.testing.assert_array_equal(out["Q"], Q)
+    np.testing.assert_array_equal(out["V"], Q)  # the pair is the state
+    separable, agentwise = out["separable"]
+    assert agentwise or not separable
+    assert (np.diag(out["map"]) == 0).all()
+    assert (out["map"] >= 0).all()
+    assert (out["map"] <= 1 + noise).all()
+    for rows in out["rows"]:
+        np.testing.assert_allclose(rows.sum(1), 1, atol=noise)
+
+    classes = recurrent_classes(P)
+    if len(classes) > 1:
+        assert not law.converged
+        assert np.isnan(law.value).all()
+        assert np.isnan(found.error).all()
+        return
+    if not law.converged:
+        assert np.isnan(law.value).all()
+        assert P[P > 0].min() < TINY  # elimination may overflow
+        return
+    mu = law.value
+    assert finite([v for k, v in out.items() if k != "law"])
+    assert (mu >= 0).all()
+    assert (mu[~classes[0]] == 0).all()
+    np.testing.assert_allclose(mu.sum(), 1, atol=noise)
+    np.testing.assert_allclose(mu @ P, mu, atol=noise)
+    for P_i, mu_i in zip(out["local"], out["marginal"]):
+        np.testing.assert_allclose(P_i.sum(1), 1, atol=noise)
+        np.testing.assert_allclose(mu_i @ P_i, mu_i, atol=noise)
+        assert (P_i >= 0).all()
+    sup, mean, relative = out["errors"]
+    assert mean <= sup * (1 + noise)
+    assert mean <= out["after"].mu_bound + noise * size
+    assert sup <= out["after"].sup_bound + noise * size
+    assert relative >= 0
+    np.testing.assert_array_equal(out["same"], mean)
+    np.testing.assert_array_equal(np.hstack(out["Q_local"]), np.hstack(found.q_local))
+    if separable:
+        assert sup <= noise * size / (1 - discount)  # Theorem 1, up to a tolerance of 64 eps
+
+
+@cache
+def exact_measures(sizes):
+    @jax.jit
+    def measure(P, mu):
+        chain = chain_of(P, sizes)
+        eq7 = [je.entanglement_mu_atv_upper(chain, mu, agent=i) for i in range(len(sizes))]
+        local = [je.local_transition(chain, mu, agent=i) for i in range(len(sizes))]
+        rows = [je.view_transition(chain, agent=i) for i in range(len(sizes))]
+        return eq7, local, rows
+
+    return measure
+
+
+@holds(seed=seeds, kind=kinds, sizes=few(*SIZES), dtype=dtypes, blank=st.booleans())
+def test_equation_7_is_attained_and_proved(seed, kind, sizes, dtype, blank):
+    rng = np.random.default_rng(seed)
+    J = int(np.prod(sizes))
+    P = laws(rng, kind, J, J, dtype=dtype)
+    mu = laws(rng, "sparse" if blank else "tiny", J, dtype=dtype)
+    found, local, rows = jax.tree.map(np.asarray, exact_measures(sizes)(P, mu))
+    noise = 30 * J * eps(dtype)
+    for i, e in enumerate(found):
+        assert e.value.dtype == dtype
+        assert abs(e.upper - e.lower) <= noise
+        assert -noise <= e.value <= 1 - 1 / sizes[i] + noise
+        np.testing.assert_allclose(e.minimizer.sum(1), 1, atol=noise)
+        assert (e.minimizer >= -noise).all()
+        own = np.unravel_index(np.arange(J), sizes)[i]
+        for q in (e.minimizer, local[i]):
+            attained = mu @ np.abs(rows[i] - q[own]).sum(1) / 2
+            assert attained >= e.lower - noise
+        np.testing.assert_allclose(
+            mu @ np.abs(rows[i] - e.minimizer[own]).sum(1) / 2, e.upper, atol=noise
+        )
+
+
+@cache
+def all_measures(sizes):
+    @jax.jit
+    def measure(P, rewards, reward, mu, discount):
+        chain = chain_of(P, sizes)
+        atv = [je.entanglement_atv(chain, agent=i) for i in range(2)]
+        mu_atv = [je.entanglement_mu_atv(chain, mu, agent=i) for i in range(2)]
+        fit = je.reward_entanglement(chain, reward, mu)
+        options = {"discount": discount}
+        nearest = chain_of(jnp.kron(*(e.minimizer for e in atv)), sizes)
+        return {
+            "tv": je.entanglement_tv(chain),
+            "mu_tv": je.entanglement_mu_tv(chain, mu),
+            "atv": atv,
+            "mu_atv": mu_atv,
+            "eq7": [je.entanglement_mu_atv_upper(chain, mu, agent=i) for i in range(2)],
+            "fit": fit,
+            "found": je.decompose(chain, rewards, **options),
+            "shared": je.decompose(chain, fit.minimizer, shared=reward, **options),
+            "bounds": {
+                "3": je.bounds.theorem_3(chain, rewards, **options),
+                "4": je.bounds.theorem_4(chain, rewards, measured=atv, **options),
+                "5": je.bounds.theorem_5(chain, rewards, **options),
+                "sup": je.bounds.span_sup(chain, rewards, measured=atv, **options),
+                "mu": je.bounds.span_mu(chain, rewards, **options),
+                "p4": je.bounds.proposition_4(chain, reward, fit=fit, **options),
+            },
+            "distances": [je.atv_distance(chain, nearest, agent=i) for i in range(2)],
+        }
+
+    return measure
+
+
+@pytest.mark.slow
+@holds(seed=seeds, kind=kinds, sizes=few(*PAIRS), discount=discounts, mixed=st.booleans())
+def test_measures_are_ordered_and_bound_errors(seed, kind, sizes, discount, mixed):
+    """Brackets close, no measure beats a finer one, and Theorems 3 to 5 and Prop. 4 hold."""
+    rng = np.random.default_rng(seed)
+    J = int(np.prod(sizes))
+    P = mixtures(rng, kind, sizes) if mixed else laws(rng, kind, J, J)
+    law = je.solve_law(chain_of(P, sizes))
+    if not law.converged:
+        return
+    mu = np.asarray(law.value)
+    rewards = [numbers(rng, 1, n) for n in sizes]
+    reward = numbers(rng, 1, J)
+    out = jax.tree.map(np.asarray, all_measures(sizes)(P, rewards, reward, mu, discount))
+    close = 1e-6 + 1e-9
+    for name in ("tv", "mu_tv", "fit"):
+        assert out[name].converged, name
+        assert -1e-10 <= out[name].upper - out[name].lower <= close
+    for i in range(2):
+        atv, mu_atv, eq7 = (out[name][i] for name in ("atv", "mu_atv", "eq7"))
+        assert atv.converged
+        assert mu_atv.converged
+        assert mu_atv.lower <= eq7.upper + 1e-10
+        assert eq7.lower <= atv.upper + 1e-10
+        assert atv.lower <= out["tv"].upper + 1e-10
+        assert eq7.lower <= out["mu_tv"].upper + 1e-10
+        assert out["distances"][i] >= atv.lower - 1e-10
+    assert out["mu_tv"].lower <= out["tv"].upper + 1e-10
+    if mixed:
+        assert out["tv"].upper <= close
+    found, shared, bounds = out["found"], out["shared"], out["bounds"]
+    noise = 1e-11 / (1 - discount)
+    sup = np.abs(found.error).max()
+    mean = mu @ np.abs(found.error)
+    for name in ("3", "4", "sup"):
+        assert sup <= bounds[name] + noise, name
+    for name in ("5", "mu"):
+        assert mean <= bounds[name] + noise, name
+    assert mu @ np.abs(shared.error) <= bounds["p4"] + noise
+
+
+@cache
+def apart(sizes):
+    @jax.jit
+    def distances(P, Q, R, mu):
+        chains = [chain_of(M, sizes) for M in (P, Q, R)]
+        pairs = ((0, 1), (1, 2), (0, 2), (0, 0))
+        rows = []
+        for a, b in pairs:
+            c, d = chains[a], chains[b]
+            eight = je.mu_atv_distance(c, d, mu, agent=0)
+            tv, mean = je.tv_distance(c, d), je.mu_tv_distance(c, d, mu)
+            rows.append(
+                jnp.stack([tv, mean, je.atv_distance(c, d, agent=0), eight.upper, eight.lower])
+            )
+        norm = je.mu_inf_norm(P - Q, mu)
+        return jnp.stack(rows), norm, je.mu_norm((P - Q) @ norm.signs, mu)
+
+    return distances
+
+
+@holds(seed=seeds, kind=kinds, sizes=few(*PAIRS), dtype=dtypes)
+def test_distances_are_metrics_and_ordered(seed, kind, sizes, dtype):
+    rng = np.random.default_rng(seed)
+    J = int(np.prod(sizes))
+    P, Q, R = (laws(rng, kind, J, J, dtype=dtype) for _ in range(3))
+    mu = laws(rng, "tiny", J, dtype=dtype)
+    rows, norm, attained = jax.tree.map(np.asarray, apart(sizes)(P, Q, R, mu))
+    noise = 30 * J * eps(dtype)
+    first, second, both, none = rows
+    assert rows.dtype == dtype
+    assert (rows >= 0).all()
+    assert (rows <= 1 + noise).all()
+    assert (none == 0).all()
+    assert (both <= first + second + noise).all()
+    tv, mean, atv, eight, lower = first
+    assert eight <= mean + noise <= tv + 2 * noise
+    assert atv <= tv + noise
+    assert eight == lower
+    np.testing.assert_allclose(attained, norm.lower, atol=noise)
+
+
+@cache
+def simplex_of(points, size):
+    @jax.jit
+    def centre(laws, weights, loose):
+        near = je.project_simplex(loose)
+        return je.tv_centre(laws, weights), near, je.total_variation(laws[:1], laws)
+
+    return centre
+
+
+@holds(2, seed=seeds, kind=kinds, shape=few((5, 3), (40, 2), (1, 4)), dtype=dtypes, scale=scales)
+def test_the_simplex(seed, kind, shape, dtype, scale):
+    """Projections are on it and not beaten; a centre is a law whose bracket closes."""
+    rng = np.random.default_rng(seed)
+    points = laws(rng, kind, *shape, dtype=dtype)
+    weights = (rng.random(shape[0]) * (rng.random(shape[0]) < 0.7)).astype(dtype)
+    loose = numbers(rng, scale, *shape, dtype=dtype)
+    found, near, tv = jax.tree.map(np.asarray, simplex_of(*shape)(points, weights, loose))
+    noise = 30 * shape[0] * shape[1] * eps(dtype)
+    assert found.point.dtype == near.dtype == dtype
+    np.testing.assert_allclose(found.point.sum(), 1, atol=noise)
+    assert (found.point >= 0).all()
+    assert abs(found.upper - found.lower) <= noise * max(weights.sum(), 1e-30)
+    np.testing.assert_allclose(near.sum(1), 1, atol=noise * max(scale, 1))
+    assert (near >= 0).all()
+    rival = laws(rng, "dense", *shape)
+    spare = noise * max(scale, 1) ** 2
+    assert (((near - loose) ** 2).sum(1) <= ((rival - loose) ** 2).sum(1) + spare).all()
+    np.testing.assert_allclose(tv, np.abs(points[:1] - points).sum(1) / 2, atol=noise)
+
+
+@cache
+def models(states):
+    """The same agents and policy in every kind of model: one chain."""
+
+    @jax.jit
+    def chains(kernels, rewards, policy, v):
+        n = len(states)
+        agents = tuple(je.MDP(P, r) for P, r in zip(kernels, rewards))
+        wide = [k.reshape(k.shape[0], k.shape[1], 1, k.shape[2]) for k in kernels]
+        joint = reduce(lambda f, g: jnp.tensordot(f, g, axes=0), kernels)
+        joint = joint.transpose([3 * i + k for k in range(3) for i in range(n)])
+        total = reduce(
+            lambda f, g: (
+                jnp.tensordot(f, jnp.ones_like(g), axes=0)
+                + jnp.tensordot(jnp.ones_like(f), g, axes=0)
+            ),
+            rewards,
+        )
+        total = total.transpose([2 * i + k for k in range(2) for i in range(n)])
+        one = jnp.ones((1, 1), policy.dtype)
+        with_signal = policy.reshape(*policy.shape[:n], 1, *policy.shape[n:])
+        own = tuple((i,) for i in range(n))
+        made = [
+            je.pair_chain(je.WeaklyCoupledMDP(agents, 0.9), policy),
+            je.pair_chain(je.JointMDP(joint, tuple(rewards), 0.9), policy),
+            je.pair_chain(je.CooperativeGame(joint, total, 0.9), policy),
+            je.pair_chain(
+                je.ExogenousMDP(tuple(wide), tuple(r[..., None] for r in rewards), one, 0.9),
+                with_signal,
+            ),
+            je.pair_chain(je.FactoredMDP(tuple(kernels), own, tuple(rewards), 0.9), policy),
+        ]
+        return [(c.matrix(), c.mv(v), c.vm(v), c.lift(rewards), c.stochastic()) for c in made]
+
+    return chains
+
+
+@holds(seed=seeds, kind=kinds, states=few((2, 2), (1, 3)), dtype=dtypes)
+def test_every_model_of_the_same_agents_is_one_chain(seed, kind, states, dtype):
+    rng = np.random.default_rng(seed)
+    kernels = [laws(rng, kind, s, 2, s, dtype=dtype) for s in states]
+    rewards = [numbers(rng, 1, s, 2, dtype=dtype) for s in states]
+    table = laws(rng, kind, int(np.prod(states)), 4, dtype=dtype).reshape(*states, 2, 2)
+    J = 4 * int(np.prod(states))
+    v = rng.random(J).astype(dtype)
+    je.check_mdp(je.WeaklyCoupledMDP(tuple(map(je.MDP, kernels, rewards)), 0.9))
+    je.check_policy(je.MDP(kernels[0], rewards[0]), laws(rng, kind, states[0], 2))
+    made = [list(map(np.asarray, c)) for c in models(states)(kernels, rewards, table, v)]
+    # By hand: P((s, a), (t, b)) = Π P_i(t_i | s_i, a_i) π(b | t).
+    K = np.einsum("sat,cdu->sacdtu", *kernels)
+    P = np.einsum("sacdtu,tubf->sacdtbuf", K, table).reshape(J, J)
+    noise = 30 * J * eps(dtype)
+    for matrix, mv, vm, lifted, good in made:
+        assert matrix.dtype == dtype
+        assert good
+        np.testing.assert_allclose(matrix, P, atol=noise)
+        np.testing.assert_allclose(mv, P @ v, atol=noise)
+        np.testing.assert_allclose(vm, v @ P, atol=noise * J)
+        np.testing.assert_allclose(
+            lifted, np.add.outer(*(r.reshape(-1) for r in rewards)).reshape(-1), atol=noise
+        )
+
+
+SHARES = ((2, 2), (3, 2), (2, 3), (1, 3))
+
+
+@holds(
+    seed=seeds,
+    shape=few(*SHARES),
+    share=st.floats(0, 1),
+    cold=st.sampled_from([1e-300, 1e-3, 0.3, 50.0]),
+)
+def test_policies_of_a_budget_spend_it(seed, shape, share, cold):
+    """Index, soft and shared policies are laws on the actions that activate exactly M agents."""
+    rng = np.random.default_rng(seed)
+    num_states, num_agents = shape
+    budget = round(share * num_agents)
+    priority = rng.permutation(num_states)
+    index = np.empty(num_states)
+    index[priority] = -np.arange(num_states) + rng.random() / 4
+    costs = (np.array([[0.0, 1.0]] * num_states),) * num_agents
+    idle = je.MDP(laws(rng, "dense", num_states, 2, num_states), np.zeros((num_states, 2)))
+    coupled = je.WeaklyCoupledMDP((idle,) * num_agents, 0.9, (je.Coupling(costs, budget),))
+    options = {"num_agents": num_agents, "budget": budget}
+    hard = je.index_policy(priority, **options)
+    soft = je.soft_index_policy(index, cold, **options)
+    shared = je.shared_randomness((num_states,) * num_agents, budget)
+    actions = np.indices((2,) * num_agents).sum(0)
+    for table in (hard, soft, shared):
+        je.check_policy(coupled, table)
+        table = np.asarray(table).reshape(-1, 2**num_agents)
+        np.testing.assert_allclose(table.sum(1), 1, atol=1e-13)
+        assert (table >= 0).all()
+        assert (table[:, actions.ravel() != budget] == 0).all()
+    if cold < 1e-2:
+        np.testing.assert_allclose(soft, hard, atol=1e-12)
+    feasible = np.asarray(je.feasible_actions(coupled))
+    np.testing.assert_array_equal(feasible, np.broadcast_to(actions <= budget, feasible.shape))
+
+
+@holds(0.5, seed=seeds, kind=kinds, scale=scales)
+def test_policies_of_parameters_are_laws(seed, kind, scale):
+    rng = np.random.default_rng(seed)
+    tables = [laws(rng, kind, 2, 2), laws(rng, kind, 3, 2)]
+    joint = np.asarray(je.product_policy(tables))
+    np.testing.assert_allclose(joint, np.einsum("sa,tb->stab", *tables), atol=1e-15)
+    soft = np.asarray(je.softmax_policy(numbers(rng, scale, 2, 3, 2, 2)))
+    np.testing.assert_allclose(soft.sum((2, 3)), 1, atol=1e-13)
+    assert (soft >= 0).all()
+
+
+@pytest.mark.slow
+@holds(0.1, seed=seeds)
+def test_families_make_policies(seed):
+    rng = np.random.default_rng(seed)
+    key = jax.random.key(seed)
+    agents = tuple(je.MDP(laws(rng, "dense", s, 2, s), numbers(rng, 1, s, 2)) for s in (2, 3))
+    mdp = je.WeaklyCoupledMDP(agents, 0.9)
+    for family in (je.joint_softmax(mdp), je.product_softmax(mdp)):
+        assert isinstance(family, je.PolicyFamily)
+        je.check_policy(mdp, family.apply(family.init(key)))
+    features = numbers(rng, 1, 3, 2)
+    for family in (je.soft_index(3, 0.1), je.neural_index(features, 0.1, hidden=(4,))):
+        policy = family.apply(family.init(key))
+        chances = np.asarray(policy.chances(np.array([2, 0, 1]), 2))
+        np.testing.assert_allclose(chances @ np.array([2, 0, 1]), 2, atol=1e-12)
+
+
+@cache
+def first_proposition(states):
+    @jax.jit
+    def both(kernels, rewards, policy, mu):
+        mdp = je.WeaklyCoupledMDP(tuple(map(je.MDP, kernels, rewards)), 0.9)
+        chain = je.pair_chain(mdp, policy)
+        upper = [je.entanglement_mu_atv_upper(chain, mu, agent=i) for i in range(2)]
+        # Prop. 1 looks at the states after a step.
+        ahead = chain.vm(mu)
+        return upper, [je.policy_entanglement(mdp, policy, ahead, agent=i) for i in range(2)]
+
+    return both
+
+
+@pytest.mark.slow
+@holds(seed=seeds, kind=kinds, states=few((2, 2), (1, 3)))
+def test_proposition_1_bounds_equation_7(seed, kind, states):
+    rng = np.random.default_rng(seed)
+    kernels = [laws(rng, kind, s, 2, s) for s in states]
+    rewards = [numbers(rng, 1, s, 2) for s in states]
+    policy = laws(rng, "sparse", int(np.prod(states)), 4).reshape(*states, 2, 2)
+    mdp = je.WeaklyCoupledMDP(tuple(map(je.MDP, kernels, rewards)), 0.9)
+    law = je.solve_law(je.pair_chain(mdp, policy))
+    if not law.converged:
+        return
+    upper, bound = first_proposition(states)(kernels, rewards, policy, law.value)
+    for a, b in zip(upper, bound):
+        assert a.lower <= b.upper + 1e-10
+        assert abs(b.upper - b.lower) <= 1e-10
+
+
+MIXED = ((2, 2), (2, 3), (2, 2, 2))
+
+
+@cache
+def separability_of(sizes):
+    @jax.jit
+    def look(P, discount):
+        chain = chain_of(P, sizes)
+        witness = je.separability_witness(chain, discount=discount)
+        return (
+            je.is_separable(chain),
+            je.is_agentwise_separable(chain),
+            witness,
+            je.q_values(chain, witness.rewards, discount=discount),
+        )
+
+    return look
+
+
+@holds(
+    seed=seeds,
+    kind=kinds,
+    sizes=few(*MIXED),
+    mixed=st.booleans(),
+    discount=st.sampled_from([0.5, 0.9, 0.999]),
+)
+def test_mixtures_of_products_come_apart(seed, kind, sizes, mixed, discount):
+    """Separable chains decompose and have no witness, others are refused and have one."""
+    rng = np.random.default_rng(seed)
+    J = int(np.prod(sizes))
+    P = mixtures(rng, kind, sizes) if mixed else laws(rng, kind, J, J)
+    chain = chain_of(P, sizes)
+    separable, agentwise, witness, Q = jax.tree.map(np.asarray, separability_of(sizes)(P, discount))
+    left = Q.reshape(sizes)
+    assert max(np.abs(r).max() for r in witness.rewards) == 1
+    worst = min(
+        np.linalg.norm(
+            left - left.mean(tuple(k for k in range(len(sizes)) if k != i), keepdims=True)
+        )
+        for i in range(len(sizes))
+    )
+    assert worst <= witness.violation + 1e-9 / (1 - discount)
+    if mixed:
+        assert separable
+        assert agentwise
+    if separable:
+        assert witness.violation <= 1e-9 / (1 - discount)
+        found = je.separable_decomposition(chain)
+        made = sum(w * reduce(np.kron, f) for w, *f in zip(found.weights, *found.factors))
+        np.testing.assert_allclose(made, P, atol=1e-12 * max(1, np.abs(found.weights).max()))
+        for factor in found.factors:
+            np.testing.assert_allclose(factor.sum(-1), 1, atol=1e-12)
+            assert (factor >= 0).all()
+    else:
+        with pytest.raises(ValueError, match="not separable"):
+            je.separable_decomposition(chain)
+
+
+@holds(0.5, seed=seeds, kind=kinds, mixed=st.booleans())
+def test_convex_mixtures_are_convexly_separable(seed, kind, mixed):
+    rng = np.random.default_rng(seed)
+    P = mixtures(rng, kind, (2, 2)) if mixed else laws(rng, kind, 4, 4)
+    chain = chain_of(P, (2, 2))
+    found = je.convex_separation(chain)
+    assert isinstance(found, je.ConvexSeparation)
+    made = sum(w * np.kron(a, b) for w, a, b in zip(found.weights, *found.factors))
+    np.testing.assert_allclose(np.abs(made - P).sum(), found.distance, atol=1e-7)
+    assert (found.inequality * P).sum() >= found.bound + found.distance - 1e-7
+    if mixed:
+        assert je.is_convexly_separable(chain)
+
+
+@pytest.mark.slow
+@holds(0.2, seed=seeds, kind=kinds)
+def test_merging_agents(seed, kind):
+    """A block's view says no less than its members', and rewards add up to the same."""
+    rng = np.random.default_rng(seed)
+    P = laws(rng, kind, 8, 8)
+    chain = chain_of(P, (2, 2, 2))
+    rewards = [numbers(rng, 1, 2) for _ in range(3)]
+    blocks = ((0, 2), (1,))
+    merged = je.merge_agents(chain, blocks)
+    parts = je.merge_rewards(chain, rewards, blocks)
+    np.testing.assert_allclose(merged.lift(parts), chain.lift(rewards), atol=1e-12)
+    if not je.solve_law(chain).converged:
+        return
+    best = je.best_merge(chain, rewards, discount=0.9)
+    assert isinstance(best, je.Merge)
+    assert best.bound == min(best.bounds.values())
+    found = je.decompose(merged, parts, discount=0.9)
+    assert found.mu_error <= best.bounds[0, 2] + 1e-9
+
+
+@cache
+def descended(sizes):
+    @partial(jax.jit, static_argnums=2)
+    def descend(P, key, steps):
+        chain = chain_of(P, sizes)
+        found = je.entanglement_tv_signed(chain, key, num_terms=2, num_steps=steps)
+        own = je.minimize_entanglement(
+            lambda q: je.total_variation(P, q).max(), jnp.full_like(P, 1 / len(P)), num_steps=steps
+        )
+        return found, own
+
+    return descend
+
+
+@pytest.mark.slow
+@holds(0.2, seed=seeds, kind=kinds, sizes=few((2, 2), (2, 2, 2)))
+def test_descent_is_bracketed(seed, kind, sizes):
+    rng = np.random.default_rng(seed)
+    J = int(np.prod(sizes))
+    P = laws(rng, kind, J, J)
+    if not je.solve_law(chain_of(P, sizes)).converged:
+        return
+    found, own = descended(sizes)(P, jax.random.key(seed), 20)
+    assert isinstance(own, je.Descent)
+    assert found.lower <= found.upper + 1e-9
+    matrix = np.asarray(found.minimizer.matrix)
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-9)
+    assert bool(je.is_separable(chain_of(normal(matrix), sizes), tolerance=1e-9))
+    assert own.value == own.history.min()
+
+
+@cache
+def eliminated(size):
+    return jax.jit(
+        lambda P, r, discount: (je.stationary_law(P), je.discounted_solve(P, r, discount))
+    )
+
+
+@holds(2, seed=seeds, kind=kinds, size=few(5, 1, 9), dtype=dtypes, discount=discounts)
+def test_elimination(seed, kind, size, dtype, discount):
+    """Laws and values of one sign are entrywise close to a solve with 40 digits."""
+    rng = np.random.default_rng(seed)
+    P = laws(rng, kind, size, size, dtype=dtype)
+    r = rng.random(size).astype(dtype)
+    law, x = map(np.asarray, eliminated(size)(P, r, dtype(discount)))
+    assert law.dtype == x.dtype == dtype
+    assert (x >= 0).all()
+    left = r + dtype(discount) * (P @ x) - x
+    assert np.abs(left).max() <= 50 * size * eps(dtype) * max(x.max(), 1e-300)
+    if len(recurrent_classes(P)) > 1:
+        assert np.isnan(law).all()
+    elif not np.isnan(law).any():
+        np.testing.assert_allclose(law @ P, law, atol=50 * size * eps(dtype))
+    else:
+        assert P[P > 0].min() < TINY
+
+
+@pytest.mark.slow
+@holds(0.3, seed=seeds, kind=kinds, hidden=st.booleans())
+def test_a_neighbourhood_has_the_rows_of_the_whole(seed, kind, hidden):
+    """Agent 0 of a line of three reads its neighbour: the cut-out chain has its rows."""
+    rng = np.random.default_rng(seed)
+    neighbours = ((0, 1), (0, 1, 2), (1, 2))
+    shapes = [(2,) * (2 * len(z)) + (2,) for z in neighbours]
+    kernels = tuple(laws(rng, kind, *shape) for shape in shapes)
+    scopes = ((0,), (1,), (2,)) if hidden else ((0, 1), (1,), (2,))
+    tables = tuple(laws(rng, kind, *(2,) * len(w), 2) for w in scopes)
+    rewards = tuple(numbers(rng, 1, 2, 2) for _ in range(3))
+    mdp = je.FactoredMDP(kernels, neighbours, rewards, 0.9)
+    policy = je.LocalPolicies(tables, scopes)
+    small = je.neighbourhood(mdp, policy, agent=0)
+    whole = je.pair_chain(mdp, policy)
+    own = np.asarray(je.view_transition(small, agent=0)).reshape(*small.sizes, 4)
+    rows = np.asarray(je.view_transition(whole, agent=0)).reshape(*whole.sizes, 4)
+    inside = len(small.sizes)
+    own = own.reshape(*own.shape[:inside], *(1,) * (3 - inside), 4)
+    np.testing.assert_allclose(np.broadcast_to(own, rows.shape), rows, atol=1e-13)

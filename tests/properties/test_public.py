@@ -1,0 +1,31 @@
+"""Every public name is in some property, or here with the reason why not."""
+
+import re
+from pathlib import Path
+
+import jaxent
+
+# Results: the functions that return them are in some property.
+RESULTS = {
+    *("Decomposition", "Entanglement", "EntanglementInterval", "FluidPriority", "LawSolution"),
+    *(
+        "QSolution",
+        "SeparableChain",
+        "SeparableDecomposition",
+        "SignNorm",
+        "SignedProduct",
+        "Witness",
+    ),
+}
+
+
+def test_every_public_name_has_a_property():
+    source = "".join(
+        p.read_text() for p in Path(__file__).parent.glob("test_*.py") if p != Path(__file__)
+    )
+    names = {n for n in vars(jaxent) if not n.startswith("_")}
+    modules = {
+        n for n in names if getattr(getattr(jaxent, n), "__name__", "").startswith("jaxent.")
+    }
+    missing = {n for n in names - modules if not re.search(rf"\bje\.{n}\b", source)}
+    assert missing == RESULTS
