@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.race import OURS, Row, table
+from benchmarks.race import Row, table
 from experiments import command
 
 NAMES = ("protocol", "evaluation", "kronecker", "measures", "batches", "exact")

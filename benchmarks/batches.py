@@ -96,6 +96,7 @@ def run(config: Config, seed: int) -> list[Row]:
                 apart=apart,
                 within=1e-9,
                 rounds=config.rounds,
+                compiled=("QuantEcon, one by one",),
             )
         )
     return rows

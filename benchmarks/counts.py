@@ -94,7 +94,7 @@ def numba_parts() -> Any:
     import numba
 
     @numba.njit
-    def advance(kernel, order, budget, now, moves):  # pragma: no cover
+    def advance(rng, kernel, order, budget, now, moves):  # pragma: no cover
         left = budget
         moves[:] = 0
         for s in order:
@@ -105,7 +105,7 @@ def numba_parts() -> Any:
                 for t in range(len(order)):
                     p = kernel[s, a, t]
                     if todo > 0 and p > 0:
-                        drawn = todo if p >= rest - 1e-12 else np.random.binomial(todo, p / rest)
+                        drawn = todo if p >= rest - 1e-12 else rng.binomial(todo, p / rest)
                         moves[s, a, t] = drawn
                         todo -= drawn
                         rest -= p
@@ -113,8 +113,7 @@ def numba_parts() -> Any:
             now[t] = moves[:, :, t].sum()
 
     @numba.njit
-    def trajectories(seed, kernel, order, budget, start, steps):  # pragma: no cover
-        np.random.seed(seed)
+    def trajectories(rng, kernel, order, budget, start, steps):  # pragma: no cover
         runs, states = start.shape
         counts = np.empty((steps + 1, runs, states), np.int64)
         moves = np.empty((steps, runs, states, 2, states), np.int64)
@@ -122,20 +121,19 @@ def numba_parts() -> Any:
         for run in range(runs):
             now = start[run].copy()
             for t in range(steps):
-                advance(kernel, order, budget, now, moves[t, run])
+                advance(rng, kernel, order, budget, now, moves[t, run])
                 counts[t + 1, run] = now
         return counts, moves
 
     @numba.njit
-    def values(seed, kernel, order, budget, start, steps, reward, discount):  # pragma: no cover
-        np.random.seed(seed)
+    def values(rng, kernel, order, budget, start, steps, reward, discount):  # pragma: no cover
         runs, states = start.shape
         found = np.zeros(runs)
         moves = np.empty((states, 2, states), np.int64)
         for run in range(runs):
             now, factor = start[run].copy(), 1.0
             for _ in range(steps):
-                advance(kernel, order, budget, now, moves)
+                advance(rng, kernel, order, budget, now, moves)
                 paid = 0.0
                 for s in range(states):
                     for a in range(2):
@@ -149,15 +147,15 @@ def numba_parts() -> Any:
 
 def simulate_numba(rng: np.random.Generator, model: Model, start: np.ndarray, steps: int) -> Any:
     """As `simulate_numpy`, by numba."""
-    seed, order = int(rng.integers(2**31)), np.array(model.priority)
-    return numba_parts()[0](seed, model.kernel, order, model.budget, start, steps)
+    order = np.array(model.priority)
+    return numba_parts()[0](rng, model.kernel, order, model.budget, start, steps)
 
 
 def returns_numba(rng: np.random.Generator, model: Model, start: np.ndarray, steps: int) -> Any:
     """As `returns`, by numba and without a trajectory."""
-    seed, order = int(rng.integers(2**31)), np.array(model.priority)
+    order = np.array(model.priority)
     return numba_parts()[1](
-        seed, model.kernel, order, model.budget, start, steps, model.reward, model.discount
+        rng, model.kernel, order, model.budget, start, steps, model.reward, model.discount
     )
 
 

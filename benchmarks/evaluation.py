@@ -51,7 +51,9 @@ def draw(rng: np.random.Generator, number: int) -> Problem:
         kernels[:, s, a, (s + step) % STATES] = 1 - stay[:, :, a]
     policy = rng.dirichlet(np.ones(ACTIONS**number), STATES**number)
     shape = (STATES,) * number + (ACTIONS,) * number
-    return Problem(list(kernels), list(rng.normal(size=(number, STATES, ACTIONS))), policy.reshape(shape))
+    return Problem(
+        list(kernels), list(rng.normal(size=(number, STATES, ACTIONS))), policy.reshape(shape)
+    )
 
 
 @jax.jit
@@ -170,6 +172,7 @@ def run(config: Config, seed: int) -> list[Row]:
                 apart=lambda a, b: float(np.abs(np.asarray(a) - b).max()),
                 within=1e-8,
                 rounds=config.rounds,
+                compiled=("QuantEcon",),
                 absent=absent,
             )
         )

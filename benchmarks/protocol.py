@@ -1,10 +1,12 @@
-"""(a) The paper's protocol (Appendix K) on the circulant bandit: 10 runs of 6 N epochs, Eq. (15) and
-local Q-values from the last 5 N, and their error against the true value of 50 states.
+"""(a) The paper's protocol (Appendix K) on the circulant bandit.
+
+Ten runs of 6 N epochs, Eq. (15) and local Q-values from the last 5 N, and their error against the
+true value of 50 states.
 
 The peers take the true values as the paper does, from 3 N plain runs of 30 epochs each; jaxent from
 32 runs with a control variate, whose noise is smaller. What takes a peer too long is done in part
-and its time scaled up: so many of the 50 states and, for the sweep, so many of the sizes, simulation
-in proportion to epochs (and agents, where they are simulated one by one).
+and its time scaled up: so many of the 50 states and, for the sweep, so many of the sizes,
+simulation in proportion to epochs (and agents, where they are simulated one by one).
 """
 
 import time
@@ -189,6 +191,7 @@ def simulation(config: Config, seed: int) -> Row:
         apart=score,
         within=6.0,
         rounds=config.rounds,
+        compiled=("counts in numba",),
     )
 
 
@@ -219,6 +222,7 @@ def whole(name: str, config: Config, sizes: tuple[int, ...], seed: int) -> Row:
         apart=apart,
         within=6.0,
         rounds=config.rounds,
+        compiled=("counts in numba",),
         scale={
             who: lambda found, peer=peer: scale(peer, config, sizes, list(found.values()))
             for who, peer in PEERS.items()

@@ -8,7 +8,7 @@ slow is not run again.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -35,8 +35,8 @@ class Row(NamedTuple):
     compile: dict[str, float]
     apart: dict[str, float]
     within: float
-    absent: dict[str, str] = {}
-    note: str = ""
+    absent: dict[str, str]
+    note: str
 
     @property
     def agrees(self) -> bool:
@@ -61,6 +61,7 @@ def race(
     apart: Callable[[Any, Any], float],
     within: float,
     rounds: int,
+    compiled: Collection[str] = (),
     scale: dict[str, Callable[[Any], float]] | None = None,
     absent: dict[str, str] | None = None,
     note: str = "",
@@ -73,6 +74,7 @@ def race(
         apart: distance of (jaxent's answer, a peer's answer).
         within: how large it may be.
         rounds: calls of each way after the first, at most.
+        compiled: peers whose first call compiles too, so that it never counts.
         scale: factor on the time of a way, from its answer, where it does a known share of the
             work.
         absent: why a way that a reader would look for is not among them.
@@ -82,15 +84,20 @@ def race(
     for who, way in ways.items():
         first[who], answers[who] = timed(way)
         times[who] = []
-    for done in range(rounds):
+    for _ in range(rounds):
         for who, way in ways.items():
-            if first[who] * done < PATIENCE and (first[who] < PATIENCE or who == OURS):
-                times[who].append(timed(way)[0])
+            again = first[who] < PATIENCE or who == OURS or who in compiled
+            if again and sum(times[who]) < PATIENCE:
+                took, answers[who] = timed(way)
+                times[who].append(took)
     seconds = {who: statistics.median(times[who] or [first[who]]) for who in ways}
     scale = scale or {}
     return Row(
         problem,
-        {who: seconds[who] * scale[who](answers[who]) if who in scale else seconds[who] for who in ways},
+        {
+            who: seconds[who] * scale[who](answers[who]) if who in scale else seconds[who]
+            for who in ways
+        },
         {who: max(first[who] - seconds[who], 0.0) for who in ways},
         {who: float(apart(answers[OURS], answers[who])) for who in ways if who != OURS},
         within,
