@@ -1,32 +1,45 @@
-"""Certified measures against linear programming, on the same chains in the same run.
+"""(d) Certified measures against linear programming, on the same chains.
 
-    python -m benchmarks.measures [--quick]
-
-Every row solves one chain (or, batched, 64) with jaxent and with SciPy's HiGHS (simplex, interior
-point) and Clarabel, alternating between them, and prints medians, the ratio to the best of the
-peers, and whether the peers' optimum lies in jaxent's bracket. Compilation is not timed.
+Every row solves one chain (or 64 at once) with jaxent and, as a linear program built beforehand,
+with SciPy's HiGHS (simplex, interior point), with Clarabel, and with Clarabel through CVXPY. The
+peers' optimum must lie in jaxent's bracket. Slow peers are left out where they take minutes.
 """
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from benchmarks.race import OURS, Row, race
 from jaxent.minimax import minimax_centre
 from jaxent.nearest import nearest_separable
 from jaxent.simplex import tv_centre
 from tests import oracles_measures as oracles
 
-TOL = 1e-6
-AGREE = 2e-6  # the gap asked of jaxent, and the peers' own tolerance
+TITLE = "Measures of entanglement, certified gap 1e-6"
+TOL, AGREE = 1e-6, 2e-6  # the gap asked of jaxent, and the peers' own tolerance
 
 
-def clarabel(program) -> float:
+class Config(NamedTuple):
+    """Local pairs of the chains of each measure; `batch` chains at once for the smallest TV."""
+
+    tv: tuple[int, ...] = (4, 8, 12, 16)
+    atv: tuple[int, ...] = (8, 32, 64)
+    eq7: tuple[int, ...] = (8, 64)
+    batch: int = 64
+    rounds: int = 9
+
+
+QUICK = Config(tv=(3,), atv=(8,), eq7=(8,), batch=4, rounds=3)
+
+# Up to so many local pairs: HiGHS' simplex and CVXPY's reading of the program take long beyond.
+SLOW = {"tv": 8, "atv": 32, "eq7": 8}
+
+
+def clarabel(program: Any) -> float:
     """Optimum of a linear program with nonnegative unknowns."""
     import clarabel as solver
 
@@ -43,14 +56,26 @@ def clarabel(program) -> float:
     return found.obj_val
 
 
+def cvxpy_clarabel(program: Any) -> float:
+    """The same through CVXPY, its compilation included: what a script would do."""
+    import cvxpy
+
+    cost, a_ub, b_ub, a_eq, b_eq = program
+    x = cvxpy.Variable(len(cost), nonneg=True)
+    found = cvxpy.Problem(cvxpy.Minimize(cost @ x), [a_ub @ x <= b_ub, a_eq @ x == b_eq])
+    return float(found.solve(solver=cvxpy.CLARABEL))
+
+
 PEERS: dict[str, Callable] = {
-    "HiGHS simplex": lambda program: oracles.solve(program, "highs-ds"),
-    "HiGHS ipm": lambda program: oracles.solve(program, "highs-ipm"),
     "Clarabel": clarabel,
+    "HiGHS ipm": lambda program: oracles.solve(program, "highs-ipm"),
+    "HiGHS simplex": lambda program: oracles.solve(program, "highs-ds"),
+    "CVXPY + Clarabel": cvxpy_clarabel,
 }
 
 
-def ours_tv(joint):
+@jax.jit
+def tv_batch(joint):
     """Bracket of the TV measure, batched."""
     rows = jnp.full(joint.shape[1:3], True)
     solve = jax.vmap(lambda p: nearest_separable(p, rows, minimax=True, tol=TOL, max_steps=60))
@@ -58,14 +83,16 @@ def ours_tv(joint):
     return bracket.upper, bracket.lower
 
 
-def ours_tv_single(joint):
+@jax.jit
+def tv_single(joint):
     """Bracket of the TV measure of one chain."""
     rows = jnp.full(joint.shape[1:3], True)
     bracket = nearest_separable(joint[0], rows, minimax=True, tol=TOL, max_steps=60).bracket
     return bracket.upper[None], bracket.lower[None]
 
 
-def ours_atv(points):
+@jax.jit
+def atv(points):
     """Bracket of the agent-wise measure of one agent."""
     rows = jnp.full(points.shape[2:3], True)
     solve = jax.vmap(
@@ -75,80 +102,52 @@ def ours_atv(points):
     return bracket.upper.max()[None], bracket.lower.max()[None]
 
 
-def ours_eq7(problem):
+@jax.jit
+def eq7(problem):
     """Bracket of the right-hand side of Eq. (7)."""
     points, weights = problem
     found = jax.vmap(tv_centre)(points[0], weights[0])
     return found.upper.sum()[None], found.lower.sum()[None]
 
 
-def compare(name, ours, problem, programs, peers, repeats) -> None:
-    """Time one row: ours and every peer in turn, `repeats` times."""
-    ours = jax.jit(ours)
-    upper, lower = jax.block_until_ready(ours(problem))
-    times, values = {"jaxent": []} | {peer: [] for peer in peers}, {}
-    for _ in range(repeats):
-        for _ in range(3):
-            start = time.perf_counter()
-            jax.block_until_ready(ours(problem))
-            times["jaxent"].append(time.perf_counter() - start)
-        for peer in peers:
-            start = time.perf_counter()
-            values[peer] = [PEERS[peer](program) for program in programs]
-            times[peer].append(time.perf_counter() - start)
-    median = {who: statistics.median(t) for who, t in times.items()}
-    best = min(peers, key=lambda peer: median[peer])
-    inside = np.all(
-        (np.asarray(lower) - AGREE <= values[best]) & (values[best] <= np.asarray(upper) + AGREE)
-    )
-    gap = float(np.max(np.asarray(upper) - np.asarray(lower)))
-    ratio = median[best] / median["jaxent"]
-    print(
-        f"| {name} | {median['jaxent']:.3g} | {median[best]:.3g} ({best}) | {ratio:.3g} "
-        f"| {gap:.1g} | {'yes' if inside else 'NO'} |",
-        flush=True,
-    )
+def outside(bracket: Any, optimum: Any) -> float:
+    """How far an optimum lies outside jaxent's bracket, or the bracket's own width if it is more
+    than was asked."""
+    upper, lower = (np.asarray(side) for side in bracket)
+    width = (upper - lower).max()
+    miss = np.maximum(lower - optimum, optimum - upper).max()
+    return max(miss, 0.0 if width <= TOL else width)
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes only")
-    quick = parser.parse_args().quick
-    jax.config.update("jax_enable_x64", True)
-    rng = np.random.default_rng(0)
-    every = tuple(PEERS)
-    print("| problem | jaxent, s | best peer, s | ratio | gap | agrees |")
-    print("|---|---|---|---|---|---|")
-    for m, number in ((4, 64), (4, 1), (8, 1), (12, 1), (16, 1)):
-        if quick and m > 8:
-            continue
+def run(config: Config, seed: int) -> list[Row]:
+    """One row a measure and size."""
+    rng = np.random.default_rng(seed)
+    rows = []
+
+    def add(name: str, kind: str, m: int, ours: Callable, problem: Any, programs: list) -> None:
+        slow = {} if m <= SLOW[kind] else {"HiGHS simplex": "slow", "CVXPY + Clarabel": "slow"}
+        every = {OURS: lambda: ours(problem)} | {
+            who: lambda peer=peer: np.array([peer(program) for program in programs])
+            for who, peer in PEERS.items()
+            if who not in slow
+        }
+        rows.append(
+            race(name, every, apart=outside, within=AGREE, rounds=config.rounds, absent=slow)
+        )
+
+    for m, number in ((config.tv[0], config.batch), *((m, 1) for m in config.tv)):
         joint = rng.dirichlet(np.ones(m * m), (number, m * m)).reshape(number, m, m, m, m)
         programs = [oracles.nearest_separable(p) for p in joint]
-        # The slow ones are left out where they take minutes: HiGHS' simplex was the slowest there.
-        peers = every if m <= 8 else every[1:]
-        ours = ours_tv_single if number == 1 else ours_tv
+        ours = tv_single if number == 1 else tv_batch
         name = f"TV {m} x {m}" + (f", {number} at once" if number > 1 else "")
-        compare(name, ours, jnp.asarray(joint), programs, peers, 3 if m <= 8 else 1)
-    for m in (8, 32, 64):
-        if quick and m > 32:
-            continue
+        add(name, "tv", m, ours, jnp.asarray(joint), programs)
+    for m in config.atv:
         points = rng.dirichlet(np.ones(m), (1, m, m))
-        programs = [oracles.agentwise(points[0])]
-        peers = every if m <= 32 else every[1:]
-        compare(
-            f"ATV {m} x {m}", ours_atv, jnp.asarray(points), programs, peers, 3 if m < 64 else 1
-        )
-    for m in (8, 64):
-        if quick and m > 8:
-            continue
+        add(f"ATV {m} x {m}", "atv", m, atv, jnp.asarray(points), [oracles.agentwise(points[0])])
+    for m in config.eq7:
         points = rng.dirichlet(np.ones(m), (1, m, m))
         weights = rng.dirichlet(np.ones(m * m)).reshape(1, m, m)
         programs = [oracles.agentwise(points[0], weights[0])]
-        peers = every if m <= 8 else every[1:]
         problem = (jnp.asarray(points), jnp.asarray(weights))
-        compare(f"Eq. 7 {m} x {m}", ours_eq7, problem, programs, peers, 3 if m < 64 else 1)
-
-
-if __name__ == "__main__":
-    main()
+        add(f"Eq. 7 {m} x {m}", "eq7", m, eq7, problem, programs)
+    return rows

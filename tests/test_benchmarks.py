@@ -1,0 +1,102 @@
+"""Every benchmark's answer agrees with its peers', at toy size."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import counts, race
+from benchmarks.protocol import model
+
+WHY = "a peer of the benchmarks extra"
+
+
+def run(name, config=None):
+    module = importlib.import_module(f"benchmarks.{name}")
+    rows = module.run(config or module.QUICK, 0)
+    for row in rows:
+        assert set(row.apart) == set(row.seconds) - {race.OURS}
+        assert row.agrees, row
+    return rows
+
+
+def test_joint_evaluation():
+    pytest.importorskip("quantecon", reason=WHY)
+    from benchmarks.evaluation import Config
+
+    (row,) = run("evaluation", Config(agents=(2,), rounds=1))
+    assert len(row.seconds) == 5
+
+
+@pytest.mark.filterwarnings("ignore")  # of the peers
+def test_kronecker_product():
+    pytest.importorskip("cola", reason=WHY)
+    pytest.importorskip("pykronecker", reason=WHY)
+    from benchmarks.kronecker import Config
+
+    (row,) = run("kronecker", Config(sizes=((3, 3),), rounds=1))
+    assert "% of its speed" in row.note
+
+
+def test_peers_on_counts_agree():
+    """Counts and agents, both in NumPy, have the same long-run shares, and the same E_1."""
+    rng, start, bandit = np.random.default_rng(0), np.array([[2, 2, 3, 3]] * 20), model(10)
+    shares = []
+    for simulate in (counts.simulate_numpy, counts.simulate_agents):
+        seen, moves = simulate(rng, bandit, start, 300)
+        np.testing.assert_array_equal(moves.sum((2, 3)), seen[1:])
+        np.testing.assert_array_equal(moves.sum((3, 4)), seen[:-1])
+        np.testing.assert_array_equal(moves.sum((2, 4))[..., 1], np.full((300, 20), 2))
+        shares.append(seen[50:].mean(0))
+    a, b = shares
+    error = np.hypot(a.std(0, ddof=1), b.std(0, ddof=1)) / np.sqrt(20)
+    assert (np.abs(a.mean(0) - b.mean(0)) <= 5 * error).all()
+
+
+def test_median_is_the_convex_optimum():
+    pytest.importorskip("cvxpy", reason=WHY)
+    seen, _ = counts.simulate_numpy(
+        np.random.default_rng(1), model(10), np.full((1, 4), [1, 2, 3, 4]), 40
+    )
+    convex = counts.entanglement_convex(model(10), seen[:-1, 0])
+    assert abs(counts.entanglement_median(model(10), seen[:-1, 0]) - convex) < 1e-7
+
+
+def test_a_wrong_answer_shows(tmp_path):
+    row = race.race(
+        "two numbers",
+        {race.OURS: lambda: 1.0, "peer": lambda: 2.0, "close": lambda: 1.0},
+        apart=lambda a, b: abs(a - b),
+        within=0.5,
+        rounds=2,
+        scale={"peer": lambda answer: 1e9 * answer},
+        absent={"big": "n/a"},
+    )
+    assert not row.agrees
+    assert row.best_peer == "close"
+    text = race.table([row])
+    assert "1 (0.5) DISAGREES" in text
+    assert "n/a" in text
+    file = tmp_path / "README.md"
+    file.write_text("a\n<!-- begin tables -->\nold\n<!-- end tables -->\nb\n")
+    command.write_between(text, "tables", file)
+    assert file.read_text() == f"a\n<!-- begin tables -->\n{text}\n<!-- end tables -->\nb\n"
+
+
+@pytest.mark.slow  # minutes of compilation
+@pytest.mark.parametrize("name", command.NAMES)
+@pytest.mark.filterwarnings("ignore")  # of the peers
+def test_toy_size(name):
+    if missing := command.missing():
+        pytest.skip(f"peers of the benchmarks extra are not installed: {missing}")
+    run(name)
+
+
+@pytest.mark.slow
+def test_growth(tmp_path):
+    from benchmarks import growth
+
+    assert growth.main(["--quick", "--only", "joint_N", "devices", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "growth.png").exists()
+    assert (tmp_path / "growth.json").exists()
