@@ -261,13 +261,13 @@ def _factor(theta: dict):
     shared = jnp.zeros((num_b, l - 1, num_b, l - 1), v.dtype)
     every = jnp.arange(num_b)
     shared = shared.at[every, :, every].add(free(free(bb.sum(0), -1), -2))
-    shared = shared.reshape(num_b * (l - 1), -1)
+    shared = shared.reshape(num_b * (l - 1), num_b * (l - 1))
     if minimax:
         cross = jnp.concatenate([cross, free(ta.sum(1), -1)[..., None]], -1)
         edge = free(tb.sum(0), -1).reshape(-1, 1)
         shared = jnp.block([[shared, edge], [edge.T, tt.sum()[None, None]]])
     half = _mm(w_a, cross)  # [A, K - 1, B * (L - 1) (+ 1)]
-    flat = half.reshape(num_a * (k - 1), -1)
+    flat = half.reshape(num_a * (k - 1), half.shape[-1])
     w_b = inverse_cholesky(shared - _mm(flat.T, flat))
 
     def meet(ga, gb, gt, ra, rb, rt):

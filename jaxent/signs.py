@@ -150,7 +150,7 @@ def _factor(theta: dict, half: Array, signs: Array):
     every = jnp.arange(num)
     shared = jnp.zeros((num, m - 1, num, m - 1), half.dtype).at[every, :, every].set(block)
     lever = (half[None] * tilt).sum(2)[..., None] * axes[:, None]  # [R, X, m - 1]
-    lever = jnp.append(lever.reshape(-1, size), jnp.ones((len(signs), 1), half.dtype), 1)
+    lever = jnp.append(lever.reshape(len(signs), size), jnp.ones((len(signs), 1), half.dtype), 1)
     pulled = jnp.matmul(lever.T, grip[:, None] * lever, precision=_PRECISION)
     factor = inverse_cholesky(pulled.at[:size, :size].add(shared.reshape(size, size)))
 

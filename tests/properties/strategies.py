@@ -1,4 +1,4 @@
-"""What Hypothesis draws: sizes from few (each compiles once), values by seed and kind of law."""
+"""What Hypothesis draws: sizes from a few, which compile once each, and values by seed and kind."""
 
 import functools
 

@@ -144,6 +144,7 @@ def exact_measures(sizes):
     return measure
 
 
+@pytest.mark.slow
 @holds(seed=seeds, kind=kinds, sizes=few(*SIZES), dtype=dtypes, blank=st.booleans())
 def test_equation_7_is_attained_and_proved(seed, kind, sizes, dtype, blank):
     rng = np.random.default_rng(seed)
@@ -379,6 +380,7 @@ def test_every_model_of_the_same_agents_is_one_chain(seed, kind, states, dtype):
 SHARES = ((2, 2), (3, 2), (2, 3), (1, 3))
 
 
+@pytest.mark.slow
 @holds(
     seed=seeds,
     shape=few(*SHARES),
@@ -506,7 +508,7 @@ def test_mixtures_of_products_come_apart(seed, kind, sizes, mixed, discount):
     chain = chain_of(P, sizes)
     separable, agentwise, witness, Q = jax.tree.map(np.asarray, separability_of(sizes)(P, discount))
     left = Q.reshape(sizes)
-    assert max(np.abs(r).max() for r in witness.rewards) == 1
+    np.testing.assert_allclose(max(np.abs(r).max() for r in witness.rewards), 1)
     worst = min(
         np.linalg.norm(
             left - left.mean(tuple(k for k in range(len(sizes)) if k != i), keepdims=True)
@@ -538,8 +540,8 @@ def test_convex_mixtures_are_convexly_separable(seed, kind, mixed):
     found = je.convex_separation(chain)
     assert isinstance(found, je.ConvexSeparation)
     made = sum(w * np.kron(a, b) for w, a, b in zip(found.weights, *found.factors))
-    np.testing.assert_allclose(np.abs(made - P).sum(), found.distance, atol=1e-7)
-    assert (found.inequality * P).sum() >= found.bound + found.distance - 1e-7
+    np.testing.assert_allclose(np.abs(made - P).sum(), found.distance, atol=2e-6)
+    assert (found.inequality * P).sum() >= found.bound + found.distance - 2e-6
     if mixed:
         assert je.is_convexly_separable(chain)
 

@@ -78,6 +78,7 @@ def looks_exact(found, bandit, dtype):
     return found
 
 
+@pytest.mark.slow
 @holds(
     2,
     seed=seeds,
@@ -179,6 +180,7 @@ def test_tagged_measures_are_ordered(seed, kind, team, share):
     assert found.mu_atv_upper.lower <= truth.entanglement + 1e-10
 
 
+@pytest.mark.slow
 @holds(
     2,
     seed=seeds,
@@ -337,6 +339,7 @@ def simulated(num_states, max_agents, num_steps):
     return run
 
 
+@pytest.mark.slow
 @holds(
     2, seed=seeds, kind=kinds, team=few((3, 7), (1, 4), (2, 60)), share=portions, discount=discounts
 )

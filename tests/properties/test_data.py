@@ -63,6 +63,7 @@ def test_tables_round_trip(seed, shape, gaps):
     assert (states >= 0).all()
 
 
+@pytest.mark.slow
 @holds(
     2, seed=seeds, shape=few(*RUNS), gaps=st.booleans(), discount=discounts, trace=st.floats(0, 1)
 )
@@ -195,6 +196,7 @@ def test_sampled_paths_are_possible(seed, kind, sizes):
     )
 
 
+@pytest.mark.slow
 @holds(2, seed=seeds, kind=kinds, shape=few((4, 3), (2, 1), (1, 2)), share=st.floats(0, 1))
 def test_agents_act_within_the_budget(seed, kind, shape, share):
     """Exactly M act, nobody below the threshold, and nobody goes where nobody can."""
