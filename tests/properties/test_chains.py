@@ -132,6 +132,40 @@ def test_laws_values_and_their_gap(seed, kind, sizes, dtype, discount, scale):
 
 
 @cache
+def fitted(sizes):
+    @jax.jit
+    def fit(P, rewards, discount):
+        chain = chain_of(P, sizes)
+        joint = je.fit_additive(chain, rewards, discount=discount)
+        nearest = je.fit_additive(chain, joint.q_joint, discount=0.0)
+        return joint, nearest, je.average_reward(chain, rewards)
+
+    return fit
+
+
+@pytest.mark.slow
+@holds(
+    0.2, seed=seeds, kind=kinds, sizes=few((2, 2), (2, 2, 2)), discount=st.sampled_from([0.0, 0.9])
+)
+def test_additive_fit_is_near_the_nearest_sum(seed, kind, sizes, discount):
+    """In L2(mu) joint TD misses at most 1/sqrt(1 - discount^2) times what any sum must."""
+    rng = np.random.default_rng(seed)
+    J = int(np.prod(sizes))
+    P = laws(rng, kind, J, J)
+    if len(recurrent_classes(P)) > 1:
+        return
+    rewards = [numbers(rng, 1.0, n) for n in sizes]
+    joint, nearest, mean = jax.tree.map(np.asarray, fitted(sizes)(P, rewards, discount))
+    if not (joint.converged and nearest.converged):
+        assert np.isnan(joint.error).all() or np.isnan(nearest.error).all()
+        return
+    reward = reduce(np.add.outer, rewards).reshape(-1)
+    np.testing.assert_allclose(mean, joint.mu @ reward, atol=1e-12)
+    missed, least = (np.sqrt(fit.mu @ fit.error**2) for fit in (joint, nearest))
+    assert missed <= least / np.sqrt(1 - discount**2) + 1e-8
+
+
+@cache
 def exact_measures(sizes):
     @jax.jit
     def measure(P, mu):
