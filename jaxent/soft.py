@@ -238,7 +238,7 @@ def _policy_roundings(policy: SoftIndex, counts: Array, budget: Array | int) -> 
 
 @jax.custom_jvp
 def _chances(scores: Array, counts: Array, budget: Array) -> Array:
-    """σ(scores - t) with Σ counts σ(scores - t) = budget, by bisection to the last digit."""
+    """σ(scores - t) with Σ counts σ(scores - t) = budget, by bisection."""
     total = counts.sum()
     present = counts > 0
     inside = (budget > 0) & (budget < total)
@@ -256,7 +256,8 @@ def _chances(scores: Array, counts: Array, budget: Array) -> Array:
     def apart(carry: tuple[Array, Array]) -> Array:
         low, high = carry
         middle = low + (high - low) / 2
-        return (middle > low) & (middle < high)
+        # A threshold at 0 has neighbours closer than any chance can tell.
+        return (middle > low) & (middle < high) & (high - low > jnp.finfo(scores.dtype).eps)
 
     low, high = lax.while_loop(apart, halve, (low, high))
     # Between two neighbouring numbers a chance may still go from 0 to 1 where scores are large: the

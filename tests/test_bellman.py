@@ -135,6 +135,7 @@ def test_a_thousand_problems_as_fast_as_numpy():
     assert any(ours <= theirs for ours, theirs in rounds)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_three_thousand_calls_do_not_hang():
     """Batched LAPACK deadlocks now and then: there is none in the program, forward or backward."""

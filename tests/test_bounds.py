@@ -50,6 +50,7 @@ def test_every_theorem_holds_on_a_thousand_chains():
     assert (sup[:, 2] <= sup[:, 1] * (1 + 1e-9)).all()  # spans are at most 2 r_max / (1 - discount)
 
 
+@pytest.mark.slow
 def test_a_posteriori_is_ten_times_tighter_than_theorem_5():
     def found(key, discount):
         P, rewards = random_case(key, (3, 3), 1.0)
