@@ -11,7 +11,7 @@ import json
 import logging
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -168,6 +168,30 @@ def load_results(path: Path, config: Any, seed: int, besides: tuple[str, ...]) -
         told = ", ".join(f"{f} {earlier.get(f)} there, {mine[f]} here" for f in other)
         fail(f"--resume: {path} is of another run ({told}); give the same or another --out")
     return stored
+
+
+def begin(
+    options: Options, check: Callable[[Any], None]
+) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Check, read what is there and open the folder, for what is computed in one piece.
+
+    Args:
+        options: of `parse`.
+        check: raises a ValueError that starts with the field where the config makes no sense.
+
+    Returns:
+        The path of `results.json`, what it begins with, and the results to go on from, if any.
+    """
+    try:
+        check(options.config)
+    except ValueError as error:
+        fail(f"--{error}")
+    path = options.out / "results.json"
+    stored: dict[str, Any] = {}
+    if options.resume:
+        stored = load_results(path, options.config, options.seed, besides=())
+    open_folder(options.out)
+    return path, header(options.config, options.seed), stored
 
 
 def progress(pieces: list[list[int]], unit: str) -> Iterator[list[int]]:

@@ -66,6 +66,7 @@ HELP = {
 
 _WARM, _COLD = 0.5, 0.02  # temperatures, in units of the index, which starts with deviation 1
 _RATE = 0.15
+_LARGEST = 2048  # agents that the simulation has tables for
 _MORE = 4  # starts in the limit for each in the exact chain
 _TOLERANCE = 1e-3
 
@@ -176,7 +177,7 @@ def simulated_returns(
 
     def one(key: Array) -> Array:
         moved = jaxent.simulate_counts(
-            key, bandit, priority, num_steps=epochs, max_agents=2048
+            key, bandit, priority, num_steps=epochs, max_agents=_LARGEST
         ).flow[epochs // 10 :]
         return (moved.sum(-1) * bandit.reward[None]).sum((1, 2)).mean() / bandit.num_agents
 
@@ -350,6 +351,8 @@ def main(argv: list[str] | None = None) -> int:
                 jaxent.named_bandit(name, size)
             except ValueError as error:
                 command.fail(f"--bandit {name}: {error}")
+    if config.many > _LARGEST:
+        command.fail(f"--many: {config.many} is more than {_LARGEST}, which the simulation serves")
     if min(config.starts, config.steps, config.runs - 1, config.epochs // 10) < 1:
         command.fail("--starts, --steps: at least 1; --runs: at least 2; --epochs: at least 10")
     path = options.out / "results.json"

@@ -231,17 +231,8 @@ def main(argv: list[str] | None = None) -> int:
     """Compute, draw and print; 0 if every claim holds."""
     options = command.parse("sensitivity", ABOUT, Config(), QUICK, HELP, argv)
     config = options.config
-    try:
-        check(config)
-    except ValueError as error:
-        command.fail(f"--{error}")
-    path = options.out / "results.json"
-    stored: dict[str, Any] = {}
-    if options.resume:
-        stored = command.load_results(path, config, options.seed, besides=())
-    command.open_folder(options.out)
+    path, content, stored = command.begin(options._replace(config=config), check)
     jax.config.update("jax_enable_x64", True)
-    content = command.header(config, options.seed)
     if not stored:
         stored = {"models": command.plain(run(jax.random.key(options.seed), config))}
         command.save_json(path, content | stored)

@@ -35,6 +35,7 @@ def test_rivals_are_priorities_and_none_where_there_is_no_index():
     [
         (["--bandit", "nobody"], "--bandit nobody"),
         (["--few", "7"], "not a positive multiple"),
+        (["--many", "5000"], "--many: 5000 is more than 2048"),
         (["--runs", "1"], "--runs: at least 2"),
     ],
 )
