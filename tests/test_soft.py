@@ -431,3 +431,38 @@ def test_neural_index():
     slope = jax.grad(reward)(0.0)
     np.testing.assert_allclose(slope, (reward(1e-5) - reward(-1e-5)) / 2e-5, rtol=1e-5)
     assert abs(slope) > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["soft_index", "neural_index"])
+def test_gradients_of_families_on_every_chain(small, name):
+    """J, error and E of both families on the dense chain, the exact one and the mean field."""
+    bandit, mdp, _ = small
+    features = np.random.default_rng(0).normal(size=(3, 2))
+    family = {
+        "soft_index": je.soft_index(3, 0.4),
+        "neural_index": je.neural_index(features, 0.4, hidden=(4,)),
+    }[name]
+    start, direction = (family.init(jax.random.key(k)) for k in (0, 1))
+
+    @jax.jit
+    def values(t):
+        policy = family.apply(jax.tree.map(lambda x, d: x + t * d, start, direction))
+        table = je.soft_index_policy(policy.index, policy.temperature, num_agents=3, budget=1)
+        chain = je.pair_chain(mdp, table)
+        parts = je.decompose(chain, mdp.rewards, discount=0.8)
+        local = je.policy_entanglement(mdp, table, parts.mu, agent=0).value
+        exact = je.soft_ground_truth(bandit, policy)
+        field = je.soft_mean_field(bandit, policy)
+        return jnp.stack(
+            [
+                *(je.average_reward(chain, mdp.rewards), parts.mu_error, local),
+                *(exact.average_reward, exact.mu_error, exact.entanglement),
+                *(field.average_reward, field.mu_error_limit, field.entanglement_limit),
+            ]
+        )
+
+    slopes = jax.jacfwd(values)(0.0)
+    wanted = (values(1e-5) - values(-1e-5)) / 2e-5
+    np.testing.assert_allclose(slopes, wanted, rtol=1e-5, atol=1e-8)
+    assert np.abs(wanted).min() > 1e-5
