@@ -73,6 +73,7 @@ def run(config: Config, seed: int) -> list[Row]:
             apart=lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()),
             within=1e-12,
             rounds=config.rounds,
+            compiled=("CoLA, NumPy",),  # it loads JAX at its first call
         )
         # Again beside a copy, both the fastest of a few in every round.
         pairs = [

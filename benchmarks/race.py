@@ -1,10 +1,11 @@
 """What all comparisons share: who runs, how it is timed, and what a row of a table holds.
 
 Every way to solve a problem is a function without arguments that ends when its answer is there. The
-ways run in turn, round after round, so that other work on the machine meets all of them; a round of
-a short one is the fastest of a few calls, and the median is over rounds. The first call of each is
-apart: what it takes beyond the median is compilation. A way whose first call is slow is not run
-again.
+ways run in turn, round after round, so that other work on the machine meets all of them, with a
+pause before each, because the threads of NumPy's BLAS keep a core busy for some 20 ms after their
+work is done. A round of a short one is the fastest of a few calls, and the median is over rounds.
+The first call of each is apart: what it takes beyond the median is compilation. A way whose first
+call is slow is not run again.
 """
 
 import statistics
@@ -17,6 +18,7 @@ import jax
 OURS = "jaxent"
 PATIENCE = 5.0  # seconds that all later rounds of one way may take together
 SHORT, AT_ONCE = 0.05, 4  # a call shorter than this is repeated so often, the fastest counts
+PAUSE = 0.1  # seconds before every way in every round
 
 
 class Row(NamedTuple):
@@ -90,8 +92,8 @@ def race(
         for who, way in ways.items():
             again = first[who] < PATIENCE or who == OURS or who in compiled
             if again and sum(times[who]) < PATIENCE:
+                time.sleep(PAUSE)
                 took, answers[who] = timed(way)
-                # What the way before left behind (spinning threads, cold caches) is not its own.
                 more = AT_ONCE if took < SHORT else 0
                 times[who].append(min([took, *(timed(way)[0] for _ in range(more))]))
     seconds = {who: statistics.median(times[who] or [first[who]]) for who in ways}

@@ -7,8 +7,10 @@ r"""Agent-major indexing and Kronecker products: the two conventions everything 
    r_A ⊗ e agree. Joint tables of states and actions are `[S_0, ..., S_{N-1}, A_0, ..., A_{N-1}]`;
    for pairs the order is (s_0, a_0, s_1, a_1, ...), and `pair_order` turns the one into the other.
 
-A Kronecker product is applied factor by factor and never formed: one matrix product an axis, on a
-reshape that rotates the axes, so that after the last factor they stand where they began.
+A Kronecker product is applied factor by factor and never formed: one matrix product an axis, from
+the last to the first, which leaves its axis in front, so that in the end they stand where they
+began. Each pass moves the whole vector, so small neighbours (two agents of four states, four of
+two) are one factor.
 """
 
 from collections.abc import Sequence
@@ -19,6 +21,9 @@ import jax.numpy as jnp
 from jax import lax
 
 Array = jax.Array
+
+# Columns of a packed factor, at most: a wider one costs more arithmetic than the pass it saves.
+_COLUMNS = 16
 
 
 def kron(matrices: Sequence[Array]) -> Array:
@@ -36,10 +41,21 @@ def kron_mv(matrices: Sequence[Array], v: Array) -> Array:
     Returns:
         `[Π m_i]`.
     """
-    for matrix in matrices:
-        v = v.reshape(matrix.shape[1], -1)  # [n_i, rest]
-        v = jnp.matmul(v.T, matrix.T, precision=lax.Precision.HIGHEST)  # [rest, m_i]
+    for matrix in reversed(_packed(matrices)):
+        rows = v.reshape(-1, matrix.shape[1])  # [rest, n_i]
+        last = (((1,), (1,)), ((), ()))
+        v = lax.dot_general(matrix, rows, last, precision=lax.Precision.HIGHEST)  # [m_i, rest]
     return v.reshape(-1)
+
+
+def _packed(matrices: Sequence[Array]) -> list[Array]:
+    """The same product, of fewer matrices: neighbours with few columns between them as one."""
+    packed: list[Array] = []
+    for matrix in matrices:
+        if packed and packed[-1].shape[1] * matrix.shape[1] <= _COLUMNS:
+            matrix = jnp.kron(packed.pop(), matrix)
+        packed.append(matrix)
+    return packed
 
 
 def kron_vm(matrices: Sequence[Array], mu: Array) -> Array:
