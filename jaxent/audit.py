@@ -258,7 +258,7 @@ def _from_logs(trajectory, features, seed, min_visits, num_permutations, progres
 
 def _from_policy(trajectory, policy, progress) -> dict:
     """Eq. (10), cross-fitted, for every agent."""
-    laws = np.asarray(policy)
+    laws = jnp.asarray(policy)
     check_shape("policy", laws, (*trajectory.states.shape, trajectory.num_actions))
     check_finite("policy", laws)
     local = trajectory.states * trajectory.num_signals + trajectory.signal[:, None]

@@ -11,6 +11,7 @@ contrary. What neither finds is said to be undecided.
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linprog
@@ -95,11 +96,32 @@ def check_attractor(
     check_positive_int("num_steps", num_steps)
     if not concrete(bandit, priority):
         raise ValueError("bandit: its arrays must be known here, not traced values")
-    field = _Field(bandit, np.asarray(priority))
+    with jax.enable_x64(True):  # a proof wants all digits, whatever the models are held in
+        starts = np.random.default_rng(seed).dirichlet(np.ones(bandit.num_states), num_starts)
+        return _decide(_exact(bandit), np.asarray(priority), starts, num_steps, max_itineraries)
+
+
+def _exact(bandit: RestlessBandit) -> RestlessBandit:
+    """The same bandit in float64, its rows summing to 1 there too."""
+    passive, active = (np.asarray(P, float) for P in (bandit.passive, bandit.active))
+    return bandit._replace(
+        passive=passive / passive.sum(1, keepdims=True),
+        active=active / active.sum(1, keepdims=True),
+        reward=np.asarray(bandit.reward, float),
+    )
+
+
+def _decide(
+    bandit: RestlessBandit,
+    priority: np.ndarray,
+    starts: np.ndarray,
+    num_steps: int,
+    max_itineraries: int,
+) -> Attractor:
+    field = _Field(bandit, priority)
     known = mean_field(bandit, priority)
     fixed = field.fixed_points()
     star = fixed[0]
-    starts = np.random.default_rng(seed).dirichlet(np.ones(len(star)), num_starts)
     ends = np.concatenate([np.eye(len(star)), starts])
     for _ in range(num_steps):
         ends = field.step(ends)

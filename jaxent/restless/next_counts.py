@@ -155,7 +155,7 @@ def _plan(num_agents: int, priority: tuple[int, ...]) -> _Plan:
     tables = np.array([up, down], np.int32).reshape(2, num_states - 1, len(counts))
 
     loops = _make_loops(num_agents, num_head, num_states)
-    place = np.full(len(counts), -1, np.int64)
+    place = np.full(len(counts), -1, np.int32)
     offset = 0
 
     def locate(m: int, offset: int, stride: int):
@@ -245,6 +245,7 @@ class NextCounts:
     def vm(self, mu: Array) -> Array:
         """The transpose: `[..., M]` measures of configurations one step on, Σ_n μ(n) P(n' | n)."""
         plan = _plan(self.num_agents, self.priority)
+        mu = jnp.asarray(mu)
         batch = mu.shape[:-1]
         mu = mu.reshape(-1, mu.shape[-1]).T  # [M, B]
         size = mu.shape[1]
