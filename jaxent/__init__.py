@@ -66,14 +66,11 @@ from .instances import three_agents as three_agents
 from .learning import LocalFlow as LocalFlow
 from .learning import LocalQ as LocalQ
 from .learning import LocalReturns as LocalReturns
-from .learning import RewardFit as RewardFit
-from .learning import fit_local_rewards as fit_local_rewards
 from .learning import local_flow as local_flow
 from .learning import lstd_local_q as lstd_local_q
 from .learning import monte_carlo_local_q as monte_carlo_local_q
 from .learning import network_local_q as network_local_q
 from .learning import td_local_q as td_local_q
-from .learning import with_rewards as with_rewards
 from .logs import LogsEstimate as LogsEstimate
 from .logs import entanglement_from_logs as entanglement_from_logs
 from .logs import pair_counts as pair_counts
@@ -144,6 +141,9 @@ from .restless.soft_mean_field import SoftMeanField as SoftMeanField
 from .restless.soft_mean_field import soft_mean_field as soft_mean_field
 from .restless.tagged import TaggedEntanglement as TaggedEntanglement
 from .restless.tagged import tagged_entanglement as tagged_entanglement
+from .reward_split import RewardFit as RewardFit
+from .reward_split import fit_local_rewards as fit_local_rewards
+from .reward_split import with_rewards as with_rewards
 from .separability import ConvexSeparation as ConvexSeparation
 from .separability import SeparableDecomposition as SeparableDecomposition
 from .separability import Witness as Witness

@@ -19,8 +19,9 @@ import numpy as np
 
 from ._checks import check_discount, check_finite, check_positive_int, check_shape
 from .estimators import by_local, entanglement_interval, student
-from .learning import fit_local_rewards, lstd_local_q, with_rewards
+from .learning import lstd_local_q
 from .logs import entanglement_from_logs
+from .reward_split import fit_local_rewards, with_rewards
 from .trajectory import Trajectory
 
 # The numbers behind the words; docs/audit.md says them to the reader.

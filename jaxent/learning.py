@@ -1,10 +1,9 @@
-r"""Local values from data, by the paper's Meta Algorithms.
+r"""Local values from data, by the paper's Meta Algorithm 1.
 
-Meta Algorithm 1: each agent fits Q_i to its own (x, r, x'), as if these came from a Markov chain.
-What a fit needs is how often x was followed by x' (`local_flow`) or, for those that learn on the
-way, the order of things (a `Trajectory`); both are taken by the same functions, per agent or pooled
-over agents of a type. Meta Algorithm 2 first splits a shared reward by least squares
-(`fit_local_rewards`), then goes on as the first.
+Each agent fits Q_i to its own (x, r, x'), as if these came from a Markov chain. What a fit needs is
+how often x was followed by x' (`local_flow`) or, for those that learn on the way, the order of
+things (a `Trajectory`); both are taken by the same functions, per agent or pooled over agents of a
+type. A reward that the agents share is split first (`reward_split`).
 
 They do not all learn the same. TD(0) and LSTD, in a table or in features, tend to the local
 Q-values $(I - \gamma P_i)^{-1} r_i$ of Eq. (2). TD(lambda) looks further along the true trajectory
@@ -12,7 +11,6 @@ and first-visit Monte Carlo to its end, $E[\text{return} \mid x_i]$. Where agent
 entangled these agree, otherwise they need not.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,13 +22,9 @@ from jax import lax
 
 from ._checks import check_discount, check_finite, check_positive_int, check_shape, concrete
 from .elimination import discounted_solve
-from .trajectory import Trajectory
+from .trajectory import Trajectory, agent_types
 
 Array = jax.Array
-
-# Rounding errors to which conjugate gradients go, and steps without a better point that end them.
-_ROUNDING = 64
-_PATIENCE = 64
 
 
 class LocalQ(NamedTuple):
@@ -81,25 +75,6 @@ class LocalFlow(NamedTuple):
     reward: Array
 
 
-class RewardFit(NamedTuple):
-    r"""A shared reward as a sum of local ones.
-
-    Attributes:
-        reward: $r_k(x)$, `[K, X]`. Only the sum over agents is determined; of all that attain the
-            minimum this is the smallest, weighted by occupancy. 0 for a pair never seen.
-        error: root mean square of what the sum leaves unexplained.
-        scale: root mean square of the reward itself.
-        residual: of the normal equations, relative to their right-hand side.
-        converged: whether that is down to rounding; if not, `error` is above the least one.
-    """
-
-    reward: Array
-    error: Array
-    scale: Array
-    residual: Array
-    converged: Array
-
-
 def local_flow(trajectory: Trajectory, *, types: Any = None) -> LocalFlow:
     """Count the transitions between local pairs, per agent or pooled over types.
 
@@ -107,7 +82,7 @@ def local_flow(trajectory: Trajectory, *, types: Any = None) -> LocalFlow:
         trajectory: T epochs of N agents.
         types: of every agent, in 0..K - 1, `[N]`; each agent is its own if not given.
     """
-    types, num_types = _types(trajectory, types)
+    types, num_types = agent_types(trajectory, types)
     shared = trajectory.shares_reward
     rewards = jnp.zeros_like(trajectory.pairs, float) if shared else trajectory.rewards
     return _count(
@@ -240,7 +215,7 @@ def td_local_q(
         raise ValueError(f"trace: {float(trace):.9g} is outside [0, 1]")
     if isinstance(flows, Trajectory):
         _check_paid(flows, reward)
-        types, num_types = _types(flows, types)
+        types, num_types = agent_types(flows, types)
         shape = (num_types, flows.num_pairs)
         data = (flows.pairs, flows.rewards, flows.follows)
         return _td_lambda(*map(jnp.asarray, data), types, discount, trace, shape)
@@ -340,7 +315,7 @@ def monte_carlo_local_q(
     horizon = 1 if rate == 0 else max(1, int(np.ceil(np.log(tolerance) / np.log(rate))))
     segment = horizon if segment is None else segment
     check_positive_int("segment", segment)
-    types, num_types = _types(trajectory, types)
+    types, num_types = agent_types(trajectory, types)
     shape = (num_types, trajectory.num_pairs)
     data = (trajectory.pairs, trajectory.rewards, trajectory.follows, trajectory.present)
     needed = 0 if ends else horizon
@@ -468,136 +443,6 @@ def _network(flow, reward, discount, features, key, *, hidden, num_steps, learni
 
     (layers, _), _ = lax.scan(step, (layers, optimizer.init(layers)), None, length=num_steps)
     return LocalQ(q(layers) + mean / (1 - discount), share)
-
-
-def fit_local_rewards(trajectory: Trajectory, *, types: Any = None) -> RewardFit:
-    r"""Split a shared reward into local ones (Meta Algorithm 2, its first step).
-
-    $\min_{r} \sum_t (r^t - \sum_i r_i(x_i^t))^2$, by conjugate gradients.
-
-    Args:
-        trajectory: with a reward that is shared.
-        types: of every agent, whose agents have one $r_k$, `[N]`; each is its own if not given.
-
-    Returns:
-        `RewardFit`; `with_rewards(trajectory, fit.reward)` is what Meta Algorithm 1 goes on with.
-
-    References:
-        Chen and Peng, Meta Algorithm 2 and Eq. (14).
-    """
-    if not trajectory.shares_reward:
-        raise ValueError("trajectory: every agent has a reward of its own; there is none to split")
-    types, num_types = _types(trajectory, types)
-    data = (trajectory.pairs, trajectory.rewards, trajectory.present)
-    return _fit_rewards(*map(jnp.asarray, data), types, (num_types, trajectory.num_pairs))
-
-
-@partial(jax.jit, static_argnames="shape")
-def _fit_rewards(pairs, rewards, present, types, shape) -> RewardFit:
-    one = present.astype(rewards.dtype)
-
-    def gather(table: Array) -> Array:
-        return (one * table[types[None], pairs]).sum(1)  # [T]
-
-    def scatter(values: Array) -> Array:
-        return jnp.zeros(shape, rewards.dtype).at[types[None], pairs].add(one * values[:, None])
-
-    # In units in which the diagonal is 1.
-    visits = scatter(jnp.ones_like(rewards))
-    scale = jnp.where(visits > 0, 1 / jnp.sqrt(jnp.where(visits > 0, visits, 1)), 0)
-    eps = float(jnp.finfo(rewards.dtype).eps)
-    solution, left, residual = _least_squares(
-        lambda x: gather(scale * x),
-        lambda values: scale * scatter(values),
-        rewards,
-        tolerance=_ROUNDING * eps,
-        max_steps=4 * shape[0] * shape[1] + 100,
-    )
-    table = scale * solution
-    error, paid = jnp.sqrt((left**2).mean()), jnp.sqrt((rewards**2).mean())
-    return RewardFit(table, error, paid, residual, residual <= 4 * _ROUNDING * eps)
-
-
-def _least_squares(
-    forward: Callable[[Array], Array],
-    back: Callable[[Array], Array],
-    wanted: Array,
-    *,
-    tolerance: float,
-    max_steps: int,
-) -> tuple[Array, Array, Array]:
-    """The smallest x of least |wanted - A x|, by conjugate gradients on the residual itself.
-
-    From 0 the steps stay where the smallest solution is, up to rounding: past the best that the
-    precision allows they would drift along the null space, so the best x seen is kept, and steps
-    end once none has been better for a while.
-
-    Args:
-        forward: A.
-        back: its transpose.
-        wanted: `[T]`.
-        tolerance: of |A' (wanted - A x)|, relative to |A' wanted|.
-        max_steps: at most so many.
-
-    Returns:
-        x, what it leaves, and the relative residual of the normal equations.
-    """
-    start = back(wanted)
-    size = (start * start).sum()
-
-    def step(carry):
-        x, left, slope, direction, best, best_x, since, steps = carry
-        now = (slope * slope).sum()
-        moved = forward(direction)
-        length = now / (moved * moved).sum()
-        x, left = x + length * direction, left - length * moved
-        slope = back(left)
-        after = (slope * slope).sum()
-        better = after < best
-        best_x = jnp.where(better, x, best_x)
-        since = jnp.where(better, 0, since + 1)
-        direction = slope + after / now * direction
-        return x, left, slope, direction, jnp.minimum(after, best), best_x, since, steps + 1
-
-    def going(carry):
-        best, since, steps = carry[4], carry[6], carry[7]
-        return (best > tolerance**2 * size) & (since < _PATIENCE) & (steps < max_steps)
-
-    zero = jnp.zeros_like(start)
-    carry = (zero, wanted, start, start, size, zero, 0, 0)
-    x = lax.while_loop(going, step, carry)[5]
-    left = wanted - forward(x)
-    slope = back(left)
-    return x, left, jnp.sqrt((slope * slope).sum() / jnp.where(size > 0, size, 1))
-
-
-def with_rewards(trajectory: Trajectory, reward: Any, *, types: Any = None) -> Trajectory:
-    """The trajectory with every agent paid by a table, `[K, X]`, for its local pair.
-
-    Args:
-        trajectory: whose rewards are replaced.
-        reward: of `fit_local_rewards`, or any other.
-        types: as fitted, `[N]`.
-    """
-    types, num_types = _types(trajectory, types)
-    check_shape("reward", reward, (num_types, trajectory.num_pairs))
-    paid = jnp.asarray(reward)[types[None], jnp.asarray(trajectory.pairs)]
-    names = ("states", "actions", "signal", "episode", "time", "present", "labels")
-    return Trajectory(rewards=paid, **{name: getattr(trajectory, name) for name in names})
-
-
-def _types(trajectory: Trajectory, types: Any) -> tuple[Array, int]:
-    """Type of every agent, and how many there are."""
-    if types is None:
-        return jnp.arange(trajectory.num_agents), trajectory.num_agents
-    if not concrete(types):
-        raise ValueError("types: fix a shape, so they must be known numbers, not traced")
-    types = np.asarray(types)
-    check_shape("types", types, (trajectory.num_agents,))
-    present = np.unique(types)
-    if not np.array_equal(present, np.arange(len(present))):
-        raise ValueError(f"types: {present.tolist()} are not 0, 1, ..., with an agent each")
-    return jnp.asarray(types), len(present)
 
 
 def _check_paid(trajectory: Trajectory, reward: Any) -> None:

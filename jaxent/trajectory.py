@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ._checks import check_finite, check_positive_int, check_shape
+from ._checks import check_finite, check_positive_int, check_shape, concrete
 from .chain import PairChain
 from .stationary import stationary_distribution
 
@@ -302,3 +302,17 @@ def _sample_path(key: Array, P: Array, law: Array, num_steps: int) -> Array:
 
     draws = jax.random.uniform(path_key, (num_steps,), P.dtype)
     return lax.scan(step, first.astype(jnp.int32), draws)[1]
+
+
+def agent_types(trajectory: Trajectory, types: Any) -> tuple[Array, int]:
+    """Type of every agent, and how many there are."""
+    if types is None:
+        return jnp.arange(trajectory.num_agents), trajectory.num_agents
+    if not concrete(types):
+        raise ValueError("types: fix a shape, so they must be known numbers, not traced")
+    types = np.asarray(types)
+    check_shape("types", types, (trajectory.num_agents,))
+    present = np.unique(types)
+    if not np.array_equal(present, np.arange(len(present))):
+        raise ValueError(f"types: {present.tolist()} are not 0, 1, ..., with an agent each")
+    return jnp.asarray(types), len(present)

@@ -48,6 +48,7 @@ FLOORS = [
         "tables",
         "environments",
         "estimators",
+        "reward_split",
         "learning",
         "logs",
         "restless.agents",
