@@ -193,6 +193,17 @@ def test_teams_are_exact_entry_by_entry(name):
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
+@pytest.mark.parametrize("budget", [0, 3])
+def test_agents_that_all_do_the_same_are_worth_their_sum(budget):
+    """They are independent. A rounded chance to do otherwise would never be left again."""
+    for seed in (1, 2):
+        passive, active, reward = dense(seed, 3, 2, 2)
+        bandit = je.RestlessBandit(passive, active, reward, 3, budget, 0.99999)
+        soft = je.SoftIndex(np.array([0.0, 1.0]), 1e-5)
+        for found in (je.ground_truth(bandit, (0, 1)), je.soft_ground_truth(bandit, soft)):
+            assert np.abs(found.error).max() < 1e-14 * np.abs(found.q_joint).max()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BANDITS)
 def test_soft_policies_of_teams_near_the_hard_ones(name):

@@ -208,9 +208,19 @@ def _local_transition(local, law, occupancy, ahead, num_agents, tagged) -> Array
         flow = local[:, action, :, None] * jnp.stack([idle, served], axis=-1)
         rows.append(flow.reshape(len(local), -1))  # [S, 2 S]
     flow = jnp.stack(rows, axis=1).reshape(2 * len(local), -1)  # [X, X]
-    visited = occupancy.reshape(-1, 1) > 0
-    total = jnp.where(visited, flow.sum(-1, keepdims=True), 1)
-    return jnp.where(visited, flow / total, jnp.eye(len(flow), dtype=flow.dtype))
+    return transition_of(flow, occupancy)
+
+
+def transition_of(flow: Array, occupancy: Array) -> Array:
+    """Eq. (2) from the stationary flow between pairs `[X, X]`: a self-loop where nobody ever is.
+
+    Nor does anyone go there: what rounding leaves of a chance would, with a discount near 1, add
+    up in the self-loop.
+    """
+    visited = occupancy.reshape(-1) > 0
+    flow = jnp.where(visited[None], flow, 0)
+    total = jnp.where(visited, flow.sum(-1), 1)[:, None]
+    return jnp.where(visited[:, None], flow / total, jnp.eye(len(flow), dtype=flow.dtype))
 
 
 def median_entanglement(law: Array, counts: Array, chances: Array) -> Array:

@@ -220,7 +220,8 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     noise = jnp.diag(spread) - jnp.einsum(
         "sa,sai,saj->ij", groups, kernel, kernel, precision=_HIGHEST
     )
-    gaussian = unique & nondegenerate & (radius < 1)
+    # A radius that rounding could have put below 1 proves nothing.
+    gaussian = unique & nondegenerate & (radius < 1 - tolerance)
     covariance = jnp.where(gaussian, lyapunov(tangent, noise), jnp.nan)
 
     # Values: V(n) = w.n + N c on the piece, against local values at the policy of m*.

@@ -37,7 +37,7 @@ from .exchangeable import (
     check_counted,
     check_memory,
 )
-from .ground_truth import DENSE, GroundTruth, median_entanglement
+from .ground_truth import DENSE, GroundTruth, median_entanglement, transition_of
 from .groups import GroupLaws, group_laws, place
 from .next_counts import configuration_index, configurations, num_configurations
 
@@ -308,9 +308,7 @@ def _answer(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, budget: 
     law = pairs.sum(-1)
     occupancy = _einsum("mj,mjsa->sa", pairs, split.astype(dtype)) / num_agents
     flow = _tagged_flow(local, pairs, rounded.chances, split, num_agents, budget)
-    visited = occupancy.reshape(-1, 1) > 0
-    leaving = jnp.where(visited, flow.sum(-1, keepdims=True), 1)
-    transition = jnp.where(visited, flow / leaving, jnp.eye(len(flow), dtype=dtype))
+    transition = transition_of(flow, occupancy)
     q_local = discounted_solve(transition, reward.reshape(-1), discount).reshape(-1, 2)
     error = q_joint - _total(split, q_local)
     mu_error = (pairs * jnp.abs(error)).sum()
