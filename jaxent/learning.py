@@ -23,6 +23,7 @@ from jax import lax
 from ._checks import check_discount, check_finite, check_positive_int, check_shape, concrete
 from .elimination import discounted_solve
 from .trajectory import Trajectory, agent_types
+from .views import flow_rows
 
 Array = jax.Array
 
@@ -151,7 +152,7 @@ def lstd_local_q(
 def _lstd(flow: Array, reward: Array, discount: Any, features: Array | None) -> LocalQ:
     flow = jnp.asarray(flow, jnp.result_type(flow, reward, float))
     reward = jnp.asarray(reward, flow.dtype)
-    transition, visits = _transition(flow)
+    transition, visits = flow_rows(flow), flow.sum(1)
     if features is None:
         value = discounted_solve(transition, reward, discount)
     else:
@@ -160,15 +161,6 @@ def _lstd(flow: Array, reward: Array, discount: Any, features: Array | None) -> 
         A = phi.T @ (share[:, None] * (phi - discount * transition @ phi))
         value = phi @ jnp.linalg.lstsq(A, phi.T @ (share * reward))[0]
     return LocalQ(value, _share(visits))
-
-
-def _transition(flow: Array) -> tuple[Array, Array]:
-    """Rows of the flow as probabilities, a pair never left as a self-loop, and its visits."""
-    visits = flow.sum(1)
-    seen = (visits > 0)[:, None]
-    eye = jnp.eye(len(flow), dtype=flow.dtype)
-    wide = jnp.broadcast_to(seen, flow.shape)
-    return jnp.where(wide, flow / jnp.where(seen, visits[:, None], 1), eye), visits
 
 
 def _share(visits: Array) -> Array:
@@ -408,7 +400,7 @@ def network_local_q(
 @partial(jax.jit, static_argnames=("hidden", "num_steps", "learning_rate"))
 def _network(flow, reward, discount, features, key, *, hidden, num_steps, learning_rate) -> LocalQ:
     flow = jnp.asarray(flow, jnp.result_type(flow, reward, float))
-    transition, visits = _transition(flow)
+    transition, visits = flow_rows(flow), flow.sum(1)
     share = _share(visits)
     features = jnp.asarray(features, flow.dtype)
     sizes = (features.shape[1], *hidden, 1)

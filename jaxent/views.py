@@ -69,8 +69,15 @@ def _project(chain: PairChain, mu: Array, axes: tuple[int, ...]) -> Array:
     flows = _over_rows(flow, jnp.eye(size, dtype=mu.dtype), chain)  # [X_i, X_i]
     # Or both sums over joint pairs are taken as one, in another order, and rows miss 1.
     flows = lax.optimization_barrier(flows)
-    out = flows.sum(-1, keepdims=True)  # [X_i, 1], the occupancy
-    return jnp.where(out > 0, flows / jnp.where(out > 0, out, 1), jnp.eye(size, dtype=mu.dtype))
+    return flow_rows(flows)
+
+
+def flow_rows(flow: Array) -> Array:
+    """The transition of a flow between pairs `[X, X]`: a self-loop where nobody leaves."""
+    out = flow.sum(-1, keepdims=True)  # [X, 1], the occupancy
+    return jnp.where(
+        out > 0, flow / jnp.where(out > 0, out, 1), jnp.eye(len(flow), dtype=flow.dtype)
+    )
 
 
 def view_transition(chain: PairChain, *, agent: int | Sequence[int]) -> Array:

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,8 @@ def test_eight_agents_matrix_free():
     """65,536 joint states and 16.7 million pairs, on two cores: 20 s, 3 GiB, residual 1e-8."""
     # The memory of a process is its most ever, so it has one of its own.
     code = "import tests.conftest, tests.test_bellman as t; t.eight_agents()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     took, residual, memory = map(float, done.stdout.split())
     assert residual < 1e-8

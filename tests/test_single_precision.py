@@ -18,6 +18,7 @@ import pytest
 
 import jaxent as je
 
+ROOT = Path(__file__).parents[1]
 DISCOUNT = 0.9
 NEAR = {"measures": 0.01}  # of the largest entry; 1e-4 otherwise
 HOST = ("separability", "limits", "indices", "learnt")  # some of it is NumPy's, in float64
@@ -231,10 +232,8 @@ def swept():
         field = je.mean_field(model, jnp.array(priority))
         return {"limit": field.entanglement_limit, "priced": at["scale"] * field.mu_error_limit}
 
-    table = je.sweep(
-        point, je.product_grid(agents=[10, 20], scale=[0.5, 1.5]), key=jax.random.key(0)
-    )
-    return {name: column for name, column in table.items()}
+    grid = je.product_grid(agents=[10, 20], scale=[0.5, 1.5])
+    return je.sweep(point, grid, key=jax.random.key(0))
 
 
 JOBS = (values, gradients, measures, all_bounds, separability, influence, descent, extensions)
@@ -256,9 +255,8 @@ def single(request, tmp_path_factory):
     names = {item.callspec.params["name"] for item in request.session.items if is_here(item)}
     path = tmp_path_factory.mktemp("single") / "answers.pickle"
     command = [sys.executable, "-W", "error", "-m", __name__, str(path), *names]
-    done = subprocess.run(
-        command, env=os.environ | {"JAX_ENABLE_X64": "0"}, capture_output=True, text=True
-    )
+    env = os.environ | {"JAX_ENABLE_X64": "0"}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return pickle.loads(path.read_bytes())
 

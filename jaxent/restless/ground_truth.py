@@ -30,6 +30,7 @@ from ..elimination import discounted_solve
 from ..mdp import RestlessBandit
 from ..simplex import weighted_median
 from ..stationary import LawSolution, law_direct, law_iterative
+from ..views import flow_rows
 from .exchangeable import (
     active_counts,
     budgets_left,
@@ -218,9 +219,7 @@ def transition_of(flow: Array, occupancy: Array) -> Array:
     up in the self-loop.
     """
     visited = occupancy.reshape(-1) > 0
-    flow = jnp.where(visited[None], flow, 0)
-    total = jnp.where(visited, flow.sum(-1), 1)[:, None]
-    return jnp.where(visited[:, None], flow / total, jnp.eye(len(flow), dtype=flow.dtype))
+    return flow_rows(jnp.where(visited[:, None] & visited[None], flow, 0))
 
 
 def median_entanglement(law: Array, counts: Array, chances: Array) -> Array:
