@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxent
-from jaxent.files import save_json
-from jaxent.kron import kron_mv
+from jaxent.numerics.kron import kron_mv
+from jaxent.sweeps.files import save_json
 from tests.sweep_worker import circulant
 
 REPEATS = 7

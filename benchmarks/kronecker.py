@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.race import AT_ONCE, OURS, Row, race, timed
-from jaxent.kron import kron_mv
+from jaxent.numerics.kron import kron_mv
 
 TITLE = "Kronecker matvec, N square factors, float64"
 

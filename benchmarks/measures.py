@@ -14,9 +14,9 @@ import numpy as np
 from scipy import sparse
 
 from benchmarks.race import OURS, Row, race
-from jaxent.minimax import minimax_centre
-from jaxent.nearest import nearest_separable
-from jaxent.simplex import tv_centre
+from jaxent.measures.programs.minimax_tv_center import minimax_centre
+from jaxent.measures.programs.tv_nearest_separable import nearest_separable
+from jaxent.numerics.simplex import tv_centre
 from tests import oracles_measures as oracles
 
 TITLE = "Measures of entanglement, certified gap 1e-6"

@@ -101,15 +101,12 @@ def exports(package: str = "jaxent") -> dict[str, list[str]]:
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
         names = [alias.name for alias in node.names]
-        if node.module is None:
-            found |= {f"{package}.{name}": [] for name in names}
-            continue
         module = f"{package}.{node.module}"
-        inner = {}
         if (ROOT / module.replace(".", "/")).is_dir():
-            inner = {name: home for home, all_ in exports(module).items() for name in all_}
+            found |= {f"{module}.{name}": [] for name in names}
+            continue
         for name in names:
-            found.setdefault(inner.get(name, module), []).append(name)
+            found.setdefault(module, []).append(name)
     return found
 
 
@@ -124,13 +121,13 @@ def in_order(module: str, names: list[str]) -> list[str]:
 def places() -> dict[str, str]:
     """Where in the API every exported name is, and what `bounds` holds."""
     found = {name: f"{module}.{name}" for module, all_ in exports().items() for name in all_}
-    for node in ast.parse((ROOT / "jaxent" / "bounds.py").read_text()).body:
+    for node in ast.parse((ROOT / "jaxent" / "values" / "bounds.py").read_text()).body:
         if isinstance(node, ast.FunctionDef):
-            found[f"bounds.{node.name}"] = f"jaxent.bounds.{node.name}"
+            found[f"bounds.{node.name}"] = f"jaxent.values.bounds.{node.name}"
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
             # One function under two names.
             for target in node.targets:
-                found[f"bounds.{ast.unparse(target)}"] = f"jaxent.bounds.{node.value.id}"
+                found[f"bounds.{ast.unparse(target)}"] = f"jaxent.values.bounds.{node.value.id}"
     return found
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 import jaxent
-from jaxent import files
+from jaxent.sweeps import files
 
 
 class Options(NamedTuple):

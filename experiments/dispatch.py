@@ -22,7 +22,7 @@ import jaxent
 from experiments import command, drawing
 from experiments.command import Claim
 from jaxent import bounds
-from jaxent.chain import Layout
+from jaxent.chains.pair_chain import Layout
 
 Array = jax.Array
 

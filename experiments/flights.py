@@ -17,8 +17,8 @@ import numpy as np
 
 import jaxent
 from experiments import command
-from jaxent.audit import to_dict
-from jaxent.plotting import plot_audit
+from jaxent.auditing.plotting import plot_audit
+from jaxent.auditing.report import to_dict
 
 ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
 STATES = ("idle", "late", "on time")

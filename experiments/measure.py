@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxent
-from jaxent.restless import by_action
+from jaxent.restless.activation import by_action
 
 Array = jax.Array
 

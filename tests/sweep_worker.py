@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxent
-from jaxent import files
+from jaxent.sweeps import files
 
 NUM_STEPS = 6 * 1800
 

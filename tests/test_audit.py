@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import jaxent
-from jaxent.audit import _verdict, _words, to_dict
+from jaxent.auditing.report import _verdict, _words, to_dict
 from tests.reference import cases
 from tests.tolerances import EXACT, SOLVE
 
 pd = pytest.importorskip("pandas")
-main = pytest.importorskip("jaxent.cli").main
+main = pytest.importorskip("jaxent.auditing.cli").main
 
 STEPS = 1_500
 

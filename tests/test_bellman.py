@@ -11,7 +11,7 @@ import pytest
 
 import jaxent as je
 from benchmarks.growth import rss
-from jaxent.bellman import solve_direct, solve_iterative
+from jaxent.values.bellman import solve_direct, solve_iterative
 
 from . import oracles
 from .test_chain import weakly_coupled

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxent as je
-from jaxent.kron import kron
+from jaxent.numerics.kron import kron
 
 from . import oracles
 from .tolerances import EXACT

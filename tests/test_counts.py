@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 import jaxent
-from jaxent.mdp import RestlessBandit
-from jaxent.restless import action_probabilities, activate, by_action
+from jaxent.models.mdp import RestlessBandit
+from jaxent.restless.activation import action_probabilities, activate, by_action
 from jaxent.restless.simulate import even_start
 from tests import oracles_counts as oracle
 from tests.tolerances import EXACT

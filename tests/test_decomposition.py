@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxent as je
-from jaxent import chain as chains
+from jaxent.chains import pair_chain as chains
 
 from . import oracles
 from .reference import cases

@@ -7,9 +7,9 @@ import pytest
 
 import jaxent
 from jaxent import PairChain
-from jaxent.distances import by_view
-from jaxent.minimax import minimax_centre
-from jaxent.simplex import project_simplex, total_variation, tv_centre
+from jaxent.measures.distances import by_view
+from jaxent.measures.programs.minimax_tv_center import minimax_centre
+from jaxent.numerics.simplex import project_simplex, total_variation, tv_centre
 from tests import oracles_measures as oracles
 from tests.tolerances import EXACT
 

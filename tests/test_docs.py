@@ -20,8 +20,8 @@ MODULES = sorted(
 )
 # Seconds of compilation each.
 DEAR = {
-    "jaxent.bounds",
-    "jaxent.entanglement",
+    "jaxent.values.bounds",
+    "jaxent.measures.entanglement",
     "jaxent.restless.ground_truth",
     "jaxent.restless.mean_field",
     "jaxent.restless.simulate",

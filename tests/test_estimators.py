@@ -7,8 +7,8 @@ import pytest
 from scipy import optimize
 
 import jaxent
-from jaxent.mdp import RestlessBandit
-from jaxent.simplex import weighted_median
+from jaxent.models.mdp import RestlessBandit
+from jaxent.numerics.simplex import weighted_median
 from tests import oracles_counts as oracle
 from tests.reference import cases
 from tests.tolerances import EXACT, FD, SOLVE

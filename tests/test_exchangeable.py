@@ -7,25 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxent.bandits import named_bandit
-from jaxent.chain import pair_chain
-from jaxent.decomposition import decompose
-from jaxent.entanglement import (
+from jaxent.chains.pair_chain import pair_chain
+from jaxent.chains.stationary import stationary_distribution
+from jaxent.chains.views import local_transition, view_transition
+from jaxent.measures.entanglement import (
     entanglement_atv,
     entanglement_mu_atv,
     entanglement_mu_atv_upper,
     policy_entanglement,
 )
-from jaxent.instances import CIRCULANT_PRIORITY, circulant_bandit
-from jaxent.mdp import MDP, RestlessBandit, WeaklyCoupledMDP
-from jaxent.policies import index_policy
+from jaxent.models.examples import CIRCULANT_PRIORITY, circulant_bandit
+from jaxent.models.mdp import MDP, RestlessBandit, WeaklyCoupledMDP
+from jaxent.models.named_bandits import named_bandit
+from jaxent.models.policies import index_policy
 from jaxent.restless.exchangeable import active_counts, exchangeable_chain
 from jaxent.restless.ground_truth import _solve_joint, ground_truth
 from jaxent.restless.mean_field import mean_field
 from jaxent.restless.next_counts import configuration_index, configurations
 from jaxent.restless.tagged import tagged_entanglement, tagged_rows
-from jaxent.stationary import stationary_distribution
-from jaxent.views import local_transition, view_transition
+from jaxent.values.decomposition import decompose
 from tests.reference import cases
 
 from . import oracles_restless as oracles

@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 import jaxent as je
 from jaxent import PairChain, bounds
-from jaxent.chain import Layout
+from jaxent.chains.pair_chain import Layout
 from tests.reference import cases
 from tests.tolerances import EXACT, FD, SOLVE
 

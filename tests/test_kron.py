@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxent.kron import kron, kron_mv, kron_sum, kron_vm, pair_order, state_order
+from jaxent.numerics.kron import kron, kron_mv, kron_sum, kron_vm, pair_order, state_order
 
 from . import oracles
 from .tolerances import EXACT

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxent.krylov import gmres
+from jaxent.numerics.krylov import gmres
 
 from . import oracles
 from .tolerances import SOLVE

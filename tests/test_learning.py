@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxent
-from jaxent.trajectory import _sample_path
+from jaxent.data.trajectory import _sample_path
 from tests import oracles
 from tests.reference import cases
 from tests.tolerances import EXACT, F32, SOLVE, STANDARD_ERRORS

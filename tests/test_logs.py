@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import jaxent
-from jaxent import logs
-from jaxent.trajectory import _sample_path
+from jaxent.data import log_entanglement as logs
+from jaxent.data.trajectory import _sample_path
 from tests.reference import cases
 from tests.test_estimators import nearest_law
 from tests.tolerances import EXACT, STANDARD_ERRORS

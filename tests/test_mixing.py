@@ -10,7 +10,7 @@ import pytest
 
 import jaxent as je
 from experiments import mixing as experiment
-from jaxent import mixing
+from jaxent.values import value_factorization as mixing
 
 from . import oracles
 from .test_chain import weakly_coupled

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import jaxent
-from jaxent.mdp import RestlessBandit
-from jaxent.restless import by_action
+from jaxent.models.mdp import RestlessBandit
+from jaxent.restless.activation import by_action
 from tests.reference import cases
 from tests.tolerances import STANDARD_ERRORS
 

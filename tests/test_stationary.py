@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import jaxent as je
-from jaxent.chain import DenseKernel, Layout, NoChoice
-from jaxent.stationary import law_direct, law_iterative
+from jaxent.chains.pair_chain import DenseKernel, Layout, NoChoice
+from jaxent.chains.stationary import law_direct, law_iterative
 
 from . import oracles
 from .test_chain import weakly_coupled

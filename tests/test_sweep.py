@@ -20,7 +20,7 @@ from tests import sweep_worker
 
 from .tolerances import EXACT
 
-module = import_module("jaxent.sweep")  # the name in the package is the function's
+module = import_module("jaxent.sweeps.grid")
 GRID = sweep_worker.EXPERIMENTS["small"][1]
 KEY = jax.random.key(7)
 SMALL = partial(jaxent.sweep, sweep_worker.small, GRID, key=KEY, chunk=8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxent as je
-from jaxent import views
+from jaxent.chains import views
 
 from . import oracles
 from .test_chain import weakly_coupled

@@ -17,8 +17,8 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_finite, check_positive_int, check_shape, check_stochastic, concrete
-from ..estimators import EntanglementEstimate, estimate_entanglement
-from ..trajectory import Labels, Trajectory, survival
+from ..data.estimators import EntanglementEstimate, estimate_entanglement
+from ..data.trajectory import Labels, Trajectory, survival
 
 Array = jax.Array
 

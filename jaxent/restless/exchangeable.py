@@ -25,9 +25,9 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_permutation, check_positive_int, concrete, stochastic
-from ..chain import PairChain, Views
-from ..mdp import RestlessBandit, check_bandit
-from ..memory import device_memory
+from ..chains.pair_chain import PairChain, Views
+from ..models.mdp import RestlessBandit, check_bandit
+from ..numerics.memory import device_memory
 from .next_counts import (
     NextCounts,
     configuration_index,

@@ -23,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..bellman import QSolution, solve_direct, solve_iterative
-from ..chain import Layout, NoChoice, PairChain
-from ..distances import relative
-from ..elimination import discounted_solve
-from ..mdp import RestlessBandit
-from ..simplex import weighted_median
-from ..stationary import LawSolution, law_direct, law_iterative
-from ..views import flow_rows
+from ..chains.pair_chain import Layout, NoChoice, PairChain
+from ..chains.stationary import LawSolution, law_direct, law_iterative
+from ..chains.views import flow_rows
+from ..measures.distances import relative
+from ..models.mdp import RestlessBandit
+from ..numerics.elimination import discounted_solve
+from ..numerics.simplex import weighted_median
+from ..values.bellman import QSolution, solve_direct, solve_iterative
 from .exchangeable import (
     active_counts,
     budgets_left,

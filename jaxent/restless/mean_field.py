@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_permutation
-from ..distances import relative
-from ..elimination import discounted_solve
-from ..mdp import RestlessBandit, check_bandit
+from ..measures.distances import relative
+from ..models.mdp import RestlessBandit, check_bandit
+from ..numerics.elimination import discounted_solve
 from .activation import action_probabilities, by_action
 
 Array = jax.Array

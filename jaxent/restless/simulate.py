@@ -22,8 +22,8 @@ from .._checks import (
     concrete,
     refuse_gradient,
 )
-from ..mdp import RestlessBandit, check_bandit
-from ..soft import SoftIndex, check_soft, draw_rounding
+from ..models.mdp import RestlessBandit, check_bandit
+from ..models.soft_index import SoftIndex, check_soft, draw_rounding
 from .activation import action_probabilities, by_action
 from .sampling import (
     binomial_tables,

@@ -23,13 +23,13 @@ import numpy as np
 from jax import lax
 
 from .._checks import stochastic
-from ..bellman import solve_direct, solve_iterative
-from ..chain import Layout, PairChain, TablePolicy, Views
-from ..distances import relative
-from ..elimination import discounted_solve
-from ..mdp import RestlessBandit
-from ..soft import SoftIndex, check_soft
-from ..stationary import law_direct, law_iterative
+from ..chains.pair_chain import Layout, PairChain, TablePolicy, Views
+from ..chains.stationary import law_direct, law_iterative
+from ..measures.distances import relative
+from ..models.mdp import RestlessBandit
+from ..models.soft_index import SoftIndex, check_soft
+from ..numerics.elimination import discounted_solve
+from ..values.bellman import solve_direct, solve_iterative
 from .exchangeable import (
     VECTORS,
     as_float_kernel,

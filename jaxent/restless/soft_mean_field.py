@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..distances import relative
-from ..elimination import discounted_solve
-from ..mdp import RestlessBandit, check_bandit
-from ..soft import SoftIndex, check_soft
+from ..measures.distances import relative
+from ..models.mdp import RestlessBandit, check_bandit
+from ..models.soft_index import SoftIndex, check_soft
+from ..numerics.elimination import discounted_solve
 from .mean_field import lyapunov, spectral_radius
 
 Array = jax.Array

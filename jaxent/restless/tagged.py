@@ -23,10 +23,10 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_shape, check_stochastic
-from ..distances import sign_vectors
-from ..entanglement import Entanglement, sign_entanglement, weighted_centres
-from ..mdp import RestlessBandit
-from ..simplex import project_simplex
+from ..measures.distances import sign_vectors
+from ..measures.entanglement import Entanglement, sign_entanglement, weighted_centres
+from ..models.mdp import RestlessBandit
+from ..numerics.simplex import project_simplex
 from .exchangeable import (
     VECTORS,
     budgets_left,

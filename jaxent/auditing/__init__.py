@@ -1,0 +1,1 @@
+"""What a person reads: the audit's report, pictures, and the command line."""

@@ -1,0 +1,158 @@
+r"""The stationary law of a chain.
+
+The law is found on joint states, ν = ν Π K, and that of the pairs is ν Π. Transient states are
+allowed and get exactly 0; periodic chains are fine; several recurrent classes are an error outside
+a trace and NaN inside one, since then the law depends on where the chain starts.
+
+`law_direct` eliminates (small chains, entry by entry accurate); `law_iterative` only applies the
+chain. `stationary_distribution` picks by size.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+from .._checks import concrete
+from ..numerics.elimination import stationary_law
+from ..numerics.krylov import gmres
+from .pair_chain import PairChain
+
+Array = jax.Array
+
+
+class LawSolution(NamedTuple):
+    """A stationary law, and how good it is.
+
+    Attributes:
+        value: mu over joint pairs, `[J]`; NaN where not converged.
+        residual: max |ν Π K - ν| over joint states.
+        num_steps: how often the chain was applied; 0 for elimination.
+        converged: false if the chain is not stochastic, not unichain, or the solve fell short.
+    """
+
+    value: Array
+    residual: Array
+    num_steps: Array
+    converged: Array
+
+
+def stationary_distribution(chain: PairChain) -> Array:
+    r"""Stationary law of a unichain over joint pairs, μ P = μ, `[J]`.
+
+    Differentiable (implicitly) in every array of the chain. Pairs never visited hold exactly 0.
+
+    Args:
+        chain: any chain; small ones are solved by elimination, others matrix-free.
+
+    Raises:
+        ValueError: outside a trace, if the chain has several recurrent classes (naming their
+            states) or the solve does not converge. Inside a trace the law is NaN then.
+
+    Examples:
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> print(jaxent.stationary_distribution(chain).round(3))
+        [0.333 0.167 0.167 0.333]
+    """
+    solution = solve_law(chain)
+    if concrete(chain, solution) and not bool(solution.converged):
+        raise ValueError(_explain(chain, solution))
+    return solution.value
+
+
+def solve_law(chain: PairChain) -> LawSolution:
+    """The stationary law with its residual and flag; never raises on values."""
+    return law_direct(chain) if chain.is_small else law_iterative(chain)
+
+
+@jax.jit
+def law_direct(chain: PairChain) -> LawSolution:
+    """By elimination on the matrix of joint states, for small chains."""
+    P = chain.state_matrix()
+    law = stationary_law(P)
+    residual = jnp.abs(jnp.matmul(law, P, precision=lax.Precision.HIGHEST) - law).max()
+    return _on_pairs(chain, law, residual, jnp.array(0), ~jnp.isnan(law).any())
+
+
+@jax.jit
+def law_iterative(chain: PairChain) -> LawSolution:
+    r"""By applying the chain only: GMRES on ν (I - ΠK) + (Σν) w = w, with w uniform.
+
+    The support is settled exactly: what can be reached from the likeliest state is its recurrent
+    class, and the chain is unichain if and only if every state can reach that class.
+    """
+    tolerance = 64 * float(jnp.finfo(chain.dtype).eps)
+    uniform = jnp.full(chain.num_states, 1 / chain.num_states, chain.dtype)
+
+    def step(law):
+        return chain.kernel.vm(chain.policy.vm(law))
+
+    def solve(operator, b):
+        solution = gmres(operator, b, tolerance=tolerance)
+        return solution.value, (solution.num_steps, solution.converged)
+
+    law, (steps, converged) = lax.custom_linear_solve(
+        lambda law: law - step(law) + law.sum() * uniform,
+        uniform,
+        solve=solve,
+        transpose_solve=solve,
+        has_aux=True,
+    )
+    frozen = lax.stop_gradient(chain)
+    likeliest = jnp.arange(chain.num_states) == lax.stop_gradient(law).argmax()
+    recurrent = _closure(lambda x: frozen.kernel.vm(frozen.policy.vm(x)), likeliest, law.dtype)
+    attracted = _closure(lambda x: frozen.policy.mv(frozen.kernel.mv(x)), recurrent, law.dtype)
+    # Rounding leaves specks of either sign on transient states; the residual is taken after.
+    law = jnp.where(recurrent & (law > 0), law, 0)
+    law = law / law.sum()
+    residual = jnp.abs(step(law) - law).max()
+    near = residual <= 4 * tolerance * law.max()
+    return _on_pairs(chain, law, residual, steps, converged & near & attracted.all())
+
+
+def _on_pairs(chain, law, residual, steps, converged) -> LawSolution:
+    converged = converged & chain.stochastic()
+    # Multiplied, not selected, so that derivatives are NaN as well.
+    value = chain.policy.vm(law) * jnp.where(converged, 1.0, jnp.nan).astype(law.dtype)
+    return LawSolution(value, residual, steps, converged)
+
+
+def _closure(step, start: Array, dtype) -> Array:
+    """Every state that positive entries of `step` connect to the start, bool `[S]`."""
+
+    def grow(carry):
+        found, _ = carry
+        more = found | (step(found.astype(dtype)) > 0)
+        return more, (more != found).any()
+
+    return lax.while_loop(lambda carry: carry[1], grow, (start, jnp.array(True)))[0]
+
+
+def _explain(chain: PairChain, solution: LawSolution) -> str:
+    """Why there is no law, for a person."""
+    if not bool(chain.stochastic()):
+        return "chain: a row of its kernel or of its policy is not a probability vector"
+    if not chain.is_small:
+        return (
+            f"chain: no unique stationary law found (residual {float(solution.residual):.3g} after "
+            f"{int(solution.num_steps)} steps); either some states cannot reach the others' "
+            "recurrent class, or the chain mixes too slowly"
+        )
+    P = np.asarray(chain.state_matrix())
+    _, label = connected_components(csr_array(P > 0), connection="strong")
+    leaves = {label[i] for i, j in np.argwhere(P > 0) if label[i] != label[j]}
+    classes = [np.flatnonzero(label == c).tolist() for c in np.unique(label) if c not in leaves]
+    if len(classes) < 2:
+        return "chain: elimination overflowed; its probabilities span too many decades"
+    shown = " and ".join(
+        str(states[:8])[:-1] + (", ...]" if len(states) > 8 else "]") for states in classes[:4]
+    )
+    return (
+        f"chain: has {len(classes)} recurrent classes, so its stationary law is not unique; "
+        f"they hold the joint states {shown}"
+    )

@@ -1,0 +1,1 @@
+"""From logs and environments: trajectories, estimates, local learning."""

@@ -1,0 +1,359 @@
+r"""Entanglement from logs alone, where neither the policy nor the kernel is known.
+
+What is seen of P(x_i' | x) are single draws x_i'. A model of x_i' given x_i and features f of the
+others, fitted on one part of the log, says which next pairs are likelier than agent i's own law
+q(. | x_i) explains; on the other part it is counted whether they are,
+
+    E[ h(x_i, f, x_i') - sum_y h(x_i, f, y) q(y | x_i) ],    0 <= h <= 1.
+
+No h gets above E[ TV(P(. | x_i, f), q) ], however wrong the model, and features never tell more
+than the joint pair, so this is a lower estimate of the right-hand side of Eq. (7), *relative to
+those features*: with q the weighted TV centre it misses no more than a term of order 1/T. That it
+is small does not prove that E_i is small: other features may show more.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from .._checks import check_finite, check_positive_int, check_shape
+from ..numerics.simplex import total_variation, tv_centre
+from .estimators import batch_means, batch_of, student
+from .trajectory import Trajectory
+
+Array = jax.Array
+
+_BATCHES = 20
+# Of Adam, on features of variance 1 and from the law without features.
+_FIT_STEPS, _FIT_RATE = 100, 0.1
+_CENTRE_POINTS = 256
+_FEW_PAIRS = 20
+# The permutations sort words of 32 bits, of which the codes of two pairs leave some for chance.
+_MOST_PAIRS = 1023
+# Whether two fitted probabilities are one: those of equal features may differ by rounding.
+_SAME = 1e-5
+
+
+class LogsEstimate(NamedTuple):
+    """Lower estimates relative to features, one for each agent asked for.
+
+    Attributes:
+        value: held-out lower estimate of E_i, `[K]`; below 0 only by chance. NaN without data.
+        standard_error: by batch means over the held-out epochs, folds taken as dependent, `[K]`.
+        lower: end of the interval, not below 0, `[K]`.
+        upper: end of the interval, which is one for the lower estimate, not for E_i, `[K]`.
+        plug_in: mean distance of the fitted laws from their centre, `[K]`; overfitting raises it.
+        p_value: of the permutation test of "no entanglement", `[K]`.
+        minimizer: fitted own law q, `[K, X, X]`; uniform where there is not enough data.
+        visits: transitions from each local pair, `[K, X]`.
+        enough: whether they are as many as demanded; other pairs are left out, `[K, X]`.
+        batches: the estimate in each of 20 batches of consecutive epochs, `[K, 20]`.
+    """
+
+    value: Array
+    standard_error: Array
+    lower: Array
+    upper: Array
+    plug_in: Array
+    p_value: Array
+    minimizer: Array
+    visits: Array
+    enough: Array
+    batches: Array
+
+    @property
+    def share(self) -> Array:
+        """Share of the transitions that start in a pair with enough data, `[K]`."""
+        kept = jnp.where(self.enough, self.visits, 0).sum(-1)
+        return kept / jnp.maximum(self.visits.sum(-1), 1)
+
+
+def state_counts(trajectory: Trajectory) -> np.ndarray:
+    """How many of the other agents are in each state, `[T, N, S]`."""
+    return _others(trajectory, np.asarray(trajectory.states), trajectory.num_states)
+
+
+def pair_counts(trajectory: Trajectory) -> np.ndarray:
+    """How many of the other agents are in each state and take each action, `[T, N, S A]`."""
+    own = np.asarray(trajectory.states) * trajectory.num_actions + np.asarray(trajectory.actions)
+    return _others(trajectory, own, trajectory.num_states * trajectory.num_actions)
+
+
+def _others(trajectory: Trajectory, codes: np.ndarray, size: int) -> np.ndarray:
+    present = np.asarray(trajectory.present)
+    own = (codes[..., None] == np.arange(size)) & present[..., None]
+    total = own.sum(1, keepdims=True, dtype=np.int32)
+    return total - own
+
+
+def entanglement_from_logs(
+    key: Array,
+    trajectory: Trajectory,
+    *,
+    agents: Any = None,
+    features: Any = None,
+    num_folds: int = 2,
+    min_visits: int = 50,
+    num_permutations: int = 99,
+    confidence: float = 0.95,
+) -> LogsEstimate:
+    r"""Lower estimate of every agent's entanglement, and a test of none.
+
+    The model is a multinomial logistic regression of the next local pair on the features, with
+    coefficients of its own for every local pair, fitted by Adam on all folds but the one judged.
+
+    The test's null hypothesis is that given its local pair, an agent's next pair does not depend on
+    the past of anybody else (E_i = 0). Then next pairs that follow the same local pair are draws
+    of one law, whatever the features at the time, and are permuted among these epochs. Features
+    may depend on the agent's past in any way: each next pair is new given all that was before it,
+    so the statistic $\sum_{x, y} |S_{xy}|^2 / n_{xy}$, with $S_{xy}$ the sum of features (centred
+    and whitened for each x) at the $n_{xy}$ transitions from x to y, is one of martingale
+    differences and has the same chi-squared limit in the data as under permutation. The level is
+    exact where features do not depend on the agent's past, and holds for long runs otherwise. It is
+    not a test that the agents' paths are independent. The agent's own law must not change in time:
+    a drift that features share is taken for entanglement.
+
+    Args:
+        key: of `jax.random.key`, for permutations.
+        trajectory: T epochs of N agents.
+        agents: which, `[K]`; all if not given.
+        features: of the others, `[T, N, d]`; `state_counts` if not given.
+        num_folds: consecutive parts of the run, judged in turn. Static.
+        min_visits: a local pair with fewer transitions is left out.
+        num_permutations: of the test; p-values are multiples of 1 / (1 + this). Static.
+        confidence: of the intervals. Static.
+
+    Raises:
+        ValueError: for one agent only, too few epochs, or features that do not fit.
+    """
+    if trajectory.num_agents < 2:
+        raise ValueError("trajectory: has one agent; entanglement is with others")
+    for name, value in (("min_visits", min_visits), ("num_permutations", num_permutations)):
+        check_positive_int(name, value)
+    if not 2 <= num_folds <= _BATCHES:
+        raise ValueError(f"num_folds: {num_folds} is outside 2..{_BATCHES}")
+    if trajectory.num_epochs <= _BATCHES:
+        raise ValueError(
+            f"trajectory: {trajectory.num_epochs} epochs are too few; wanted more than {_BATCHES}"
+        )
+    if trajectory.num_pairs > _MOST_PAIRS:
+        raise ValueError(
+            f"trajectory: {trajectory.num_pairs} local pairs are more than {_MOST_PAIRS}; merge "
+            "states, or leave out the signal"
+        )
+    if features is None:
+        features = state_counts(trajectory)
+        if np.asarray(trajectory.present).all() and trajectory.num_states > 1:
+            features = features[..., :-1]  # they add up to the number of the others
+    check_shape("features", features, (*np.shape(trajectory.states), None))
+    check_finite("features", features)
+    agents = np.arange(trajectory.num_agents) if agents is None else np.asarray(agents)
+    check_shape("agents", agents, (None,))
+    pairs = np.asarray(trajectory.pairs)
+    dtype = jnp.result_type(float)
+    data = (
+        jax.random.split(key, len(agents)),
+        jnp.asarray(pairs[:-1].T[agents]),
+        jnp.asarray(pairs[1:].T[agents]),
+        jnp.asarray(np.moveaxis(np.asarray(features)[:-1], 1, 0)[agents], dtype),
+        jnp.asarray(np.asarray(trajectory.follows).T[agents], dtype),
+    )
+    return estimate_paths(
+        *data,
+        num_pairs=trajectory.num_pairs,
+        num_folds=num_folds,
+        min_visits=min_visits,
+        num_permutations=num_permutations,
+        quantile=student(confidence, _BATCHES),
+    )
+
+
+@partial(jax.jit, static_argnames=("num_pairs", "num_folds", "num_permutations"))
+def estimate_paths(
+    keys: Array,
+    pairs: Array,
+    ahead: Array,
+    features: Array,
+    follows: Array,
+    *,
+    num_pairs: int,
+    num_folds: int,
+    min_visits: Any,
+    num_permutations: int,
+    quantile: Any,
+) -> LogsEstimate:
+    """The estimate for K agents one after another: `[K]`, `[K, T]` twice, `[K, T, d]`, `[K, T]`."""
+
+    def one(data) -> LogsEstimate:
+        key, x, y, f, weight = data
+        visits = jnp.zeros(num_pairs, weight.dtype).at[x].add(weight)
+        enough = visits >= min_visits
+        weight = weight * enough[x]
+        flow = jnp.zeros((num_pairs, num_pairs), weight.dtype).at[x, y].add(weight)
+        batch = batch_of(weight, _BATCHES)
+        g = _standard(f, x, weight, num_pairs)
+        p_value = _permutation_test(key, g, x, y, weight, flow, num_permutations)
+        gain, apart, q = _held_out(g, x, y, weight, flow, batch * num_folds // _BATCHES, num_folds)
+        cost, mass = (jnp.zeros(_BATCHES, weight.dtype).at[batch].add(v) for v in (gain, weight))
+        found = batch_means(cost, mass, quantile, in_sample=apart.sum() / weight.sum())
+        # What one fold is judged on another learns from, so at worst the errors of folds add up.
+        error = jnp.sqrt(float(num_folds)) * found.standard_error
+        return LogsEstimate(
+            found.value,
+            error,
+            jnp.maximum(found.value - quantile * error, 0),
+            found.value + quantile * error,
+            found.in_sample,
+            jnp.where(weight.sum() > 0, p_value, jnp.nan),
+            q,
+            visits,
+            enough,
+            found.batches,
+        )
+
+    return lax.map(one, (keys, pairs, ahead, features, follows))
+
+
+def _standard(f: Array, x: Array, weight: Array, num_pairs: int) -> Array:
+    """Features centred and whitened for each local pair, `[T, d]`; 0 in directions that lack.
+
+    By Gram and Schmidt, one column after another: plain JAX, for agents are done in threads and
+    batched LAPACK calls of two threads may wait for each other.
+    """
+    here = (x[:, None] == jnp.arange(num_pairs)[None]).astype(f.dtype) * weight[:, None]  # [T, X]
+    visits = jnp.maximum(here.sum(0), 1)[:, None]
+
+    def mean(values: Array) -> Array:
+        return (here.T @ values) / visits  # [X, d]
+
+    f = (f - mean(f)[x]) * (weight > 0)[:, None]
+    small = 1e-4 * mean(f**2)
+    later = jnp.arange(f.shape[1])
+
+    def column(j: Array, f: Array) -> Array:
+        own = lax.dynamic_slice_in_dim(f, j, 1, 1)  # [T, 1], what earlier columns do not explain
+        size, least = mean(own**2), lax.dynamic_slice_in_dim(small, j, 1, 1)
+        scale = jnp.where(size > least, 1 / jnp.sqrt(jnp.where(size > least, size, 1)), 0)
+        own = own * scale[x]
+        rest = f - own * jnp.where((later > j)[None], mean(own * f), 0)[x]
+        return lax.dynamic_update_slice_in_dim(rest, own, j, 1)
+
+    return lax.fori_loop(0, f.shape[1], column, f)
+
+
+def _permutation_test(key, g, x, y, weight, flow, num_permutations) -> Array:
+    """Share of permutations, with the data itself, whose statistic is no less than the data's."""
+    num_pairs = len(flow)
+    # Epochs that do not count come last, and meet each other only.
+    group = jnp.where(weight > 0, x, num_pairs).astype(jnp.uint32)
+    order = jnp.argsort(group, stable=True)
+    place = group[order].astype(jnp.int32) * num_pairs
+    g = g[order]
+    inverse = jnp.where(flow > 0, 1 / jnp.where(flow > 0, flow, 1), 0).reshape(-1, 1)
+    # One word, group, random bits, outcome: a sort of single words is ten times faster on a CPU.
+    low, high = (num_pairs - 1).bit_length(), 32 - num_pairs.bit_length()
+    fixed = (group << high) | y.astype(jnp.uint32)
+    free = jnp.uint32((1 << high) - (1 << low))
+
+    # A scatter costs what so many products cost, so few pairs are summed by a product.
+    few = num_pairs <= _FEW_PAIRS
+    if few:
+        here = (place[:, None] == num_pairs * jnp.arange(num_pairs)[None]).astype(g.dtype)
+        spread = (here[:, :, None] * g[:, None]).reshape(len(g), -1).T  # [X d, T]
+        inverse = jnp.repeat(inverse.reshape(num_pairs, -1), g.shape[1], axis=0)  # [X d, m]
+
+    def statistic(outcome: Array) -> Array:
+        if few:
+            return (
+                (spread @ jax.nn.one_hot(outcome, num_pairs, dtype=g.dtype)) ** 2 * inverse
+            ).sum()
+        total = jnp.zeros(((num_pairs + 1) * num_pairs, g.shape[1]), g.dtype)
+        total = total.at[place + outcome].add(g)[: num_pairs**2]
+        return (total**2 * inverse).sum()
+
+    def permuted(key: Array) -> Array:
+        words = jnp.sort(fixed | (jax.random.bits(key, group.shape, jnp.uint32) & free))
+        return statistic((words & jnp.uint32((1 << low) - 1)).astype(jnp.int32))
+
+    keys = jax.random.split(key, num_permutations)
+    data = statistic(y[order]) * (1 - 1e-5)  # ties count, whatever the order of sums
+    return (1 + (lax.map(permuted, keys) >= data).sum()) / (1 + num_permutations)
+
+
+def _held_out(g, x, y, weight, flow, fold, num_folds):
+    """What the witness gains at every epoch, how far the fitted laws are from q, and mean q."""
+    num_pairs = len(flow)
+    here = (x[:, None] == jnp.arange(num_pairs)[None]).astype(g.dtype)  # [T, X]
+    design = jnp.concatenate([here, (here[:, :, None] * g[:, None]).reshape(len(g), -1)], axis=1)
+    target = jax.nn.one_hot(y, num_pairs, dtype=g.dtype)
+    judged = fold[None] == jnp.arange(num_folds)[:, None]  # [F, T]
+    fits = jnp.where(judged, 0, weight[None])
+
+    def fit(train: Array) -> tuple[Array, Array, Array]:
+        laws = _logistic(design, target, train, here)
+        points, edge = _centres(laws, x, train, num_pairs)
+        q = points[x]
+        apart = laws - q
+        # At the centre itself the best h lies between 0 and 1, the same for all such epochs.
+        h = jnp.where(jnp.abs(apart) <= _SAME, edge[x], (apart > 0).astype(g.dtype))
+        gain = (h * (target - q)).sum(1)
+        return gain, total_variation(laws, q), points
+
+    gain, apart, points = lax.map(fit, fits)
+    take = judged * weight[None]
+    seen = (flow.sum(1) > 0)[:, None]
+    q = jnp.where(seen, points.mean(0), 1 / num_pairs)
+    return (gain * take).sum(0), (apart * take).sum(0), q
+
+
+def _logistic(design: Array, target: Array, train: Array, here: Array) -> Array:
+    """Fitted laws at all epochs, `[T, m]`: multinomial logistic regression on some of them."""
+    num_pairs = here.shape[1]
+    count = (here * train[:, None]).T @ target  # [X, m]
+    start = jnp.log((count + 0.5) / (count + 0.5).sum(1, keepdims=True))
+    slopes = jnp.zeros((design.shape[1] - num_pairs, target.shape[1]), design.dtype)
+    weight = jnp.concatenate([start, slopes])
+    share = train / jnp.maximum(train.sum(), 1)
+    # The scale of a prior with variance 1 for every slope.
+    ridge = 0.5 / jnp.maximum(train.sum(), 1)
+
+    def loss(weight: Array) -> Array:
+        fitted = jax.nn.log_softmax(design @ weight)
+        return -share @ (fitted * target).sum(1) + ridge * (weight[num_pairs:] ** 2).sum()
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(_FIT_RATE, _FIT_STEPS))
+
+    def step(carry, _):
+        weight, state = carry
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(jax.grad(loss)(weight), state)
+        return (weight + jnp.asarray(updates), state), None
+
+    (weight, _), _ = lax.scan(step, (weight, optimizer.init(weight)), None, length=_FIT_STEPS)
+    return jax.nn.softmax(design @ weight)
+
+
+def _centres(laws: Array, x: Array, train: Array, num_pairs: int) -> tuple[Array, Array]:
+    """TV centre of the fitted laws of every local pair, and h at it: `[X, m]` twice.
+
+    Of so many epochs, evenly spaced: what that costs the lower estimate is of second order.
+    """
+    group = jnp.where(train > 0, x, num_pairs)
+    order = jnp.argsort(group, stable=True)
+    number = jnp.zeros(num_pairs + 1, jnp.int32).at[group].add(1)
+    first = jnp.cumsum(number) - number
+
+    def one(pair: Array) -> tuple[Array, Array]:
+        spaced = (jnp.arange(_CENTRE_POINTS) + 0.5) / _CENTRE_POINTS * number[pair]
+        some = laws[order[first[pair] + spaced.astype(jnp.int32)]]
+        centre = tv_centre(some, jnp.ones_like(some[:, 0]))
+        at = jnp.abs(some - centre.point[None]) <= _SAME
+        edge = jnp.where(at, centre.slopes, -0.5).max(0) + 0.5
+        return centre.point, edge
+
+    return lax.map(one, jnp.arange(num_pairs))

@@ -1,0 +1,318 @@
+r"""What agents were seen to do: joint states, actions and rewards, epoch after epoch.
+
+Row t holds (s_t, a_t, r_t) of all agents, and the signal z_t where there is one. Episodes lie one
+after another on the same axis; `follows` says where a row is the next epoch of the row before it.
+What agent i sees is its local pair, x = (s A + a) Z + z, and everything learned or estimated from
+data starts from these codes, so an exogenous signal is never a case of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._checks import check_finite, check_positive_int, check_shape, concrete
+from ..chains.pair_chain import PairChain
+from ..chains.stationary import stationary_distribution
+
+Array = jax.Array
+
+
+class Labels(NamedTuple):
+    """What the codes 0, 1, ... stand for.
+
+    Attributes:
+        agents: of the N columns.
+        states: S of them.
+        actions: A of them.
+        signals: Z of them; one where there is no signal.
+    """
+
+    agents: tuple[Any, ...]
+    states: tuple[Any, ...]
+    actions: tuple[Any, ...]
+    signals: tuple[Any, ...] = (0,)
+
+    @classmethod
+    def numbers(cls, *, agents: int, states: int, actions: int, signals: int = 1) -> "Labels":
+        """Codes that stand for themselves."""
+        sizes = (agents, states, actions, signals)
+        return cls(*(tuple(range(n)) for n in sizes))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trajectory:
+    """A run, or several, of N agents.
+
+    Attributes:
+        states: `[T, N]` int32.
+        actions: `[T, N]` int32.
+        rewards: of every agent `[T, N]`, or one that they share `[T]`.
+        signal: z, `[T]` int32; 0 where there is none.
+        episode: number of the episode, `[T]` int32, not decreasing.
+        time: within the episode, `[T]` int32.
+        present: whether there is a row for the agent, `[T, N]`; codes are 0 where there is none.
+        labels: what the codes stand for. Static.
+    """
+
+    states: Any
+    actions: Any
+    rewards: Any
+    signal: Any
+    episode: Any
+    time: Any
+    present: Any
+    labels: Labels = field(metadata={"static": True})
+
+    @classmethod
+    def from_arrays(
+        cls,
+        states: Any,
+        actions: Any,
+        rewards: Any,
+        *,
+        signal: Any = None,
+        episode: Any = None,
+        labels: Labels | None = None,
+    ) -> "Trajectory":
+        """A trajectory of NumPy arrays of labels of any kind.
+
+        Args:
+            states: `[T, N]`, or `[E, T, N]` for E episodes of T epochs.
+            actions: the same shape.
+            rewards: the same shape, or without its last axis for a reward that is shared.
+            signal: `[T]` or `[E, T]`.
+            episode: `[T]`, whichever numbers not decreasing; all one by default.
+            labels: what codes stand for; those that occur, sorted, if not given.
+
+        Raises:
+            ValueError: for shapes that differ, a label that is not one, or a reward not finite,
+                naming the place.
+        """
+        states, actions = np.asarray(states), np.asarray(actions)
+        rewards = np.asarray(rewards)
+        if states.ndim not in (2, 3) or 0 in states.shape:
+            raise ValueError(f"states: wanted shape [T, N] or [E, T, N], got {list(states.shape)}")
+        check_shape("actions", actions, states.shape)
+        epochs, num_agents = states.shape[:-1], states.shape[-1]
+        shared = rewards.ndim == len(epochs)
+        check_shape("rewards", rewards, epochs if shared else states.shape)
+        check_finite("rewards", rewards)
+        signal = np.zeros(epochs, int) if signal is None else np.asarray(signal)
+        check_shape("signal", signal, epochs)
+        if states.ndim == 3:
+            if episode is not None:
+                raise ValueError("episode: leave it out where states has an axis of episodes")
+            episode = np.repeat(np.arange(epochs[0]), epochs[1])
+        episode = np.zeros(epochs, int) if episode is None else np.asarray(episode)
+        states, actions = states.reshape(-1, num_agents), actions.reshape(-1, num_agents)
+        rewards = rewards.reshape(-1) if shared else rewards.reshape(-1, num_agents)
+        signal = signal.reshape(-1)
+        check_shape("episode", episode, (len(states),))
+        if (np.diff(episode) < 0).any():
+            row = int(np.argmax(np.diff(episode) < 0)) + 1
+            raise ValueError(f"episode[{row}] is lower than the one before; sort rows by episode")
+        if labels is None:
+            kinds = [tuple(np.unique(x).tolist()) for x in (states, actions, signal)]
+            labels = Labels(tuple(range(num_agents)), *kinds)
+        elif len(labels.agents) != num_agents:
+            raise ValueError(
+                f"labels.agents: wanted one for each of {num_agents} columns of states, "
+                f"got {len(labels.agents)}"
+            )
+        first = np.concatenate([[True], episode[1:] != episode[:-1]])
+        started = np.maximum.accumulate(np.where(first, np.arange(len(episode)), 0))
+        return cls(
+            states=encode("states", states, labels.states),
+            actions=encode("actions", actions, labels.actions),
+            rewards=rewards.astype(np.result_type(rewards, np.float32)),
+            signal=encode("signal", signal, labels.signals),
+            episode=np.cumsum(first, dtype=np.int32) - 1,
+            time=(np.arange(len(episode)) - started).astype(np.int32),
+            present=np.ones(states.shape, bool),
+            labels=labels,
+        )
+
+    @property
+    def num_epochs(self) -> int:
+        """T, over all episodes."""
+        return self.states.shape[0]
+
+    @property
+    def num_agents(self) -> int:
+        """N."""
+        return self.states.shape[1]
+
+    @property
+    def num_states(self) -> int:
+        """S."""
+        return len(self.labels.states)
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return len(self.labels.actions)
+
+    @property
+    def num_signals(self) -> int:
+        """Z, 1 where there is no signal."""
+        return len(self.labels.signals)
+
+    @property
+    def num_pairs(self) -> int:
+        """X = S A Z, the local pairs of an agent, with the signal where there is one."""
+        return self.num_states * self.num_actions * self.num_signals
+
+    @property
+    def shares_reward(self) -> bool:
+        """Whether there is one reward for all."""
+        return self.rewards.ndim == 1
+
+    @property
+    def pairs(self) -> Array:
+        """Local pair of every agent, (s A + a) Z + z, `[T, N]`."""
+        own = self.states * self.num_actions + self.actions
+        return own * self.num_signals + self.signal[:, None]
+
+    @property
+    def follows(self) -> Array:
+        """Whether row t + 1 is the epoch after row t and has the agent in both, `[T - 1, N]`."""
+        apart = (self.episode[1:] == self.episode[:-1]) & (self.time[1:] == self.time[:-1] + 1)
+        return apart[:, None] & self.present[1:] & self.present[:-1]
+
+    def pair_label(self, pair: int) -> tuple[Any, ...]:
+        """Labels (state, action) of a local pair, with the signal where there is one."""
+        own, signal = divmod(pair, self.num_signals)
+        state, action = divmod(own, self.num_actions)
+        label = (self.labels.states[state], self.labels.actions[action])
+        return label + ((self.labels.signals[signal],) if self.num_signals > 1 else ())
+
+
+def encode(name: str, values: np.ndarray, labels: Sequence[Any]) -> np.ndarray:
+    """Codes of labels, int32 in the shape of `values`.
+
+    Raises:
+        ValueError: at the first value that is not a label, naming its place.
+    """
+    table = np.asarray(labels)
+    order = np.argsort(table)
+    place = np.searchsorted(table, values, sorter=order)
+    codes = order[np.minimum(place, len(table) - 1)]
+    unknown = np.argwhere(table[codes] != values)
+    if len(unknown):
+        at = tuple(unknown[0])
+        raise ValueError(
+            f"{name}[{', '.join(map(str, at))}] is {values[at]!s}, which is none of the "
+            f"{len(table)} labels"
+        )
+    return codes.astype(np.int32)
+
+
+def chain_trajectory(
+    key: Array,
+    chain: PairChain,
+    rewards: Sequence[Array],
+    *,
+    num_steps: int,
+    num_actions: int = 1,
+    start: Array | None = None,
+) -> Trajectory:
+    r"""Sample a trajectory of a small chain.
+
+    Factors that every agent sees are the signal. A local pair x is split as x = s A + a.
+
+    Args:
+        key: of `jax.random.key`.
+        chain: whose matrix can be formed.
+        rewards: $r_i$ of each view, `[X_i]`, `[S_i, A_i]` or `[X_i, Z]`.
+        num_steps: T. Static.
+        num_actions: A of every agent, which divides X_i. Static.
+        start: law of the first joint pair, `[J]`; the stationary one if not given.
+
+    Raises:
+        ValueError: for views that have more than one factor of their own, or sizes that do not fit.
+    """
+    check_positive_int("num_steps", num_steps)
+    views = chain.views
+    shared = tuple(
+        k for k in range(len(chain.sizes)) if len(views) > 1 and all(k in v for v in views)
+    )
+    own = [tuple(k for k in view if k not in shared) for view in views]
+    if any(len(axes) != 1 for axes in own):
+        raise ValueError(f"chain: views {views} must each have one factor that is not shared")
+    if len(rewards) != len(views):
+        raise ValueError(f"rewards: wanted one for each of {len(views)} views, got {len(rewards)}")
+    sizes = [chain.sizes[axes[0]] for axes in own]
+    if any(n % num_actions for n in sizes):
+        raise ValueError(f"num_actions: {num_actions} does not divide the local pairs {sizes}")
+    law = stationary_distribution(chain) if start is None else jnp.asarray(start)
+    check_shape("start", law, (chain.num_pairs,))
+    path = _sample_path(key, chain.matrix(), law, num_steps)
+    factors = np.unravel_index(np.asarray(path), chain.sizes)
+    local = np.stack([factors[axes[0]] for axes in own], axis=1)  # [T, N]
+    num_signals = int(np.prod([chain.sizes[k] for k in shared], dtype=int))
+    signal = np.zeros(num_steps, int)
+    for k in shared:
+        signal = signal * chain.sizes[k] + factors[k]
+    paid = []
+    for i, reward in enumerate(rewards):
+        flat = np.ravel(np.asarray(reward))
+        check_shape(f"rewards[{i}]", flat, (sizes[i] * num_signals,))
+        paid.append(flat[local[:, i] * num_signals + signal])
+    labels = Labels.numbers(
+        agents=len(views),
+        states=max(sizes) // num_actions,
+        actions=num_actions,
+        signals=num_signals,
+    )
+    states, actions = np.divmod(local, num_actions)
+    return Trajectory.from_arrays(
+        states, actions, np.stack(paid, axis=1), signal=signal, labels=labels
+    )
+
+
+def survival(laws: Array) -> Array:
+    """P(next > y) for y = 0, ..., m - 2, to draw by inversion: `[..., m]` to `[..., m - 1]`.
+
+    It is 1 up to the first y that has probability, 0 from the last, and falls only where y has:
+    rounding in the sums would else draw the impossible.
+    """
+    last = laws.ndim - 1
+    total = jnp.cumsum(laws[..., ::-1], axis=last)
+    beyond = lax.cummax(jnp.where(laws[..., ::-1] > 0, total, 0), axis=last)[..., ::-1]
+    begun = lax.cummax((laws > 0).astype(laws.dtype), axis=last)
+    return jnp.where(begun > 0, jnp.roll(beyond, -1, axis=last), 1)[..., :-1]
+
+
+@partial(jax.jit, static_argnames="num_steps")
+def _sample_path(key: Array, P: Array, law: Array, num_steps: int) -> Array:
+    beyond = survival(P)
+    first_key, path_key = jax.random.split(key)
+    first = jax.random.categorical(first_key, jnp.log(law))
+
+    def step(pair: Array, draw: Array) -> tuple[Array, Array]:
+        after = (draw < beyond[pair]).sum(dtype=jnp.int32)
+        return after, pair
+
+    draws = jax.random.uniform(path_key, (num_steps,), P.dtype)
+    return lax.scan(step, first.astype(jnp.int32), draws)[1]
+
+
+def agent_types(trajectory: Trajectory, types: Any) -> tuple[Array, int]:
+    """Type of every agent, and how many there are."""
+    if types is None:
+        return jnp.arange(trajectory.num_agents), trajectory.num_agents
+    if not concrete(types):
+        raise ValueError("types: fix a shape, so they must be known numbers, not traced")
+    types = np.asarray(types)
+    check_shape("types", types, (trajectory.num_agents,))
+    present = np.unique(types)
+    if not np.array_equal(present, np.arange(len(present))):
+        raise ValueError(f"types: {present.tolist()} are not 0, 1, ..., with an agent each")
+    return jnp.asarray(types), len(present)

@@ -1,0 +1,1 @@
+"""How entangled a chain is, and whether it is separable at all."""

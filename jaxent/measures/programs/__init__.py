@@ -1,0 +1,1 @@
+"""The convex programs behind the measures, one file each."""

@@ -1,0 +1,1 @@
+"""The models: what the agents are, and how they may act."""

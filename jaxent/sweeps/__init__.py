@@ -1,0 +1,1 @@
+"""One experiment over a grid of points, and its files."""

@@ -1,0 +1,1 @@
+"""Joint and local values, and how far a sum of local ones is off."""

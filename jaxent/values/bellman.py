@@ -1,0 +1,241 @@
+r"""Joint and local values.
+
+Q = r + discount P Q is solved on joint states: with P = K Π,
+
+    V = Π (r + discount K V),    Q = r + discount K V.
+
+`solve_direct` eliminates (entry by entry accurate, small chains), `solve_iterative` only applies
+the chain; `solve_q` and `q_values` pick by size. Local values solve the same equation for the local
+transition of Eq. (2). Appendix B's state values are here too, with the reward Π r that need not be
+a sum even where r is.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .._checks import check_discount, check_finite, concrete
+from ..chains.pair_chain import PairChain, as_float, view_axes, view_size
+from ..chains.stationary import stationary_distribution
+from ..chains.views import local_transition
+from ..numerics.elimination import discounted_solve
+from ..numerics.krylov import gmres
+
+Array = jax.Array
+Rewards = Array | Sequence[Array]
+
+
+class QSolution(NamedTuple):
+    """Joint values, and how good they are.
+
+    Attributes:
+        value: Q over joint pairs, `[J]`; NaN where not converged.
+        residual: max |V - Π (r + discount K V)| over joint states.
+        num_steps: how often the chain was applied; 0 for elimination.
+        converged: false if the chain is not stochastic, the discount is not in [0, 1), or the
+            solve fell short.
+    """
+
+    value: Array
+    residual: Array
+    num_steps: Array
+    converged: Array
+
+
+def q_values(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
+    r"""Joint values Q = (I - discount P)^-1 r, `[J]`.
+
+    Differentiable (implicitly) in the chain, the rewards and the discount.
+
+    Args:
+        chain: any chain; small ones are solved by elimination, others matrix-free.
+        rewards: a sequence of local rewards, `[X_i]` or `[S_i, A_i]` a view, or one joint reward,
+            `[J]` or `[X_0, ..]`.
+        discount: in [0, 1).
+
+    Returns:
+        `[J]`; inside a trace, NaN where the solve did not converge (`solve_q` has the flag).
+
+    Raises:
+        ValueError: for wrong shapes and, outside a trace, a discount outside [0, 1), rewards that
+            are not finite, or a solve that does not converge.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> print(jaxent.q_values(chain, rewards, discount=0.5).round(3))
+        [2. 1. 3. 2.]
+    """
+    solution = solve_q(chain, rewards, discount=discount)
+    if concrete(chain, solution) and not bool(solution.converged):
+        raise ValueError(
+            "chain: a row of its kernel or of its policy is not a probability vector"
+            if not bool(chain.stochastic())
+            else f"q_values: not converged, residual {float(solution.residual):.3g} after "
+            f"{int(solution.num_steps)} steps"
+        )
+    return solution.value
+
+
+def solve_q(chain: PairChain, rewards: Rewards, *, discount: Any) -> QSolution:
+    """Joint values with their residual and flag; raises on shapes and on the discount only."""
+    solve = solve_direct if chain.is_small else solve_iterative
+    return solve(chain, rewards, discount=discount)
+
+
+def solve_direct(chain: PairChain, rewards: Rewards, *, discount: Any) -> QSolution:
+    """By elimination on the matrix of joint states, for small chains."""
+    check_discount(discount)
+    return _direct(chain, joint_reward(chain, rewards), discount)
+
+
+@jax.jit
+def _direct(chain: PairChain, reward: Array, discount: Array) -> QSolution:
+    P = chain.state_matrix()
+    mean = chain.policy.mv(reward)
+    V = discounted_solve(P, mean, discount)
+    residual = jnp.abs(mean + discount * jnp.matmul(P, V, precision=lax.Precision.HIGHEST) - V)
+    return _on_pairs(chain, reward, discount, V, residual.max(), jnp.array(0), jnp.array(True))
+
+
+def solve_iterative(
+    chain: PairChain, rewards: Rewards, *, discount: Any, tolerance: float | None = None
+) -> QSolution:
+    """By applying the chain only: restarted GMRES on the joint states.
+
+    Args:
+        chain: any chain.
+        rewards: as for `q_values`.
+        discount: in [0, 1).
+        tolerance: relative to max |Π r| + 2 max |V|; 16 machine epsilons by default. Static.
+    """
+    check_discount(discount)
+    if tolerance is None:
+        tolerance = 16 * float(jnp.finfo(chain.dtype).eps)
+    return _iterative(chain, joint_reward(chain, rewards), discount, tolerance)
+
+
+@partial(jax.jit, static_argnums=3)
+def _iterative(chain: PairChain, reward: Array, discount: Array, tolerance: float) -> QSolution:
+    def solve(operator, b):
+        solution = gmres(operator, b, tolerance=tolerance)
+        return solution.value, solution[1:]
+
+    V, (residual, steps, converged) = lax.custom_linear_solve(
+        lambda v: v - discount * chain.policy.mv(chain.kernel.mv(v)),
+        chain.policy.mv(reward),
+        solve=solve,
+        transpose_solve=solve,
+        has_aux=True,
+    )
+    return _on_pairs(chain, reward, discount, V, residual, steps, converged)
+
+
+def _on_pairs(chain, reward, discount, V, residual, steps, converged) -> QSolution:
+    finite = ~jnp.isnan(V).any()
+    converged = converged & finite & chain.stochastic() & (discount >= 0) & (discount < 1)
+    value = reward + discount * chain.kernel.mv(V)
+    # Multiplied, not selected, so that derivatives are NaN as well.
+    value = value * jnp.where(converged, 1.0, jnp.nan).astype(value.dtype)
+    return QSolution(value, residual, steps, converged)
+
+
+def local_q_values(
+    chain: PairChain,
+    rewards: Sequence[Array],
+    *,
+    discount: Any,
+    mu: Array | None = None,
+) -> tuple[Array, ...]:
+    r"""Local values Q_i = (I - discount P_i)^-1 r_i with P_i of Eq. (2), `[X_i]` a view.
+
+    Args:
+        chain: any chain.
+        rewards: one local reward a view, `[X_i]` or `[S_i, A_i]`.
+        discount: in [0, 1).
+        mu: the joint law to project with; the stationary one by default.
+
+    Returns:
+        One `[X_i]` a view. At a pair never visited it is r_i / (1 - discount), the value of the
+        self-loop that stands there.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> for q in jaxent.local_q_values(chain, rewards, discount=0.5):
+        ...     print(q.round(3))
+        [0.5 1.5]
+        [1.5 0.5]
+    """
+    locals_ = check_locals(chain, rewards)
+    check_discount(discount)
+    mu = stationary_distribution(chain) if mu is None else mu
+    return tuple(
+        discounted_solve(local_transition(chain, mu, agent=i), reward, discount)
+        for i, reward in enumerate(locals_)
+    )
+
+
+def joint_reward(chain: PairChain, rewards: Rewards) -> Array:
+    """A joint reward `[J]`, in the chain's dtype, from a sequence of local ones or a joint one."""
+    if isinstance(rewards, (list, tuple)):
+        return chain.lift(check_locals(chain, rewards)).astype(chain.dtype)
+    reward = as_float(rewards)
+    if reward.shape not in ((chain.num_pairs,), chain.sizes):
+        raise ValueError(
+            f"rewards: wanted a sequence of {len(chain.views)} local rewards, or a joint one of "
+            f"shape [{chain.num_pairs}] or {list(chain.sizes)}; got {list(reward.shape)}"
+        )
+    check_finite("rewards", reward)
+    return reward.reshape(-1).astype(chain.dtype)
+
+
+def check_locals(chain: PairChain, rewards: Sequence[Array]) -> list[Array]:
+    """The local rewards, each `[X_i]`, or a ValueError that names the one that does not fit."""
+    if len(rewards) != len(chain.views):
+        raise ValueError(
+            f"rewards: wanted one for each of {len(chain.views)} views, got {len(rewards)}"
+        )
+    flat = []
+    for i, reward in enumerate(rewards):
+        size = view_size(chain, view_axes(chain, i))
+        if jnp.size(reward) != size:
+            raise ValueError(
+                f"rewards[{i}]: wanted {size} values, one for each pair that agent {i} sees, got "
+                f"shape {list(jnp.shape(reward))}"
+            )
+        check_finite(f"rewards[{i}]", reward)
+        flat.append(as_float(reward).reshape(-1).astype(chain.dtype))
+    return flat
+
+
+def average_reward(chain: PairChain, rewards: Rewards) -> Array:
+    r"""Long-run average reward a step, J = Σ_x μ(x) r(x), a scalar. Differentiable.
+
+    It is (1 - discount) times the mean of Q under μ, for every discount.
+
+    Args:
+        chain: any unichain.
+        rewards: as for `q_values`.
+
+    Raises:
+        ValueError: as `q_values` and `stationary_distribution` do.
+    """
+    reward = joint_reward(chain, rewards)
+    return stationary_distribution(chain) @ reward
+
+
+def state_values(chain: PairChain, reward: Array, *, discount: Any) -> Array:
+    r"""State values V = (I - discount ΠK)^-1 Π r of a joint reward (App. B), `[S]`.
+
+    Even where r is a sum of local rewards, Π r is one only if r depends on the states alone.
+    """
+    return chain.policy.mv(q_values(chain, reward, discount=discount))

@@ -1,0 +1,296 @@
+r"""Bounds on the decomposition error, the paper's and tighter ones.
+
+The paper's have the form 4 discount sum_i E_i r_max_i / (1 - discount)^2; where agents share one
+reward, e(r) / (1 - discount) of Eq. (14) is added for what is no sum of local rewards (Prop. 4).
+Views that share a signal have the same bounds (Thm 9). Two refinements follow
+from its own proofs:
+
+- a transition difference kills constants, so the *span* of a local value (max - min) stands where
+  r_max / (1 - discount) did: 2 discount / (1 - discount) sum_i E_i span(v_i), with
+  v_i = (I - discount P_i)^{-1} r_i at the minimiser P_i;
+- once local values are known the error needs no entanglement at all: it is
+  discount (I - discount P)^{-1} D with D = P sum_i Q_i - sum_i P_i^pi Q_i (lifted), so
+  discount / (1 - discount) ||D|| bounds it in either norm. And mu'D = 0, so P^t D shrinks with the
+  Dobrushin coefficient tau of P: discount / (1 - discount tau) span(D) is a bound too.
+
+Every entanglement enters by its certified upper end, so the bounds hold whether or not a
+minimisation converged. Sup-norm bounds are over visited pairs.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._checks import check_discount
+from ..chains.pair_chain import PairChain
+from ..chains.stationary import stationary_distribution
+from ..chains.views import local_transition
+from ..measures.entanglement import (
+    Entanglement,
+    entanglement_atv,
+    entanglement_mu_atv,
+    entanglement_tv,
+)
+from ..numerics.elimination import discounted_solve
+from ..numerics.simplex import total_variation
+from .bellman import check_locals, local_q_values
+from .decomposition import decompose, reward_entanglement, reward_ranges
+
+Array = jax.Array
+Rewards = Sequence[Array]
+Measured = Sequence[Entanglement] | None
+
+# The Dobrushin coefficient compares all pairs of rows: up to so many of them.
+_COMPARED = 512
+
+
+class APosteriori(NamedTuple):
+    """Bounds from the Bellman residual of the decomposition.
+
+    Attributes:
+        mu_bound: on the mu-norm of the error.
+        sup_bound: on the sup-norm of the error.
+        residual: D, `[J]`; 0 where not visited.
+        dobrushin: tau, or 1 where there are too many pairs to compare.
+    """
+
+    mu_bound: Array
+    sup_bound: Array
+    residual: Array
+    dobrushin: Array
+
+
+def theorem_3(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
+    """Sup-norm bound from the TV entanglement of two agents (Thm 3)."""
+    upper = entanglement_tv(chain).upper
+    return _paper([upper] * len(chain.views), _largest(chain, rewards), discount)
+
+
+def theorem_4(
+    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+) -> Array:
+    """Sup-norm bound from agent-wise entanglement (Thm 4; Thm 8 for N agents; Thm 9).
+
+    `measured` is `entanglement_atv` of every view, where it is known already.
+    """
+    uppers = [e.upper for e in measured or _agentwise(chain)]
+    return _paper(uppers, _largest(chain, rewards), discount)
+
+
+def theorem_5(
+    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+) -> Array:
+    """mu-norm bound from mu-weighted agent-wise entanglement (Thm 5; Thm 6 for N agents).
+
+    `measured` is `entanglement_mu_atv` of every view, where it is known already.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> print(f"{jaxent.bounds.theorem_5(chain, rewards, discount=0.9):.1f}")
+        180.0
+    """
+    uppers = [e.upper for e in measured or _mu_agentwise(chain)]
+    return _paper(uppers, _largest(chain, rewards), discount)
+
+
+theorem_6 = theorem_5
+theorem_8 = theorem_4
+theorem_9 = theorem_4
+
+
+def proposition_4(
+    chain: PairChain,
+    reward: Array,
+    *,
+    discount: Any,
+    fit: Entanglement | None = None,
+    measured: Measured = None,
+) -> Array:
+    r"""mu-norm bound for agents that share a reward (Prop. 4, for any number of agents).
+
+    e(r) / (1 - discount) + 4 discount sum_i E_i r_max_i / (1 - discount)^2, with mu-weighted
+    agent-wise E_i, on |Q - sum_i Q_i| where the Q_i are those of the `reward_entanglement`'s local
+    rewards r_i. These stay optimal, and sum_i Q_i stays what it is, if constants c_i that sum to 0
+    are added: r_max_i = max |r_i + c_i| is for the c that make the bound least.
+
+    Args:
+        chain: any unichain.
+        reward: the shared reward, `[J]` or `[X_0, ..]`.
+        discount: in [0, 1).
+        fit: the `reward_entanglement` of this reward, where it is known already.
+        measured: `entanglement_mu_atv` of every view, likewise.
+    """
+    check_discount(discount)
+    mu = stationary_distribution(chain)
+    fit = reward_entanglement(chain, reward, mu) if fit is None else fit
+    middle, half = reward_ranges(chain, mu, fit.minimizer)
+    uppers = jnp.stack([e.upper for e in measured or _mu_agentwise(chain)])
+    # |middle_i + c_i| is paid for at E_i: all of their sum goes where that is least.
+    paid = uppers @ half + uppers.min() * jnp.abs(middle.sum())
+    return fit.upper / (1 - discount) + 4 * discount * paid / (1 - discount) ** 2
+
+
+def span_sup(
+    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+) -> Array:
+    """Theorem 8 with spans of local values for r_max / (1 - discount); `measured` as there."""
+    return _span_bound(measured or _agentwise(chain), _flat(chain, rewards), discount)
+
+
+def span_mu(
+    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+) -> Array:
+    """Theorem 6 with spans of local values for r_max / (1 - discount); `measured` as there."""
+    return _span_bound(measured or _mu_agentwise(chain), _flat(chain, rewards), discount)
+
+
+def a_posteriori(chain: PairChain, rewards: Rewards, *, discount: Any) -> APosteriori:
+    """Bounds from D = P dec - lift(P_i Q_i), dec = lift(Q_i): no joint value is solved for.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> print(f"{jaxent.bounds.a_posteriori(chain, rewards, discount=0.9).mu_bound:.3f}")
+        4.500
+    """
+    check_discount(discount)
+    rewards = _flat(chain, rewards)
+    mu = stationary_distribution(chain)
+    local = [local_transition(chain, mu, agent=i) for i in range(len(rewards))]
+    q_local = local_q_values(chain, rewards, discount=discount, mu=mu)
+    ahead = [P @ q.reshape(-1) for P, q in zip(local, q_local, strict=True)]
+    visited = mu > 0
+    residual = jnp.where(visited, chain.mv(chain.lift(q_local)) - chain.lift(ahead), 0)
+    tau = dobrushin(chain, visited)
+    span = (
+        jnp.where(visited, residual, -jnp.inf).max() - jnp.where(visited, residual, jnp.inf).min()
+    )
+    mixing = discount / (1 - discount * tau) * span
+    plain = discount / (1 - discount)
+    size = jnp.abs(residual)
+    return APosteriori(
+        jnp.minimum(plain * (mu @ size), mixing),
+        jnp.minimum(plain * size.max(), mixing),
+        residual,
+        tau,
+    )
+
+
+def dobrushin(chain: PairChain, visited: Array) -> Array:
+    """The largest TV distance between visited rows of P; 1 where there are too many to compare."""
+    if chain.num_pairs > _COMPARED:
+        return jnp.ones((), chain.dtype)
+    P = chain.matrix()
+
+    def farthest(row):
+        return jnp.where(visited, total_variation(P, row[None]), 0).max()
+
+    return jnp.where(visited, lax.map(farthest, P), 0).max()
+
+
+class Report(NamedTuple):
+    """True errors and bounds by name; printing it shows a table."""
+
+    sup_error: float
+    mu_error: float
+    sup_bounds: dict[str, float]
+    mu_bounds: dict[str, float]
+    checks: dict[str, str]
+
+    def __str__(self) -> str:
+        """The table."""
+        lines = []
+        for norm, error, bounds in (
+            ("sup norm", self.sup_error, self.sup_bounds),
+            ("mu norm", self.mu_error, self.mu_bounds),
+        ):
+            lines += [f"{norm:<34}{'value':>12}{'over true':>12}"]
+            lines += [f"  {'true error':<32}{error:>12.4g}{'':>12}"]
+            for name, bound in bounds.items():
+                slack = f"{bound / error:.3g} x" if error > 0 else "-"
+                lines += [f"  {name:<32}{bound:>12.4g}{slack:>12}"]
+        return "\n".join(lines + [f"{name}: {what}" for name, what in self.checks.items()])
+
+
+def report(chain: PairChain, rewards: Rewards, *, discount: Any) -> Report:
+    """True error, every bound that applies, and what was checked; `print` it.
+
+    Raises:
+        ValueError: for a chain with no unique stationary law, or wrong rewards or discount.
+    """
+    exact = decompose(chain, rewards, discount=discount)
+    largest, rewards = _largest(chain, rewards), _flat(chain, rewards)
+    atv, mu_atv = _agentwise(chain), _mu_agentwise(chain)
+    after = a_posteriori(chain, rewards, discount=discount)
+    sup, mean = {}, {}
+    gaps = [e.upper - e.lower for e in (*atv, *mu_atv)]
+    if chain.views == ((0,), (1,)) and len(chain.sizes) == 2:
+        joint = entanglement_tv(chain)
+        gaps.append(joint.upper - joint.lower)
+        sup["Theorem 3 (TV)"] = _paper([joint.upper] * 2, largest, discount)
+    two, number = len(chain.views) == 2, 4 if len(chain.views) == 2 else 8
+    if len({axis for view in chain.views for axis in view}) < sum(map(len, chain.views)):
+        number = 9  # a signal that several agents see
+    sup[f"Theorem {number} (ATV)"] = _paper([e.upper for e in atv], largest, discount)
+    sup["... with spans"] = _span_bound(atv, rewards, discount)
+    sup["a posteriori"] = after.sup_bound
+    name = f"Theorem {5 if two else 6} (mu-ATV)"
+    mean[name] = _paper([e.upper for e in mu_atv], largest, discount)
+    mean["... with spans"] = _span_bound(mu_atv, rewards, discount)
+    mean["a posteriori"] = after.mu_bound
+    number = int(np.sum(np.asarray(exact.visited)))
+    checks = {
+        "checked": "rows are probabilities; the stationary law is unique",
+        "visited pairs": f"{number} of {chain.num_pairs}; sup norms are over these",
+        "entanglement": f"certified to {float(jnp.stack(gaps).max()):.2g}",
+        "Dobrushin coefficient": f"{float(after.dobrushin):.4g}",
+    }
+    numbers = lambda table: {k: float(v) for k, v in table.items()}  # noqa: E731
+    return Report(
+        float(exact.sup_error), float(exact.mu_error), numbers(sup), numbers(mean), checks
+    )
+
+
+def _agentwise(chain: PairChain) -> list[Entanglement]:
+    return [entanglement_atv(chain, agent=i) for i in range(len(chain.views))]
+
+
+def _mu_agentwise(chain: PairChain) -> list[Entanglement]:
+    mu = stationary_distribution(chain)
+    return [entanglement_mu_atv(chain, mu, agent=i) for i in range(len(chain.views))]
+
+
+def _flat(chain: PairChain, rewards: Rewards) -> list[Array]:
+    return [jnp.ravel(r) for r in check_locals(chain, rewards)]
+
+
+def _largest(chain: PairChain, rewards: Rewards) -> list[Array]:
+    return [jnp.abs(r).max() for r in _flat(chain, rewards)]
+
+
+def _paper(entanglement: Sequence[Array], largest: Sequence[Array], discount: Any) -> Array:
+    """4 discount sum_i E_i r_max_i / (1 - discount)^2."""
+    check_discount(discount)
+    total = jnp.stack([e * r for e, r in zip(entanglement, largest, strict=True)]).sum()
+    return 4 * discount * total / (1 - discount) ** 2
+
+
+def _span_bound(
+    entanglement: Sequence[Entanglement], rewards: Sequence[Array], discount: Any
+) -> Array:
+    """2 discount / (1 - discount) sum_i E_i span((I - discount P_i)^{-1} r_i)."""
+    check_discount(discount)
+    total = []
+    for e, r in zip(entanglement, rewards, strict=True):
+        value = discounted_solve(lax.stop_gradient(e.minimizer), r, discount)
+        total.append(e.upper * (value.max() - value.min()))
+    return 2 * discount / (1 - discount) * jnp.stack(total).sum()

@@ -1,0 +1,183 @@
+r"""Local against joint values: how far a joint value is from the sum of local ones.
+
+The decomposition error is Q - Σ_i Q_i, zero for separable chains (Thm 1). Where agents share one
+reward, that itself may be no sum of local ones: `reward_entanglement` (Eq. 14) says how far it is
+from one, and gives the nearest local rewards. A pair that the policy never visits (occupancy 0)
+counts in no norm (the paper's footnote 1).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_positive_int, check_shape, check_stochastic
+from ..chains.pair_chain import PairChain
+from ..chains.stationary import stationary_distribution
+from ..chains.views import marginal
+from ..measures.entanglement import Entanglement, certified, check_tolerance
+from ..measures.programs.l1_additive_fit import additive_fit
+from .bellman import joint_reward, local_q_values, q_values
+
+Array = jax.Array
+
+
+class Decomposition(NamedTuple):
+    r"""Joint values, local values, and the gap.
+
+    Attributes:
+        q_joint: $Q$, `[J]`.
+        q_local: $Q_i$ of each view, `[X_i]` each.
+        mu: the stationary law, `[J]`.
+        visited: `mu > 0`, bool `[J]`.
+        error: $Q - \sum_i Q_i$, `[J]`; 0 where not visited.
+    """
+
+    q_joint: Array
+    q_local: tuple[Array, ...]
+    mu: Array
+    visited: Array
+    error: Array
+
+    @property
+    def sup_error(self) -> Array:
+        """Largest |error| over visited pairs."""
+        return jnp.abs(self.error).max()
+
+    @property
+    def mu_error(self) -> Array:
+        """Mean |error| under the stationary law."""
+        return self.mu @ jnp.abs(self.error)
+
+    @property
+    def relative_error(self) -> Array:
+        """`mu_error` over the mean |Q| under the stationary law; 0 where Q is 0."""
+        scale = self.mu @ jnp.abs(self.q_joint)
+        return jnp.where(scale > 0, self.mu_error / jnp.where(scale > 0, scale, 1), 0 * scale)
+
+
+def decompose(
+    chain: PairChain, rewards: Sequence[Array], *, discount: Any, shared: Array | None = None
+) -> Decomposition:
+    r"""Solve jointly and per view, and compare (Eq. 1). Differentiable.
+
+    Args:
+        chain: any unichain.
+        rewards: one local reward a view, `[X_i]` or `[S_i, A_i]`.
+        discount: in [0, 1).
+        shared: the joint reward, `[J]` or `[X_0, ..]`, where it is not the sum of the local ones
+            (App. J.3).
+
+    Raises:
+        ValueError: as `q_values` and `stationary_distribution` do.
+
+    Examples:
+        Agent B's next pair is agent A's current one:
+
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> found = jaxent.decompose(chain, rewards, discount=0.9)
+        >>> print(found.error.round(3))
+        [ 0.45  0.45 -0.45 -0.45]
+        >>> print(f"{found.mu_error:.3f}")
+        0.450
+    """
+    mu = stationary_distribution(chain)
+    q_joint = q_values(chain, tuple(rewards) if shared is None else shared, discount=discount)
+    q_local = local_q_values(chain, rewards, discount=discount, mu=mu)
+    visited = mu > 0
+    gap = q_joint - chain.lift(q_local)
+    # NaN > 0 is false: without the sum a chain with no law would show no error.
+    error = jnp.where(visited, gap, 0) + 0 * mu.sum()
+    return Decomposition(q_joint, q_local, mu, visited, error)
+
+
+def decomposition_error(
+    chain: PairChain, rewards: Sequence[Array], *, discount: Any, shared: Array | None = None
+) -> Array:
+    """Mean |Q - Σ_i Q_i| under the stationary law, a scalar. Differentiable.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
+        >>> print(f"{jaxent.decomposition_error(chain, rewards, discount=0.9):.3f}")  # separable
+        0.000
+    """
+    return decompose(chain, rewards, discount=discount, shared=shared).mu_error
+
+
+def reward_entanglement(
+    chain: PairChain, reward: Array, mu: Array, *, tol: float = 1e-9, max_steps: int = 60
+) -> Entanglement:
+    r"""How far a shared reward is from a sum of local ones (Eq. 14), for any number of agents.
+
+    e(r) = min over r_i of Σ_x μ(x) |r(x) - Σ_i r_i(x_i)|, a weighted L1 problem, solved as a linear
+    program. Differentiable in the reward and in mu.
+
+    Args:
+        chain: whose factors and views these are.
+        reward: the shared reward, `[J]` or `[X_0, ..]` (`CooperativeGame.pair_reward`).
+        mu: law of the joint pair, `[J]`; Eq. (14) has the stationary one.
+        tol: gap to certify, in the unit of the reward.
+        max_steps: at most so many interior-point steps. Static.
+
+    Returns:
+        The minimum, bracketed, with the local rewards `[X_i]` as minimizer. Of the constants that
+        may move from agent to agent, each agent holds the same; a pair never visited has it alone.
+
+    Raises:
+        ValueError: for a reward of another shape or that is not finite, if mu is no law on joint
+            pairs, or tol <= 0.
+
+    Examples:
+        No sum of local rewards is "both or none":
+
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+        >>> mu = jaxent.stationary_distribution(chain)
+        >>> found = jaxent.reward_entanglement(chain, jnp.array([1.0, 0.0, 0.0, 1.0]), mu, tol=1e-4)
+        >>> print(f"{found.value:.3f}")
+        0.333
+
+    References:
+        Chen and Peng, Multi-agent Markov Entanglement, App. J.3.
+    """
+    check_tolerance(tol)
+    check_positive_int("max_steps", max_steps)
+    check_shape("mu", mu, (chain.num_pairs,))
+    check_stochastic("mu", mu)
+    if isinstance(reward, (list, tuple)):
+        raise ValueError("reward: is a sequence; wanted one shared reward by joint pair")
+    reward = joint_reward(chain, reward)
+    mu = jnp.asarray(mu).astype(reward.dtype)
+    fixed, law = jax.lax.stop_gradient((reward, mu))
+    bracket, steps, _ = additive_fit(chain.layout, fixed, law, tol=tol, max_steps=max_steps)
+    middle, _ = reward_ranges(chain, law, bracket.primal)
+    each = middle.mean()
+    locals_ = tuple(
+        jnp.where(marginal(chain, law, agent=i) > 0, x - middle[i], 0) + each
+        for i, x in enumerate(bracket.primal)
+    )
+    apart = jnp.abs(fixed - chain.lift(locals_))
+    return certified(
+        law @ apart, bracket.lower, locals_, steps, tol, (reward, bracket.dual), (mu, apart)
+    )
+
+
+def reward_ranges(chain: PairChain, mu: Array, rewards: Sequence[Array]) -> tuple[Array, Array]:
+    """Middle and half width of every local reward over the pairs that mu visits, `[N]` each."""
+    ranges = [_range(chain, mu, reward, i) for i, reward in enumerate(rewards)]
+    return jnp.stack([middle for middle, _ in ranges]), jnp.stack([half for _, half in ranges])
+
+
+def _range(chain: PairChain, mu: Array, local: Array, agent: int) -> tuple[Array, Array]:
+    seen = marginal(chain, mu, agent=agent) > 0
+    high = jnp.where(seen, local, -jnp.inf).max()
+    low = jnp.where(seen, local, jnp.inf).min()
+    return (high + low) / 2, (high - low) / 2
