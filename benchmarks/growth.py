@@ -388,7 +388,7 @@ def markdown(results: dict[str, list[dict]], fitting: list) -> str:
 
 
 def figure(results: dict[str, list[dict]], out: Path) -> list[Path]:
-    """Time and memory, one column for each thing that grows, one colour for each kind of job."""
+    """Time and memory, one column for each thing that grows, one color for each kind of job."""
     axes = list(dict.fromkeys(JOBS[name].axis for name in results))
     kinds = list(dict.fromkeys(JOBS[name].title.split(",")[0] for name in results))
     with drawing.style():
@@ -418,8 +418,8 @@ def figure(results: dict[str, list[dict]], out: Path) -> list[Path]:
             panels[1, column].set_xlabel(axis)
         panels[0, 0].set_ylabel("seconds a call")
         panels[1, 0].set_ylabel("memory, MiB")
-        colours = [Line2D([], [], color=f"C{k}", marker="o", lw=1) for k in range(len(kinds))]
-        drawn.legend(colours, kinds, loc="outside lower center", ncols=len(kinds), frameon=False)
+        colors = [Line2D([], [], color=f"C{k}", marker="o", lw=1) for k in range(len(kinds))]
+        drawn.legend(colors, kinds, loc="outside lower center", ncols=len(kinds), frameon=False)
         return command.save_figure(drawn, out / "growth")
 
 

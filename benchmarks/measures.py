@@ -14,9 +14,9 @@ import numpy as np
 from scipy import sparse
 
 from benchmarks.race import OURS, Row, race
-from jaxent.measures.programs.minimax_tv_center import minimax_centre
+from jaxent.measures.programs.minimax_tv_center import minimax_center
 from jaxent.measures.programs.tv_nearest_separable import nearest_separable
-from jaxent.numerics.simplex import tv_centre
+from jaxent.numerics.simplex import tv_center
 from tests import oracles_measures as oracles
 
 TITLE = "Measures of entanglement, certified gap 1e-6"
@@ -96,7 +96,7 @@ def atv(points):
     """Bracket of the agent-wise measure of one agent."""
     rows = jnp.full(points.shape[2:3], True)
     solve = jax.vmap(
-        lambda p: minimax_centre(p, rows, tol=TOL, max_steps=60, rivals="pairs"), axis_name="pairs"
+        lambda p: minimax_center(p, rows, tol=TOL, max_steps=60, rivals="pairs"), axis_name="pairs"
     )
     bracket = solve(points[0]).bracket
     return bracket.upper.max()[None], bracket.lower.max()[None]
@@ -106,7 +106,7 @@ def atv(points):
 def eq7(problem):
     """Bracket of the right-hand side of Eq. (7)."""
     points, weights = problem
-    found = jax.vmap(tv_centre)(points[0], weights[0])
+    found = jax.vmap(tv_center)(points[0], weights[0])
     return found.upper.sum()[None], found.lower.sum()[None]
 
 

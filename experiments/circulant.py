@@ -292,7 +292,7 @@ def _figure3(data: dict, field: jaxent.MeanField) -> Figure:
         values, errors = np.array(data[key]), np.array(data[f"{key}_se"])
         drawing.points(axis, epochs, values, errors, "from $T$ epochs")
         axis.axhline(values[-1], color=drawing.RED, ls="--", lw=1, label="true ($T = 10\\,N$)")
-        axis.axhline(limit, color=drawing.GREY, ls=":", lw=1.2, label="mean-field limit")
+        axis.axhline(limit, color=drawing.GRAY, ls=":", lw=1.2, label="mean-field limit")
         axis.set(xscale="log", xlabel="epochs of data, $T / N$", ylabel=label, ylim=(0, None))
         axis.legend()
     return figure

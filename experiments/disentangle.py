@@ -148,15 +148,15 @@ def figures(results: dict[str, dict], steps: int, out: Path) -> list[Path]:
         "error": ("error", drawing.BLUE, "-"),
         "a_posteriori": ("a posteriori bound", drawing.GREEN, "--"),
         "spans": ("Theorem 5 with spans", drawing.RED, "-."),
-        "theorem_5": ("Theorem 5", drawing.GREY, ":"),
+        "theorem_5": ("Theorem 5", drawing.GRAY, ":"),
     }
     with drawing.style():
         figure = Figure(figsize=(7.0, 2.1 * len(results) + 0.3), layout="constrained")
         axes = figure.subplots(len(results), 3, squeeze=False)
         for row, (kind, found) in zip(axes, results.items(), strict=True):
             path = paths(found)
-            for name, (label, colour, line) in shown.items():
-                _band(row[0], at, path[name], colour, line, label)
+            for name, (label, color, line) in shown.items():
+                _band(row[0], at, path[name], color, line, label)
             _band(row[1], at, path["entanglement"], drawing.BLUE, "-", "")
             held = path["average_reward"] / path["average_reward"][:, :1]
             _band(row[2], at, held, drawing.BLUE, "-", "")
@@ -180,10 +180,10 @@ def figures(results: dict[str, dict], steps: int, out: Path) -> list[Path]:
         return command.save_figure(figure, out / "disentangle")
 
 
-def _band(axis: Any, x: np.ndarray, y: np.ndarray, colour: str, line: str, label: str) -> None:
+def _band(axis: Any, x: np.ndarray, y: np.ndarray, color: str, line: str, label: str) -> None:
     """The median of the seeds over a band from the least to the largest."""
-    axis.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.15, lw=0)
-    axis.plot(x, np.median(y, 0), color=colour, ls=line, lw=1.2, label=label)
+    axis.fill_between(x, y.min(0), y.max(0), color=color, alpha=0.15, lw=0)
+    axis.plot(x, np.median(y, 0), color=color, ls=line, lw=1.2, label=label)
 
 
 def claims(results: dict[str, dict]) -> list[Claim]:

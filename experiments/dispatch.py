@@ -1,6 +1,6 @@
 """Ride-hailing dispatch with exogenous orders: what each driver has to see for values to add up.
 
-Drivers stand in zones around a centre; the order of the moment, an exogenous signal, asks for a
+Drivers stand in zones around a center; the order of the moment, an exogenous signal, asks for a
 ride from one zone to another. Under `zones` every zone has its own driver, who takes its orders
 wherever he stands; under `nearest` the nearest driver goes, ties drawn. A share of the orders is
 dispatched the one way and the rest the other. Views with the order, (x_i, z), are held against
@@ -51,14 +51,14 @@ HELP = {
     "epochs": "length of the simulated run",
 }
 
-# Zones: the centre, then three around it.
+# Zones: the center, then three around it.
 DISTANCE = np.array([[0, 1, 1, 1], [1, 0, 2, 2], [1, 2, 0, 2], [1, 2, 2, 0]])
 # Orders (from, to); the first signal is that there is none.
 ORDERS = (None, (0, 1), (1, 0), (2, 0), (3, 0))
 DISCOUNT, FARE, PICKUP = 0.9, 2.0, 0.8
 # How often a quiet epoch, and an order's zone, lasts: rushes come in runs.
 LASTING, IDLE_MOVES = 0.5, 0.3
-COLOURS = (drawing.GREY, drawing.BLUE, drawing.RED, drawing.GREEN)
+COLORS = (drawing.GRAY, drawing.BLUE, drawing.RED, drawing.GREEN)
 
 
 class Row(NamedTuple):
@@ -194,10 +194,10 @@ def figures(rows: list[dict], out: Path) -> list[Path]:
         figure = Figure(figsize=(7.0, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         sizes = dict.fromkeys(row["drivers"] for row in rows)
-        for n, colour in zip(sizes, COLOURS, strict=False):
+        for n, color in zip(sizes, COLORS, strict=False):
             mine = sorted((r for r in rows if r["drivers"] == n), key=lambda r: r["nearest"])
             share = [row["nearest"] for row in mine]
-            look = {"color": colour, "marker": "o", "lw": 1}
+            look = {"color": color, "marker": "o", "lw": 1}
             many = f"{n} driver" + "s" * (n > 1)
             left.plot(share, [100 * row["relative_error"] for row in mine], label=many, **look)
             left.plot(share, [100 * row["blind_error"] for row in mine], **look | {"ls": ":"})
@@ -243,8 +243,8 @@ def main(argv: list[str] | None = None) -> int:
     """Compute, draw and print; 0 if every claim holds."""
     options = command.parse("dispatch", ABOUT, Config(), QUICK, HELP, argv)
     config = options.config
-    if not all(1 <= n <= len(COLOURS) for n in config.drivers):
-        command.fail(f"--drivers: from 1 to {len(COLOURS)}")
+    if not all(1 <= n <= len(COLORS) for n in config.drivers):
+        command.fail(f"--drivers: from 1 to {len(COLORS)}")
     if not all(0 <= share <= 100 for share in config.nearest):
         command.fail("--nearest: from 0 to 100 percent")
     if config.epochs < 100:

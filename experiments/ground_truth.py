@@ -100,7 +100,7 @@ PANELS = (
     (r"$\mu$-error$\,/\sqrt{N}$", (("mu_error", "s", ""),)),
     (r"$\sqrt{N}\,\times$ relative error", (("relative_error", "s", ""),)),
 )
-TOLERANCE = 1e-6  # to which Def. 8 is minimised
+TOLERANCE = 1e-6  # to which Def. 8 is minimized
 CLOSE = 0.02  # of the limit
 CLEAR, FREE = 2, 3  # standard deviations from m* to its border: exact values, simulated ones
 

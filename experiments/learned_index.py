@@ -187,7 +187,7 @@ def simulated_returns(
 def serve_many(key: Array, bandit: jaxent.RestlessBandit, learned: Climb, config: Config) -> Served:
     """Simulated returns of the learned priority and its rivals, under common random numbers.
 
-    The learned one is chosen by other random numbers, so that it is not favoured.
+    The learned one is chosen by other random numbers, so that it is not favored.
     """
     key_choice, key = jax.random.split(key)
 
@@ -295,7 +295,7 @@ def figures(results: dict[str, Any], config: Config, out: Path) -> list[Path]:
             if span < _TOLERANCE / config.few:  # all orders are worth the same
                 low, span = high - 1, 1.0
             scale = abs(result["fluid_bound"]) / 100
-            left.plot([0, 1], [row, row], color=drawing.GREY, lw=0.5, zorder=0)
+            left.plot([0, 1], [row, row], color=drawing.GRAY, lw=0.5, zorder=0)
             for kind, mark in _MARKS.items():
                 look = _look(kind, mark)
                 if kind in result["few"]["reward"]:
@@ -331,12 +331,12 @@ def figures(results: dict[str, Any], config: Config, out: Path) -> list[Path]:
 
 def _look(kind: str, mark: str) -> dict[str, Any]:
     learned = kind == "learned"
-    colour = drawing.RED if learned else drawing.BLUE
+    color = drawing.RED if learned else drawing.BLUE
     return {
         "marker": mark,
         "ls": "",
-        "color": colour,
-        "markerfacecolor": "none" if learned else colour,
+        "color": color,
+        "markerfacecolor": "none" if learned else color,
         "markersize": 7 if learned else 3.5,
     }
 

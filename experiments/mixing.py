@@ -1,4 +1,4 @@
-"""Value decomposition as practised: how far each way is from the truth as agents get entangled.
+"""Value decomposition as practiced: how far each way is from the truth as agents get entangled.
 
 On random weakly coupled models, a path of policies leads from agents that decide on their own to a
 random joint policy, and along it the true error is measured of Meta Algorithm 1 (each agent learns
@@ -199,14 +199,14 @@ def figures(results: dict[str, Errors], out: Path) -> list[Path]:
         axes = np.atleast_1d(figure.subplots(1, len(results), sharey=True))
         for axis, (name, e) in zip(axes, results.items(), strict=True):
             x = np.median(e.entanglement, 0)
-            for method, (label, colour, marker) in METHODS.items():
+            for method, (label, color, marker) in METHODS.items():
                 low, middle, high = np.quantile(getattr(e, method), (0.25, 0.5, 0.75), axis=0)
-                look = {"color": colour, "label": label}
+                look = {"color": color, "label": label}
                 if method == "nearest":  # over the line of VDN, or it could not be seen
                     axis.plot(x, middle, lw=1.5, ls=(0, (1, 3)), zorder=5, **look)
                     continue
                 axis.plot(x, middle, marker=marker, lw=1, **look)
-                axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+                axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
             axis.set(title=f"{name} agents", xlabel=r"entanglement, mean of $E_i$ (median model)")
         axes[0].set(ylabel="error / spread of the true values", ylim=(0, None))
         axes[0].legend(loc="upper left")

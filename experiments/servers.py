@@ -3,7 +3,7 @@
 Each server holds up to two jobs and may pass one to the server on its right, so its next queue
 reads its own pair and that of the server on its left (App. J.2). Under `own` it decides by its own
 queue, under `balance` also by that of the server on its right. Small rings are solved exactly,
-matrix-free; a long one is known from the neighbour set of one server, with that set's occupancy
+matrix-free; a long one is known from the neighbor set of one server, with that set's occupancy
 from a simulated run.
 """
 
@@ -59,7 +59,7 @@ JOBS = 3  # 0, 1 or 2
 ARRIVAL, SERVICE, DISCOUNT = 0.35, 0.5, 0.9
 # What a passed job costs, beside 1 an epoch for every job held.
 PASSING = 0.3
-COLOURS = {"own": drawing.BLUE, "balance": drawing.RED}
+COLORS = {"own": drawing.BLUE, "balance": drawing.RED}
 
 
 class Row(NamedTuple):
@@ -69,7 +69,7 @@ class Row(NamedTuple):
         policy: its name.
         sharpness: beta.
         size: N.
-        atv: E_1, Eq. (5), from the neighbour set.
+        atv: E_1, Eq. (5), from the neighbor set.
         apart: |atv - that of the whole chain|; None for the long ring.
         mu_atv: the right-hand side of Eq. (7).
         relative_error: of the value decomposition; None for the long ring.
@@ -125,10 +125,10 @@ def cluster(
 ) -> tuple[jaxent.FactoredMDP, jaxent.LocalPolicies]:
     """The model and what its servers do."""
     servers = range(size)
-    neighbours = tuple((i, (i - 1) % size) for i in servers)
+    neighbors = tuple((i, (i - 1) % size) for i in servers)
     reads = tuple((i,) if policy == "own" else (i, (i + 1) % size) for i in servers)
     law, reward, rule = map(jnp.asarray, (kernel(), rewards(), decision(policy, sharpness)))
-    mdp = jaxent.FactoredMDP((law,) * size, neighbours, (reward,) * size, DISCOUNT)
+    mdp = jaxent.FactoredMDP((law,) * size, neighbors, (reward,) * size, DISCOUNT)
     return mdp, jaxent.LocalPolicies((rule,) * size, reads)
 
 
@@ -138,7 +138,7 @@ def measure(policy: str, sharpness: int, size: int) -> Row:
     chain = jaxent.pair_chain(mdp, local)
     found = jaxent.decompose(chain, mdp.rewards, discount=DISCOUNT)
     whole = jaxent.entanglement_atv(chain, agent=0)
-    near = jaxent.entanglement_atv(jaxent.neighbourhood(mdp, local, agent=0), agent=0)
+    near = jaxent.entanglement_atv(jaxent.neighborhood(mdp, local, agent=0), agent=0)
     mean = jaxent.entanglement_mu_atv_upper(chain, found.mu, agent=0)
     after = bounds.a_posteriori(chain, mdp.rewards, discount=DISCOUNT)
     largest = np.abs(rewards()).max()
@@ -167,7 +167,7 @@ def simulate(key: Array, law: Array, choice: Array, *, size: int, epochs: int) -
 
 
 def measure_long(key: Array, policy: str, sharpness: int, config: Config) -> Row:
-    """The long ring: rows from the neighbour set, its occupancy from every server of one run."""
+    """The long ring: rows from the neighbor set, its occupancy from every server of one run."""
     mdp, local = cluster(policy, sharpness, config.ring)
     choice = decision(policy, sharpness)
     choice = choice if choice.ndim == 3 else np.repeat(choice[:, None], JOBS, 1)
@@ -175,7 +175,7 @@ def measure_long(key: Array, policy: str, sharpness: int, config: Config) -> Row
         simulate(key, kernel(), choice, size=config.ring, epochs=config.epochs)
     )[config.epochs // 10 :]  # fmt: skip
     server = config.ring // 2
-    near = jaxent.neighbourhood(mdp, local, agent=server)
+    near = jaxent.neighborhood(mdp, local, agent=server)
     inside = (-1, 0) if len(near.sizes) == 2 else (-1, 0, 1)  # the servers of the set
     index = np.zeros_like(pairs)
     for k in inside:
@@ -203,7 +203,7 @@ def figures(rows: list[dict], out: Path) -> list[Path]:
             long = [row for row in mine if row["relative_error"] is None]
             exact = [r for r in mine if r["relative_error"] is not None]
             beta = [row["sharpness"] for row in long]
-            look = {"color": COLOURS[policy], "marker": "o", "lw": 1}
+            look = {"color": COLORS[policy], "marker": "o", "lw": 1}
             left.plot(beta, [row["atv"] for row in long], label=f"{policy}, Eq. (5)", **look)
             look["ls"] = ":"
             left.plot(beta, [row["mu_atv"] for row in long], label=f"{policy}, Eq. (7)", **look)
@@ -240,9 +240,7 @@ def claims(rows: list[dict]) -> list[Claim]:
             )  # fmt: skip
             far = max(far, abs(row["mu_atv"] - near["mu_atv"]) / near["mu_atv"])
     return [
-        Claim(
-            "Eq. (5) from the neighbour set is that of the ring", f"to {apart:.1g}", apart < 1e-6
-        ),
+        Claim("Eq. (5) from the neighbor set is that of the ring", f"to {apart:.1g}", apart < 1e-6),
         Claim("error below Theorem 6", f"at least {slack:.3g} times", slack >= 1),
         Claim("error below the a posteriori bound", f"at least {tight:.3g} times", tight >= 1),
         Claim(f"Eq. (7) of the long ring is that of {last} servers", f"to {far:.1%}", far < 0.05),
@@ -253,8 +251,8 @@ def main(argv: list[str] | None = None) -> int:
     """Compute, draw and print; 0 if every claim holds."""
     options = command.parse("servers", ABOUT, Config(), QUICK, HELP, argv)
     config = options.config
-    if unknown := set(config.policy) - set(COLOURS):
-        command.fail(f"--policy: {sorted(unknown)[0]!r} is not one of {', '.join(COLOURS)}")
+    if unknown := set(config.policy) - set(COLORS):
+        command.fail(f"--policy: {sorted(unknown)[0]!r} is not one of {', '.join(COLORS)}")
     if not all(3 <= n <= 7 for n in config.sizes):
         command.fail("--sizes: from 3 to 7 servers; beyond that only the long ring is known")
     if min(config.sharpness) < 0:

@@ -40,7 +40,7 @@ HELP = {
     "sizes": "numbers of agents at which every budget is an integer, such as multiples of 10",
 }
 
-COLOURS = (drawing.GREEN, drawing.BLUE, drawing.RED, drawing.GREY)
+COLORS = (drawing.GREEN, drawing.BLUE, drawing.RED, drawing.GRAY)
 MARKERS = "so^D"
 
 
@@ -96,16 +96,16 @@ def figures(results: dict[str, dict], out: Path) -> list[Path]:
     with drawing.style():
         figure = Figure(figsize=(7.0, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for (name, result), colour, marker in zip(results.items(), COLOURS, MARKERS, strict=False):
+        for (name, result), color, marker in zip(results.items(), COLORS, MARKERS, strict=False):
             rows = result["rows"]
             n = np.array([r["size"] for r in rows])
-            look = {"color": colour, "marker": marker, "lw": 1}
+            look = {"color": color, "marker": marker, "lw": 1}
             told = f"{name}: attractor {result['attractor']}"
             if not result["nondegenerate"]:
                 told += ", degenerate"
             left.plot(n, [r["entanglement"] for r in rows], label=told, **look)
             bound = [r["deviation_bound"] for r in rows]
-            left.plot(n, bound, color=colour, lw=1, ls=":")
+            left.plot(n, bound, color=color, lw=1, ls=":")
             right.plot(n, [100 * r["relative_error"] for r in rows], label=name, **look)
         left.plot([], [], color="black", lw=1, ls=":", label="bound of Lemma 8")
         drawing.logarithmic(left, "number of agents $N$", r"$E_1$", legend="best")
@@ -122,8 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     config = options.config._replace(sizes=tuple(sorted(set(options.config.sizes))))
     if len(config.sizes) < 2:
         command.fail("--sizes: at least two, for a slope")
-    if len(config.bandit) > len(COLOURS):
-        command.fail(f"--bandit: at most {len(COLOURS)}")
+    if len(config.bandit) > len(COLORS):
+        command.fail(f"--bandit: at most {len(COLORS)}")
     for name in config.bandit:
         for n in config.sizes:
             try:

@@ -243,7 +243,7 @@ def figures(results: list[dict], price: tuple[float, ...], out: Path) -> list[Pa
     with drawing.style():
         figure = Figure(figsize=(2.4 * len(results), 4.4), layout="constrained")
         axes = figure.subplots(2, len(results), squeeze=False)
-        colours = colormaps["viridis_r"](np.linspace(0.1, 1, len(price)))
+        colors = colormaps["viridis_r"](np.linspace(0.1, 1, len(price)))
         for column, result in zip(axes.T, results, strict=True):
             known, every = result["reference"], result["reached"]
             best = best_starts(result, price)
@@ -251,12 +251,12 @@ def figures(results: list[dict], price: tuple[float, ...], out: Path) -> list[Pa
             for axis, quantity in zip(column, ("entanglement", "error"), strict=True):
                 x = np.array(every[quantity])
                 ahead = front(np.append(x, 0), np.append(y, known["separable"]))
-                axis.axhline(known["optimum"], color=drawing.GREY, lw=0.8, ls=":")
-                axis.scatter(x, y, s=3, color=np.repeat(colours, x.shape[1], axis=0), alpha=0.6)
+                axis.axhline(known["optimum"], color=drawing.GRAY, lw=0.8, ls=":")
+                axis.scatter(x, y, s=3, color=np.repeat(colors, x.shape[1], axis=0), alpha=0.6)
                 axis.step(*ahead, where="post", color="black", lw=0.8)
-                axis.plot(*hull(*ahead), color=drawing.GREY, lw=0.8, ls="--")
+                axis.plot(*hull(*ahead), color=drawing.GRAY, lw=0.8, ls="--")
                 axis.scatter(
-                    getattr(best, quantity), best.average_reward, s=22, color=colours,
+                    getattr(best, quantity), best.average_reward, s=22, color=colors,
                     edgecolors="black", linewidths=0.4, zorder=3,
                 )  # fmt: skip
                 axis.scatter(
@@ -273,16 +273,16 @@ def figures(results: list[dict], price: tuple[float, ...], out: Path) -> list[Pa
         for axis in axes[:, 0]:
             axis.set(ylabel=r"average reward $J$")
         drawn = axes[0, 0]
-        drawn.plot([], [], color=drawing.GREY, lw=0.8, ls=":", label="optimum")
+        drawn.plot([], [], color=drawing.GRAY, lw=0.8, ls=":", label="optimum")
         drawn.plot([], [], color="black", lw=0.8, label="front")
-        drawn.plot([], [], color=drawing.GREY, lw=0.8, ls="--", label="its concave hull")
-        drawn.scatter([], [], s=22, color=colours[len(price) // 2], ec="black", lw=0.4,
+        drawn.plot([], [], color=drawing.GRAY, lw=0.8, ls="--", label="its concave hull")
+        drawn.scatter([], [], s=22, color=colors[len(price) // 2], ec="black", lw=0.4,
                       label=r"best start of each $\lambda$")  # fmt: skip
         drawn.scatter([], [], s=60, marker="*", color=drawing.RED, ec="black", lw=0.4,
                       label="best shared randomness")  # fmt: skip
         figure.legend(loc="outside upper center", ncols=5)
         shades = ScalarMappable(BoundaryNorm(np.arange(len(price) + 1) - 0.5, len(price)))
-        shades.set_cmap(ListedColormap(colours))
+        shades.set_cmap(ListedColormap(colors))
         bar = figure.colorbar(shades, ax=axes, ticks=range(len(price)), aspect=40, pad=0.01)
         bar.minorticks_off()
         bar.set_ticklabels([f"{p:g}" for p in price], fontsize=7)

@@ -7,7 +7,7 @@ from .chains.pair_chain import pair_chain as pair_chain
 from .chains.stationary import LawSolution as LawSolution
 from .chains.stationary import solve_law as solve_law
 from .chains.stationary import stationary_distribution as stationary_distribution
-from .chains.subchain import neighbourhood as neighbourhood
+from .chains.subchain import neighborhood as neighborhood
 from .chains.views import local_transition as local_transition
 from .chains.views import marginal as marginal
 from .chains.views import view_transition as view_transition
@@ -106,7 +106,7 @@ from .numerics.elimination import discounted_solve as discounted_solve
 from .numerics.elimination import stationary_law as stationary_law
 from .numerics.simplex import project_simplex as project_simplex
 from .numerics.simplex import total_variation as total_variation
-from .numerics.simplex import tv_centre as tv_centre
+from .numerics.simplex import tv_center as tv_center
 from .restless.agents import AgentsTrajectory as AgentsTrajectory
 from .restless.agents import agent_entanglement as agent_entanglement
 from .restless.agents import agent_flow as agent_flow

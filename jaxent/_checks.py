@@ -4,15 +4,24 @@ Shapes and static numbers are known while tracing, so a wrong one raises there. 
 only outside a trace: `concrete` says whether they are, and a value check of a tracer passes (inside
 jit the answer is NaN and a flag, never an exception). Every message names the argument, the place,
 and what was wanted.
+
+
+Arguments that had another name or place before 0.2 are still taken for one release, with a
+DeprecationWarning: `renamed` and `key_first`.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 # A row of probabilities may miss 1 by rounding: so many machine epsilons per entry.
 _ROW_EPS = 64.0
@@ -135,3 +144,50 @@ def _refuse(primals: Any, tangents: Any) -> Any:
 
 
 _sampled.defjvp(_refuse)
+
+
+def renamed(
+    **names: str,
+) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
+    """Take keyword arguments by their old names too: `renamed(old="new")`."""
+
+    def decorate(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        @wraps(function)
+        def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+            for old, new in names.items():
+                if old in kwargs:
+                    _deprecated(f"{function.__name__}: the argument {old} is now {new}")
+                    kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def key_first(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Take the key where it stood before: by name after other arguments, or second."""
+
+    @wraps(function)
+    def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        positions: tuple[Any, ...] = args
+        if positions and "key" in kwargs:
+            positions = (kwargs.pop("key"), *positions)
+        elif len(positions) > 1 and is_key(positions[1]) and not is_key(positions[0]):
+            positions = (positions[1], positions[0], *positions[2:])
+        else:
+            return function(*args, **kwargs)
+        _deprecated(f"{function.__name__}: the key comes first now")
+        return function(*positions, **kwargs)
+
+    return call
+
+
+def is_key(value: Any) -> bool:
+    """Whether this is a key of `jax.random.key`, or several."""
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def _deprecated(message: str) -> None:
+    # Three frames up is the call of the user: this function, the wrapper, the call.
+    warnings.warn(f"{message}; the old way goes with 0.3", DeprecationWarning, stacklevel=3)

@@ -22,7 +22,7 @@ hypothesis.settings.load_profile("few")
 
 
 def pytest_configure(config):
-    """Unless slow tests are to run, XLA need not optimise: it would take longer than it saves."""
+    """Unless slow tests are to run, XLA need not optimize: it would take longer than it saves."""
     if config.option.markexpr == "not slow":
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"

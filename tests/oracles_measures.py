@@ -16,7 +16,7 @@ def solve(program, method="highs-ds"):
 
 
 def nearest_separable(joint, mu=None):
-    """TV (or mu-TV) to the no-signalling chains Z; joint `[A, B, K, L]`. Z and e = (P - Z)_+."""
+    """TV (or mu-TV) to the no-signaling chains Z; joint `[A, B, K, L]`. Z and e = (P - Z)_+."""
     num_a, num_b, k, l = joint.shape
     size = joint.size
     index = np.arange(size).reshape(joint.shape)

@@ -266,11 +266,11 @@ def law_of_long_sums(seed, dtype):
     return points.astype(dtype), np.where(rng.random(2000) < 0.6, 0, weights).astype(dtype)
 
 
-def test_the_centre_of_many_laws_is_a_law():
+def test_the_center_of_many_laws_is_a_law():
     """Long sums are rounded in pieces: levels out of order once cost float32 1e-3 of the law."""
-    centre = jax.jit(jax.vmap(je.tv_centre))
+    center = jax.jit(jax.vmap(je.tv_center))
     points, weights = map(np.stack, zip(*(law_of_long_sums(s, np.float32) for s in range(20))))
-    found = jax.tree.map(np.asarray, centre(points, weights))
+    found = jax.tree.map(np.asarray, center(points, weights))
     np.testing.assert_allclose(found.point.sum(1), 1, atol=1e-6)
     assert np.abs(found.upper - found.lower).max() <= 1e-5 * weights.sum(1).max()
 

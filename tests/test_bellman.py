@@ -43,7 +43,7 @@ def test_matrix_free_equals_elimination():
 def test_an_unmet_tolerance_is_no_answer():
     mdp, policy = weakly_coupled((3, 2, 2), (2, 2, 2))
     chain = je.pair_chain(mdp, policy)
-    solution = solve_iterative(chain, mdp.rewards, discount=0.9, tolerance=1e-40)
+    solution = solve_iterative(chain, mdp.rewards, discount=0.9, tol=1e-40)
     assert not solution.converged
     assert jnp.isnan(solution.value).all()
     assert solution.residual < SOLVE
@@ -75,7 +75,7 @@ def test_appendix_b_state_values_need_state_rewards():
     assert gap(with_action) > 0.1
 
 
-@pytest.mark.slow  # time and memory want optimised code and a process of their own
+@pytest.mark.slow  # time and memory want optimized code and a process of their own
 def test_eight_agents_matrix_free():
     """65,536 joint states and 16.7 million pairs, on two cores: 20 s, 3 GiB, residual 1e-8."""
     # The memory of a process is its most ever, so it has one of its own.

@@ -142,7 +142,7 @@ def test_kernels_may_be_traced():
 
 
 def test_pair_flow_is_the_mean_over_agents():
-    """Against following 7 labelled agents through random draws of who is served."""
+    """Against following 7 labeled agents through random draws of who is served."""
     bandit, priority = CASES["dense"]
     trajectory = jaxent.simulate_counts(jax.random.key(5), bandit, priority, num_steps=3)
     counts, flow, _ = map(np.asarray, trajectory)

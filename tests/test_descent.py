@@ -8,8 +8,8 @@ import pytest
 import jaxent
 from jaxent import PairChain
 from jaxent.measures.distances import by_view
-from jaxent.measures.programs.minimax_tv_center import minimax_centre
-from jaxent.numerics.simplex import project_simplex, total_variation, tv_centre
+from jaxent.measures.programs.minimax_tv_center import minimax_center
+from jaxent.numerics.simplex import project_simplex, total_variation, tv_center
 from tests import oracles_measures as oracles
 from tests.tolerances import EXACT
 
@@ -41,7 +41,7 @@ def test_signed_products_bound_three_agents():
     assert found.lower <= found.upper
     assert not found.converged
     nearest = PairChain.from_matrix(found.minimizer.matrix, sizes=(2, 2, 2))
-    assert jaxent.is_separable(nearest, tolerance=1e-9)
+    assert jaxent.is_separable(nearest, tol=1e-9)
     np.testing.assert_allclose(jaxent.tv_distance(chain, nearest), found.value, atol=EXACT)
 
 
@@ -56,13 +56,13 @@ def test_signed_products_bound_two_agents():
 @pytest.mark.parametrize(
     ("number", "m"), [(1, 1), (1, 6), (2, 1), (2, 2), (7, 1), (7, 2), (7, 6), (40, 2)]
 )
-def test_weighted_centres(number, m):
+def test_weighted_centers(number, m):
     """Ties, zero weights and zero entries included."""
     rng = np.random.default_rng(number * m)
     points = rng.multinomial(4, np.ones(m) / m, (40, number)) / 4
     points[::2] = rng.dirichlet(np.ones(m) * 0.1, (20, number))
     weights = rng.random((40, number)) * (rng.random((40, number)) < 0.8)
-    found = jax.jit(jax.vmap(tv_centre))(jnp.asarray(points), jnp.asarray(weights))
+    found = jax.jit(jax.vmap(tv_center))(jnp.asarray(points), jnp.asarray(weights))
     np.testing.assert_allclose(found.upper, found.lower, atol=EXACT)
     np.testing.assert_allclose(found.point.sum(-1), 1, atol=EXACT)
     assert (found.point >= 0).all()
@@ -71,9 +71,9 @@ def test_weighted_centres(number, m):
         np.testing.assert_allclose(found.upper[k], wanted, atol=1e-8)
 
 
-def test_minimax_centre_of_two_is_half_way():
+def test_minimax_center_of_two_is_half_way():
     points = jnp.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]])
-    found = minimax_centre(points, jnp.array([True, True]), tol=1e-9, max_steps=50)
+    found = minimax_center(points, jnp.array([True, True]), tol=1e-9, max_steps=50)
     np.testing.assert_allclose(found.bracket.upper, 0.3, atol=1e-9)
     np.testing.assert_allclose(found.bracket.dual.weight, 0.5, atol=1e-4)
 

@@ -24,9 +24,9 @@ def test_models_are_models():
 
 def test_servers_by_hand():
     law = servers.kernel()
-    # Empty, its left neighbour sends one: that job, and an arrival 35% of the time.
+    # Empty, its left neighbor sends one: that job, and an arrival 35% of the time.
     np.testing.assert_allclose(law[0, 2, 0, 1], [0, 0.65, 0.35], atol=EXACT)
-    # An empty neighbour sends nothing.
+    # An empty neighbor sends nothing.
     np.testing.assert_allclose(law[0, 0, 0, 1], [0.65, 0.35, 0], atol=EXACT)
     # One job, passed on: as if empty.
     np.testing.assert_allclose(law[1, 0, 1, 0], law[0, 0, 0, 0], atol=EXACT)
@@ -35,7 +35,7 @@ def test_servers_by_hand():
 
 def test_dispatch_by_hand():
     rules = dispatch.dispatch(2, 1.0)
-    # Nobody goes without an order; from the centre the driver who stands there goes; ties are even.
+    # Nobody goes without an order; from the center the driver who stands there goes; ties are even.
     assert rules[1, 2, 0, 0, 0] == 1
     assert rules[0, 2, 1, 1, 0] == 1
     np.testing.assert_allclose(rules[1, 2, 1], [[0, 0.5], [0.5, 0]])

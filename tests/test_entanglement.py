@@ -107,7 +107,7 @@ def test_against_linear_programs(concentration):
         brackets(exact, oracles.mu_agentwise(points, weights))
 
 
-def test_minimisers_attain_the_upper_bounds():
+def test_minimizers_attain_the_upper_bounds():
     P = random_chains(jax.random.key(2), 1, (3, 2))[0]
     chain = PairChain.from_matrix(P, sizes=(3, 2))
     mu = jaxent.stationary_distribution(chain)
@@ -116,7 +116,7 @@ def test_minimisers_attain_the_upper_bounds():
         (jaxent.entanglement_mu_tv(chain, mu), lambda a, b: jaxent.mu_tv_distance(a, b, mu)),
     ):
         nearest = PairChain.from_matrix(found.minimizer.matrix, sizes=(3, 2))
-        assert jaxent.is_separable(nearest, tolerance=1e-9)
+        assert jaxent.is_separable(nearest, tol=1e-9)
         np.testing.assert_allclose(distance(chain, nearest), found.upper, atol=EXACT)
         product = jaxent.PairChain.from_matrix(jnp.kron(*found.minimizer.local), sizes=(3, 2))
         for i in range(2):

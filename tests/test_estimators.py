@@ -1,4 +1,4 @@
-"""Estimators from data: exact minimisers, LSTD as a linear solve, TD on its way to it."""
+"""Estimators from data: exact minimizers, LSTD as a linear solve, TD on its way to it."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from tests.tolerances import EXACT, FD, SOLVE
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_weighted_median_minimises(seed):
+def test_weighted_median_minimizes(seed):
     rng = np.random.default_rng(seed)
     values = np.round(rng.random(9), 1)  # with ties
     weights = rng.random(9) * (rng.random(9) < 0.7)

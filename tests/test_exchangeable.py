@@ -58,7 +58,7 @@ def tagged_place(pair, num_states):
     return (2 * states[0] + actions[0]) * count + int(configuration_index(others))
 
 
-MEASURE = 1e-7  # to which the measures are minimised here
+MEASURE = 1e-7  # to which the measures are minimized here
 SMALL = [(3, 1, 1), (2, 2, 1), (3, 3, 2), (2, 4, 2), (2, 3, 0), (2, 3, 3)]
 
 

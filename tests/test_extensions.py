@@ -1,4 +1,4 @@
-"""Appendix J: agents with a signal, with neighbours, with one shared reward."""
+"""Appendix J: agents with a signal, with neighbors, with one shared reward."""
 
 from dataclasses import replace
 
@@ -163,12 +163,12 @@ def test_a_signal_that_all_read_does_not_entangle():
 def ring(rng, num_servers, reads):
     """Two states and two actions each; a server reads its pair and those on either side."""
     n = num_servers
-    neighbours = tuple((i, (i - 1) % n, (i + 1) % n) for i in range(n))
+    neighbors = tuple((i, (i - 1) % n, (i + 1) % n) for i in range(n))
     transitions = tuple(rng.dirichlet(np.ones(2), (2,) * 6) for _ in range(n))
     rewards = tuple(rng.normal(size=(2, 2)) for _ in range(n))
     scopes = tuple(tuple((i + k) % n for k in range(reads)) for i in range(n))
     tables = tuple(rng.dirichlet(np.ones(2), (2,) * reads) for _ in range(n))
-    return je.FactoredMDP(transitions, neighbours, rewards, 0.9), je.LocalPolicies(tables, scopes)
+    return je.FactoredMDP(transitions, neighbors, rewards, 0.9), je.LocalPolicies(tables, scopes)
 
 
 def factored_matrices(mdp, policy):
@@ -178,7 +178,7 @@ def factored_matrices(mdp, policy):
     states = list(np.ndindex(*(2,) * n))
     for x, pair in enumerate(np.ndindex(*(4,) * n)):
         s, a = [k // 2 for k in pair], [k % 2 for k in pair]
-        for i, (table, seen) in enumerate(zip(mdp.transitions, mdp.neighbours)):
+        for i, (table, seen) in enumerate(zip(mdp.transitions, mdp.neighbors)):
             law = table[(*(s[j] for j in seen), *(a[j] for j in seen))]
             K[x] *= [law[state[i]] for state in states]
         chance = [
@@ -190,12 +190,12 @@ def factored_matrices(mdp, policy):
 
 
 def test_factored_chain_against_loops():
-    """Neighbours in any order, an agent that does not read itself, one that nobody reads."""
+    """Neighbors in any order, an agent that does not read itself, one that nobody reads."""
     rng = np.random.default_rng(3)
-    neighbours, scopes = ((1, 0), (), (1, 0)), ((0,), (1, 0), ())
+    neighbors, scopes = ((1, 0), (), (1, 0)), ((0,), (1, 0), ())
     mdp = je.FactoredMDP(
-        tuple(rng.dirichlet(np.ones(2), (2,) * (2 * len(seen))) for seen in neighbours),
-        neighbours,
+        tuple(rng.dirichlet(np.ones(2), (2,) * (2 * len(seen))) for seen in neighbors),
+        neighbors,
         tuple(rng.normal(size=(2, 2)) for _ in range(3)),
         0.9,
     )
@@ -224,9 +224,9 @@ def rows_of(chain, agent):
 
 
 @pytest.mark.parametrize("reads", [1, 2])
-def test_a_neighbour_set_has_the_rows_of_the_whole(reads):
+def test_a_neighbor_set_has_the_rows_of_the_whole(reads):
     mdp, policy = ring(np.random.default_rng(4), 6, reads)
-    chain, near = je.pair_chain(mdp, policy), je.neighbourhood(mdp, policy, agent=4)
+    chain, near = je.pair_chain(mdp, policy), je.neighborhood(mdp, policy, agent=4)
     assert max(x.size for x in jax.tree.leaves(chain)) <= 128  # no joint table
     inside = {1: (3, 4, 5), 2: (0, 3, 4, 5)}[reads]
     assert near.sizes == (4,) * len(inside)
@@ -240,20 +240,20 @@ def test_a_neighbour_set_has_the_rows_of_the_whole(reads):
 @pytest.mark.slow
 @pytest.mark.parametrize("reads", [1, 2])
 def test_six_servers_on_a_ring(reads):
-    """The entanglement from the neighbour set alone is that of the whole."""
+    """The entanglement from the neighbor set alone is that of the whole."""
     mdp, policy = ring(np.random.default_rng(4), 6, reads)
     chain = je.pair_chain(mdp, policy)
     assert bool((je.stationary_distribution(chain) > 0).all())
     for i in range(6):
         whole = je.entanglement_atv(chain, agent=i, tol=1e-8)
-        found = je.entanglement_atv(je.neighbourhood(mdp, policy, agent=i), agent=0, tol=1e-8)
+        found = je.entanglement_atv(je.neighborhood(mdp, policy, agent=i), agent=0, tol=1e-8)
         assert whole.converged
         assert found.converged
         assert whole.value > 0.05
         assert abs(found.value - whole.value) < 1e-9
 
 
-def test_a_policy_that_reads_others_widens_the_neighbour_set():
+def test_a_policy_that_reads_others_widens_the_neighbor_set():
     """J.2 prints that the rows depend on x_{Z_i}; with a policy that reads W_i it is ∪ Z_j."""
     mdp, policy = ring(np.random.default_rng(4), 6, 2)
     P = rows_of(je.pair_chain(mdp, policy), 0)
@@ -281,7 +281,7 @@ def test_ten_servers_are_solved():
 
 def test_a_hundred_servers():
     mdp, policy = ring(np.random.default_rng(4), 100, 2)
-    near = je.neighbourhood(mdp, policy, agent=57)
+    near = je.neighborhood(mdp, policy, agent=57)
     assert near.num_pairs == 256
     np.testing.assert_allclose(near.matrix().sum(1), 1, atol=EXACT)
 
@@ -506,11 +506,11 @@ def test_bad_exogenous_input():
 def test_bad_factored_input():
     mdp, policy = ring(np.random.default_rng(8), 3, 1)
     for change, match in (
-        ({"neighbours": ((0, 1, 2), (0, 1, 2), (0, 1, 3))}, r"neighbours\[2\]: .* agents 0..2"),
-        ({"neighbours": ((0, 1, 1), (0, 1, 2), (0, 1, 2))}, r"neighbours\[0\]: .* none of them tw"),
-        ({"neighbours": ([0, 1, 2], (0, 1, 2), (0, 1, 2))}, r"neighbours\[0\]: .* tuple of ints"),
-        ({"neighbours": ((0, 1, 2),)}, "neighbours: wanted a tuple .* got 1"),
-        ({"neighbours": ((0, 1), (1, 0, 2), (2, 0, 1))}, r"transitions\[0\]: wanted shape"),
+        ({"neighbors": ((0, 1, 2), (0, 1, 2), (0, 1, 3))}, r"neighbors\[2\]: .* agents 0..2"),
+        ({"neighbors": ((0, 1, 1), (0, 1, 2), (0, 1, 2))}, r"neighbors\[0\]: .* none of them tw"),
+        ({"neighbors": ([0, 1, 2], (0, 1, 2), (0, 1, 2))}, r"neighbors\[0\]: .* tuple of ints"),
+        ({"neighbors": ((0, 1, 2),)}, "neighbors: wanted a tuple .* got 1"),
+        ({"neighbors": ((0, 1), (1, 0, 2), (2, 0, 1))}, r"transitions\[0\]: wanted shape"),
         ({"transitions": (2 * mdp.transitions[0], *mdp.transitions[1:])}, "sums to 2"),
         ({"rewards": ()}, "rewards: is empty"),
     ):
@@ -525,9 +525,9 @@ def test_bad_factored_input():
     with pytest.raises(ValueError, match="LocalPolicies are for a FactoredMDP"):
         je.pair_chain(je.MDP(np.ones((1, 1, 1)), np.ones((1, 1))), policy)
     with pytest.raises(ValueError, match=r"agent: 3 is not one of the agents 0..2"):
-        je.neighbourhood(mdp, policy, agent=3)
+        je.neighborhood(mdp, policy, agent=3)
     with pytest.raises(ValueError, match="policy: wanted LocalPolicies"):
-        je.neighbourhood(mdp, np.full((2,) * 6, 0.125), agent=0)
+        je.neighborhood(mdp, np.full((2,) * 6, 0.125), agent=0)
 
 
 def test_bad_cooperative_input():

@@ -254,7 +254,7 @@ PAID = jaxent.with_rewards(RUN, np.zeros((2, 2)))
             "trace: flows do not say",
         ),
         (lambda: jaxent.td_local_q(np.ones((3, 2, 2)), discount=0.5), "flows need one"),
-        (lambda: jaxent.monte_carlo_local_q(PAID, discount=0.5, tolerance=2.0), "tolerance: 2"),
+        (lambda: jaxent.monte_carlo_local_q(PAID, discount=0.5, tol=2.0), "tol: 2"),
         (lambda: jaxent.monte_carlo_local_q(PAID, discount=1.0), "discount: 1 is"),
         (lambda: jaxent.fit_local_rewards(PAID), "none to split"),
         (lambda: jaxent.with_rewards(RUN, np.zeros((2, 3))), "reward: wanted shape"),

@@ -88,7 +88,7 @@ def test_fixed_point_piece_and_moments(case):
     np.testing.assert_allclose(m.sum(), 1, atol=EXACT)
     np.testing.assert_allclose(jaxent.mean_field_step(bandit, priority, m), m, atol=SOLVE)
     K, b = np.asarray(field.piece), np.asarray(field.offset)
-    # The piece is phi on a neighbourhood of m*.
+    # The piece is phi on a neighborhood of m*.
     rng = np.random.default_rng(case)
     push = rng.normal(size=len(m))
     push -= push.mean()

@@ -198,7 +198,7 @@ def test_too_few_steps_are_not_converged():
     [
         ({"hidden": 0}, "hidden: 0 is not an integer of at least 1"),
         ({"learning_rate": 0.0}, "learning_rate: 0.0 is not positive"),
-        ({"tolerance": -1.0}, "tolerance: -1.0 is not positive"),
+        ({"tol": -1.0}, "tol: -1.0 is not positive"),
         ({"discount": 1.0}, "discount: 1 is outside"),
     ],
 )

@@ -62,7 +62,7 @@ def test_entangled_chains_are_refused():
     assert not je.is_agentwise_separable(chain)
     with pytest.raises(ValueError, match="depend on the pair of agent"):
         je.separable_decomposition(chain)
-    assert je.is_separable(chain, tolerance=1.0)
+    assert je.is_separable(chain, tol=1.0)
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (3, 2), (2, 2, 2)])

@@ -62,7 +62,7 @@ def test_chances_are_logistic_and_meet_the_budget(soft, counts, budget, temperat
 
 @pytest.mark.parametrize(("counts", "budget", "temperature"), CASES)
 def test_roundings_are_a_fixed_size_design(soft, counts, budget, temperature):
-    """Exactly M, the right means, sums of neighbours within one of theirs, and one probability."""
+    """Exactly M, the right means, sums of neighbors within one of theirs, and one probability."""
     counts = np.array(counts)
     chances, roundings, log = soft(WHITTLE, counts, budget, temperature)
     active, weights = np.asarray(roundings.active), np.asarray(roundings.weights)

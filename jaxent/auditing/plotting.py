@@ -54,13 +54,13 @@ def plot_audit(found: Audit) -> Figure:
     reach = np.maximum([value - found.lower[order], found.upper[order] - value], 0)
     place = np.arange(len(order))
     tested = np.array([found.words[i] in ("entangled", "weakly entangled") for i in order], bool)
-    for here, colour, mark, label in (
+    for here, color, mark, label in (
         (tested, "tab:red", "o", "moved by the others"),
         (~tested, "tab:blue", "s", "not seen to be"),
     ):
         if here.any():
             axes[0].errorbar(
-                place[here], value[here], reach[:, here], fmt=mark, color=colour, ms=3, lw=0.8,
+                place[here], value[here], reach[:, here], fmt=mark, color=color, ms=3, lw=0.8,
                 label=label,
             )  # fmt: skip
             axes[0].legend()

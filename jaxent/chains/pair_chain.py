@@ -40,6 +40,7 @@ from ..models.mdp import (
     feasible_actions,
 )
 from ..models.policies import LocalPolicies, check_policy
+from ..numerics.arrays import as_float
 from ..numerics.kron import kron, kron_mv, kron_vm, pair_order
 
 Array = jax.Array
@@ -345,10 +346,10 @@ def _exogenous_chain(mdp: ExogenousMDP, policy: Array) -> PairChain:
 def _factored_chain(mdp: FactoredMDP, policy: Any) -> PairChain:
     sizes = tuple(s * a for s, a in zip(mdp.num_states, mdp.num_actions, strict=True))
     tables = []
-    for table, seen in zip(mdp.transitions, mdp.neighbours, strict=True):
+    for table, seen in zip(mdp.transitions, mdp.neighbors, strict=True):
         rows = _by_pair(as_float(table), len(seen))
         tables.append(rows.reshape(*(sizes[j] for j in seen), rows.shape[-1]))
-    kernel = FactoredKernel(tuple(tables), mdp.neighbours, sizes)
+    kernel = FactoredKernel(tuple(tables), mdp.neighbors, sizes)
     if isinstance(policy, LocalPolicies):
         local = tuple(as_float(table) for table in policy.tables)
         part = FactoredPolicy(local, policy.scopes, mdp.num_states)
@@ -361,14 +362,6 @@ def _by_pair(table: Array, num_agents: int) -> Array:
     """The leading axes `[S_0.., A_0.., ..]` in the order of pairs, `[S_0, A_0, S_1, .., ..]`."""
     order = [k for i in range(num_agents) for k in (i, num_agents + i)]
     return table.transpose(*order, *range(2 * num_agents, table.ndim))
-
-
-def as_float(array: Any) -> Array:
-    """The array in its own float dtype; integers become JAX's default float."""
-    dtype = jnp.result_type(array)
-    return jnp.asarray(
-        array, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
-    )
 
 
 def view_axes(chain: PairChain, agent: int | Sequence[int]) -> tuple[int, ...]:

@@ -86,14 +86,14 @@ def law_iterative(chain: PairChain) -> LawSolution:
     The support is settled exactly: what can be reached from the likeliest state is its recurrent
     class, and the chain is unichain if and only if every state can reach that class.
     """
-    tolerance = 64 * float(jnp.finfo(chain.dtype).eps)
+    tol = 64 * float(jnp.finfo(chain.dtype).eps)
     uniform = jnp.full(chain.num_states, 1 / chain.num_states, chain.dtype)
 
     def step(law):
         return chain.kernel.vm(chain.policy.vm(law))
 
     def solve(operator, b):
-        solution = gmres(operator, b, tolerance=tolerance)
+        solution = gmres(operator, b, tol=tol)
         return solution.value, (solution.num_steps, solution.converged)
 
     law, (steps, converged) = lax.custom_linear_solve(
@@ -111,7 +111,7 @@ def law_iterative(chain: PairChain) -> LawSolution:
     law = jnp.where(recurrent & (law > 0), law, 0)
     law = law / law.sum()
     residual = jnp.abs(step(law) - law).max()
-    near = residual <= 4 * tolerance * law.max()
+    near = residual <= 4 * tol * law.max()
     return _on_pairs(chain, law, residual, steps, converged & near & attracted.all())
 
 

@@ -1,4 +1,4 @@
-r"""Entanglement from data: the exact minimiser of Eqs. (9), (10) and (15), with an interval.
+r"""Entanglement from data: the exact minimizer of Eqs. (9), (10) and (15), with an interval.
 
 What a simulator or a log gives is the same few numbers: for every epoch and local state, how the
 agent's next step was distributed and how much weight that local state had. Where the next law is
@@ -19,7 +19,7 @@ from jax import lax
 from scipy import special
 
 from .._checks import check_finite, check_positive_int, check_shape
-from ..numerics.simplex import total_variation, tv_centre, weighted_median
+from ..numerics.simplex import total_variation, tv_center, weighted_median
 
 Array = jax.Array
 
@@ -63,7 +63,7 @@ def estimate_entanglement(probabilities: Array, weights: Array) -> EntanglementE
     r"""Monte Carlo estimate of the entanglement of one agent.
 
     $\min_q \sum_{t, l} w_{tl} D_{TV}(p_{tl}, q_l) / \sum w$ (Eqs. 9, 10, 15). Exact: for each local
-    state l the minimiser is a weighted centre of total variation, with two actions a weighted
+    state l the minimizer is a weighted center of total variation, with two actions a weighted
     median. The halves of `held_out` are the epochs before and after half of the weight, so epochs
     of weight 0 (burn-in, padding) do no harm.
 
@@ -74,7 +74,7 @@ def estimate_entanglement(probabilities: Array, weights: Array) -> EntanglementE
             the share of agents in l for exchangeable ones.
 
     Returns:
-        `EntanglementEstimate`. The derivative of `value` is exact where the minimiser is unique
+        `EntanglementEstimate`. The derivative of `value` is exact where the minimizer is unique
         (with two actions the median is one of the probabilities and moves with it), a subgradient
         elsewhere; with more than two actions `held_out` has none.
 
@@ -104,12 +104,12 @@ def estimate_entanglement(probabilities: Array, weights: Array) -> EntanglementE
         """Of one local state: laws `[T, m]`, parts `[3, T]`."""
         frozen = lax.stop_gradient(laws)
         whole, first, second = parts
-        centre = jax.vmap(tv_centre, in_axes=(None, 0))(frozen, lax.stop_gradient(parts))
-        near, from_first, from_second = total_variation(frozen[None], centre.point[:, None])
+        center = jax.vmap(tv_center, in_axes=(None, 0))(frozen, lax.stop_gradient(parts))
+        near, from_first, from_second = total_variation(frozen[None], center.point[:, None])
         # Danskin: the minimum has slope w_k y_k in the laws and the distances in the weights.
-        inner = (whole[:, None] * centre.slopes[0] * (laws - frozen)).sum()
+        inner = (whole[:, None] * center.slopes[0] * (laws - frozen)).sum()
         crossed = lax.stop_gradient(second @ from_first + first @ from_second)
-        return whole @ near + inner, crossed, centre.point[0]
+        return whole @ near + inner, crossed, center.point[0]
 
     value, held_out, point = lax.map(
         lambda both: one(*both),
@@ -222,7 +222,7 @@ def _interval(
             active = weighted_median(laws[:, 1], fits * w[None])  # [K + 1]
             points = jnp.stack([1 - active, active], axis=-1)
         else:
-            points = lax.map(lambda fit: tv_centre(laws, fit * w).point, fits)  # [K + 1, m]
+            points = lax.map(lambda fit: tv_center(laws, fit * w).point, fits)  # [K + 1, m]
         cost = jax.vmap(lambda q: w * total_variation(laws, q[None]))(points)  # [K + 1, T]
         return (cost[:-1] * inside).sum(1), cost[-1].sum()
 

@@ -275,7 +275,7 @@ def monte_carlo_local_q(
     discount: Array | float,
     types: Any = None,
     segment: int | None = None,
-    tolerance: float = 1e-3,
+    tol: float = 1e-3,
     ends: bool = False,
 ) -> LocalReturns:
     r"""Local Q-values by first-visit Monte Carlo.
@@ -290,8 +290,8 @@ def monte_carlo_local_q(
         discount: $\gamma$ in [0, 1), a known number.
         types: of every agent, `[N]`; each is its own if not given.
         segment: epochs in which only the first visit counts, so that returns are nearly
-            independent; those after which $\gamma^k$ is below the tolerance if not given. Static.
-        tolerance: visits with $\gamma^{\text{epochs left}}$ above it do not count. Static.
+            independent; those after which $\gamma^k$ is below `tol` if not given. Static.
+        tol: visits with $\gamma^{\text{epochs left}}$ above it do not count. Static.
         ends: whether episodes end for good, so that nothing is left out. Static.
 
     References:
@@ -301,10 +301,10 @@ def monte_carlo_local_q(
     _check_paid(trajectory, None)
     if not concrete(discount):
         raise ValueError("discount: fixes how many epochs count, so it must be a known number")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance: {tolerance} is outside (0, 1)")
+    if not 0 < tol < 1:
+        raise ValueError(f"tol: {tol} is outside (0, 1)")
     rate = float(discount)
-    horizon = 1 if rate == 0 else max(1, int(np.ceil(np.log(tolerance) / np.log(rate))))
+    horizon = 1 if rate == 0 else max(1, int(np.ceil(np.log(tol) / np.log(rate))))
     segment = horizon if segment is None else segment
     check_positive_int("segment", segment)
     types, num_types = agent_types(trajectory, types)

@@ -8,7 +8,7 @@ q(. | x_i) explains; on the other part it is counted whether they are,
 
 No h gets above E[ TV(P(. | x_i, f), q) ], however wrong the model, and features never tell more
 than the joint pair, so this is a lower estimate of the right-hand side of Eq. (7), *relative to
-those features*: with q the weighted TV centre it misses no more than a term of order 1/T. That it
+those features*: with q the weighted TV center it misses no more than a term of order 1/T. That it
 is small does not prove that E_i is small: other features may show more.
 """
 
@@ -22,7 +22,7 @@ import optax
 from jax import lax
 
 from .._checks import check_finite, check_positive_int, check_shape
-from ..numerics.simplex import total_variation, tv_centre
+from ..numerics.simplex import total_variation, tv_center
 from .estimators import batch_means, batch_of, student
 from .trajectory import Trajectory
 
@@ -31,7 +31,7 @@ Array = jax.Array
 _BATCHES = 20
 # Of Adam, on features of variance 1 and from the law without features.
 _FIT_STEPS, _FIT_RATE = 100, 0.1
-_CENTRE_POINTS = 256
+_CENTER_POINTS = 256
 _FEW_PAIRS = 20
 # The permutations sort words of 32 bits, of which the codes of two pairs leave some for chance.
 _MOST_PAIRS = 1023
@@ -47,7 +47,7 @@ class LogsEstimate(NamedTuple):
         standard_error: by batch means over the held-out epochs, folds taken as dependent, `[K]`.
         lower: end of the interval, not below 0, `[K]`.
         upper: end of the interval, which is one for the lower estimate, not for E_i, `[K]`.
-        plug_in: mean distance of the fitted laws from their centre, `[K]`; overfitting raises it.
+        plug_in: mean distance of the fitted laws from their center, `[K]`; overfitting raises it.
         p_value: of the permutation test of "no entanglement", `[K]`.
         minimizer: fitted own law q, `[K, X, X]`; uniform where there is not enough data.
         visits: transitions from each local pair, `[K, X]`.
@@ -111,7 +111,7 @@ def entanglement_from_logs(
     the past of anybody else (E_i = 0). Then next pairs that follow the same local pair are draws
     of one law, whatever the features at the time, and are permuted among these epochs. Features
     may depend on the agent's past in any way: each next pair is new given all that was before it,
-    so the statistic $\sum_{x, y} |S_{xy}|^2 / n_{xy}$, with $S_{xy}$ the sum of features (centred
+    so the statistic $\sum_{x, y} |S_{xy}|^2 / n_{xy}$, with $S_{xy}$ the sum of features (centered
     and whitened for each x) at the $n_{xy}$ transitions from x to y, is one of martingale
     differences and has the same chi-squared limit in the data as under permutation. The level is
     exact where features do not depend on the agent's past, and holds for long runs otherwise. It is
@@ -220,7 +220,7 @@ def estimate_paths(
 
 
 def _standard(f: Array, x: Array, weight: Array, num_pairs: int) -> Array:
-    """Features centred and whitened for each local pair, `[T, d]`; 0 in directions that lack.
+    """Features centered and whitened for each local pair, `[T, d]`; 0 in directions that lack.
 
     By Gram and Schmidt, one column after another: plain JAX, for agents are done in threads and
     batched LAPACK calls of two threads may wait for each other.
@@ -296,10 +296,10 @@ def _held_out(g, x, y, weight, flow, fold, num_folds):
 
     def fit(train: Array) -> tuple[Array, Array, Array]:
         laws = _logistic(design, target, train, here)
-        points, edge = _centres(laws, x, train, num_pairs)
+        points, edge = _centers(laws, x, train, num_pairs)
         q = points[x]
         apart = laws - q
-        # At the centre itself the best h lies between 0 and 1, the same for all such epochs.
+        # At the center itself the best h lies between 0 and 1, the same for all such epochs.
         h = jnp.where(jnp.abs(apart) <= _SAME, edge[x], (apart > 0).astype(g.dtype))
         gain = (h * (target - q)).sum(1)
         return gain, total_variation(laws, q), points
@@ -338,8 +338,8 @@ def _logistic(design: Array, target: Array, train: Array, here: Array) -> Array:
     return jax.nn.softmax(design @ weight)
 
 
-def _centres(laws: Array, x: Array, train: Array, num_pairs: int) -> tuple[Array, Array]:
-    """TV centre of the fitted laws of every local pair, and h at it: `[X, m]` twice.
+def _centers(laws: Array, x: Array, train: Array, num_pairs: int) -> tuple[Array, Array]:
+    """TV center of the fitted laws of every local pair, and h at it: `[X, m]` twice.
 
     Of so many epochs, evenly spaced: what that costs the lower estimate is of second order.
     """
@@ -349,11 +349,11 @@ def _centres(laws: Array, x: Array, train: Array, num_pairs: int) -> tuple[Array
     first = jnp.cumsum(number) - number
 
     def one(pair: Array) -> tuple[Array, Array]:
-        spaced = (jnp.arange(_CENTRE_POINTS) + 0.5) / _CENTRE_POINTS * number[pair]
+        spaced = (jnp.arange(_CENTER_POINTS) + 0.5) / _CENTER_POINTS * number[pair]
         some = laws[order[first[pair] + spaced.astype(jnp.int32)]]
-        centre = tv_centre(some, jnp.ones_like(some[:, 0]))
-        at = jnp.abs(some - centre.point[None]) <= _SAME
-        edge = jnp.where(at, centre.slopes, -0.5).max(0) + 0.5
-        return centre.point, edge
+        center = tv_center(some, jnp.ones_like(some[:, 0]))
+        at = jnp.abs(some - center.point[None]) <= _SAME
+        edge = jnp.where(at, center.slopes, -0.5).max(0) + 0.5
+        return center.point, edge
 
     return lax.map(one, jnp.arange(num_pairs))

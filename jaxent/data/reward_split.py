@@ -81,7 +81,7 @@ def _fit_rewards(pairs, rewards, present, types, shape) -> RewardFit:
         lambda x: gather(scale * x),
         lambda values: scale * scatter(values),
         rewards,
-        tolerance=_ROUNDING * eps,
+        tol=_ROUNDING * eps,
         max_steps=4 * shape[0] * shape[1] + 100,
     )
     table = scale * solution
@@ -94,7 +94,7 @@ def _least_squares(
     back: Callable[[Array], Array],
     wanted: Array,
     *,
-    tolerance: float,
+    tol: float,
     max_steps: int,
 ) -> tuple[Array, Array, Array]:
     """The smallest x of least |wanted - A x|, by conjugate gradients on the residual itself.
@@ -107,7 +107,7 @@ def _least_squares(
         forward: A.
         back: its transpose.
         wanted: `[T]`.
-        tolerance: of |A' (wanted - A x)|, relative to |A' wanted|.
+        tol: of |A' (wanted - A x)|, relative to |A' wanted|.
         max_steps: at most so many.
 
     Returns:
@@ -132,7 +132,7 @@ def _least_squares(
 
     def going(carry):
         best, since, steps = carry[4], carry[6], carry[7]
-        return (best > tolerance**2 * size) & (since < _PATIENCE) & (steps < max_steps)
+        return (best > tol**2 * size) & (since < _PATIENCE) & (steps < max_steps)
 
     zero = jnp.zeros_like(start)
     carry = (zero, wanted, start, start, size, zero, 0, 0)

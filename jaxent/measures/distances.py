@@ -49,12 +49,6 @@ def mu_norm(x: Array, mu: Array) -> Array:
     return mu @ jnp.abs(x)
 
 
-def relative(error: Array, scale: Array) -> Array:
-    """Error over scale; 0 where both are 0, as they are where nothing is paid."""
-    nothing = (error == 0) & (scale == 0)
-    return jnp.where(nothing, 0, error / jnp.where(nothing, 1, scale))
-
-
 def mu_inf_norm(matrix: Array, mu: Array) -> SignNorm:
     """sup of mu' |M x| over |x_k| <= 1, the norm that M has from sup to mu-norm.
 

@@ -1,6 +1,6 @@
 r"""How entangled agents are: the distance to the nearest separable chain, certified (Eqs. 4 to 8).
 
-| function | distance | minimised over |
+| function | distance | minimized over |
 |---|---|---|
 | `entanglement_tv` | TV (Def. 4) | separable two-agent chains |
 | `entanglement_mu_tv` | mu-TV (Def. 7) | separable two-agent chains |
@@ -27,16 +27,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_positive_int, check_shape, check_stochastic, concrete
-from ..chains.pair_chain import PairChain, as_float
+from ..chains.pair_chain import PairChain
 from ..chains.stationary import solve_law
 from ..chains.views import view_transition
 from ..models.mdp import ExogenousMDP, WeaklyCoupledMDP
 from ..models.policies import check_policy
+from ..numerics.arrays import as_float
 from ..numerics.interior_point import Solution
-from ..numerics.simplex import total_variation, tv_centre
+from ..numerics.simplex import total_variation, tv_center
 from .distances import MAX_ENUMERATED, by_view, mu_inf_norm, sign_vectors
-from .programs.minimax_tv_center import minimax_centre
-from .programs.mu_atv_center import sign_centre
+from .programs.minimax_tv_center import minimax_center
+from .programs.mu_atv_center import sign_center
 from .programs.tv_nearest_separable import nearest_separable
 
 Array = jax.Array
@@ -127,7 +128,7 @@ def entanglement_atv(
 ) -> Entanglement:
     r"""Agent-wise entanglement E_i of Eq. (5) (and Eq. 13): min over P_i of the largest TV.
 
-    Rows of the minimiser are as good as the maximum asks: the worst one is optimal, the others are
+    Rows of the minimizer are as good as the maximum asks: the worst one is optimal, the others are
     no worse than it.
 
     Args:
@@ -152,7 +153,7 @@ def entanglement_atv(
     rows = by_view(chain, visited(chain), agent=agent)  # [X, C]
     fixed = jax.lax.stop_gradient(points)
     # Only the worst local pair matters: those seen to be better are left unfinished.
-    solve = partial(minimax_centre, tol=tol, max_steps=max_steps, rivals="pairs")
+    solve = partial(minimax_center, tol=tol, max_steps=max_steps, rivals="pairs")
     bracket, steps, _ = jax.vmap(solve, axis_name="pairs")(fixed, rows)
     upper, lower = bracket.upper.max(), bracket.lower.max()
     weight, alpha = bracket.dual
@@ -187,7 +188,7 @@ def entanglement_mu_atv_upper(
     _check(chain, tol, 1, mu)
     points = by_view(chain, view_transition(chain, agent=agent), agent=agent)  # [X, C, X]
     weights = by_view(chain, jnp.asarray(mu).astype(points.dtype), agent=agent)  # [X, C]
-    return weighted_centres(points, weights, tol)
+    return weighted_centers(points, weights, tol)
 
 
 def policy_entanglement(
@@ -244,7 +245,7 @@ def policy_entanglement(
     rows, front = int(np.prod(local)), range(len(seen))
     points = jnp.moveaxis(marginal, seen, front).reshape(rows, -1, marginal.shape[-1])
     weights = jnp.moveaxis(law, seen, front).reshape(rows, -1)
-    found = weighted_centres(points, weights, tol)
+    found = weighted_centers(points, weights, tol)
     return found._replace(minimizer=found.minimizer.reshape(*local, -1))
 
 
@@ -259,7 +260,7 @@ def entanglement_mu_atv(
     r"""Agent-wise entanglement in the mu-weighted ATV distance of Def. 8, the true one.
 
     A linear program over all sign vectors while these are few. Beyond that `lower` rests on a part
-    of them, `upper` on the minimiser for these or that of Eq. (7), whichever is better, and
+    of them, `upper` on the minimizer for these or that of Eq. (7), whichever is better, and
     `converged` is true only if they meet.
 
     Args:
@@ -302,7 +303,7 @@ def sign_entanglement(
         weights: law of the joint pair, `[X, C]`.
         signs: where not all sign vectors are listed, those that `lower` rests on, `[R, m]`; by
             default the likely ones.
-        mend: takes the minimiser for these to one for all, `[X, m]` to `[X, m]`.
+        mend: takes the minimizer for these to one for all, `[X, m]` to `[X, m]`.
         tol: gap to certify.
         max_steps: at most so many interior-point steps. Static.
     """
@@ -313,10 +314,10 @@ def sign_entanglement(
         # The first vector, all +1, sees no difference between laws.
         listed = jnp.asarray(sign_vectors(m)[1:] if m > 1 else sign_vectors(m), p.dtype)
     else:
-        coarse = jax.vmap(tv_centre)(p, w)
+        coarse = jax.vmap(tv_center)(p, w)
         listed = _likely_signs(p - coarse.point[:, None], w) if signs is None else signs
         listed = jnp.asarray(listed, p.dtype)
-    bracket, steps, _ = sign_centre(p, w, listed, tol=tol, max_steps=max_steps)
+    bracket, steps, _ = sign_center(p, w, listed, tol=tol, max_steps=max_steps)
     upper, q = bracket.upper, bracket.primal
     if not whole:
         q = mend(q)
@@ -352,13 +353,13 @@ def visited(chain: PairChain) -> Array:
     return jnp.isnan(law) | (law > 0)
 
 
-def weighted_centres(points: Array, weights: Array, tol: Any) -> Entanglement:
-    """Eq. (7) from the rows of a view `[X, C, m]` and their law `[X, C]`: a centre a local pair."""
-    centres = jax.vmap(tv_centre)(*jax.lax.stop_gradient((points, weights)))
-    apart = total_variation(jax.lax.stop_gradient(points), centres.point[:, None])
-    moved = centres.weights[..., None] * centres.slopes
-    upper, lower = centres.upper.sum(), centres.lower.sum()
-    return certified(upper, lower, centres.point, 0, tol, (points, moved), (weights, apart))
+def weighted_centers(points: Array, weights: Array, tol: Any) -> Entanglement:
+    """Eq. (7) from the rows of a view `[X, C, m]` and their law `[X, C]`: a center a local pair."""
+    centers = jax.vmap(tv_center)(*jax.lax.stop_gradient((points, weights)))
+    apart = total_variation(jax.lax.stop_gradient(points), centers.point[:, None])
+    moved = centers.weights[..., None] * centers.slopes
+    upper, lower = centers.upper.sum(), centers.lower.sum()
+    return certified(upper, lower, centers.point, 0, tol, (points, moved), (weights, apart))
 
 
 def _nearest(joint: Array, rows: Array, minimax: bool, tol: Any, max_steps: int) -> Solution:

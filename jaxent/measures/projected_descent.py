@@ -1,6 +1,6 @@
 r"""Entanglement by projected gradient descent over local simplices.
 
-The general method: any distance, smooth or not, any optax optimiser. It knows no lower bound of its
+The general method: any distance, smooth or not, any optax optimizer. It knows no lower bound of its
 own; the measures in `entanglement` do, and are what it is held against. In the paper's own form,
 
     P = sum_j x_j P_1^(j) (x) ... (x) P_N^(j),   sum_j x_j = 1,   P >= 0,
@@ -58,7 +58,7 @@ def minimize_entanglement(
         distance: from a pytree of row-stochastic arrays to a scalar, e.g.
             `lambda P_A: (mu * total_variation(rows, P_A[pair])).sum()`.
         start: the pytree to start from.
-        optimizer: any optax optimiser; by default Adam with a cosine decay from 0.05.
+        optimizer: any optax optimizer; by default Adam with a cosine decay from 0.05.
         num_steps: how many steps. Static.
         project: back to the feasible set; by default every row of every leaf on its simplex.
     """
@@ -119,7 +119,7 @@ def entanglement_tv_signed(
         key: for the first terms.
         num_terms: K. Static.
         num_steps: descent steps. Static.
-        optimizer: any optax optimiser.
+        optimizer: any optax optimizer.
         tol: gap to certify.
     """
     chain = lax.stop_gradient(chain)

@@ -2,7 +2,7 @@ r"""Is a chain separable? The test, the decomposition, and the reward that shows
 
 Two agents are separable (Def. 1) if P = Σ_j w_j P_A^(j) ⊗ P_B^(j) with stochastic factors and
 weights that sum to 1, some perhaps negative. The span of such products is a linear space: neither
-agent's next pair depends on the other's current pair (no signalling). For N agents (Def. 10): for
+agent's next pair depends on the other's current pair (no signaling). For N agents (Def. 10): for
 every i, summing out agent i's next pair leaves nothing that depends on agent i's current pair.
 
 Agent-wise separability asks less for N >= 3: the next pair of each agent depends on its own pair
@@ -83,14 +83,14 @@ class Witness(NamedTuple):
     violation: Array
 
 
-def is_separable(chain: PairChain, *, tolerance: float | None = None) -> Array:
+def is_separable(chain: PairChain, *, tol: float | None = None) -> Array:
     r"""Whether P is a weighted sum of products of stochastic matrices (Defs. 1 and 10).
 
     For every i, Σ_{y_i} P(y | x) must not depend on x_i.
 
     Args:
         chain: with one factor a view; its matrix is formed.
-        tolerance: largest deviation from the mean over x_i that still counts as none; 64 machine
+        tol: largest deviation from the mean over x_i that still counts as none; 64 machine
             epsilons by default. Static.
 
     Returns:
@@ -103,28 +103,28 @@ def is_separable(chain: PairChain, *, tolerance: float | None = None) -> Array:
         True
         False
     """
-    return _signalling(chain).max() <= _tolerance(chain, tolerance)
+    return _signaling(chain).max() <= _tol(chain, tol)
 
 
-def is_agentwise_separable(chain: PairChain, *, tolerance: float | None = None) -> Array:
+def is_agentwise_separable(chain: PairChain, *, tol: float | None = None) -> Array:
     r"""Whether each agent's next pair depends on its own pair alone: every E_i is 0.
 
     Enough for exact decomposition. For two agents it is separability; for more it is weaker.
 
     Args:
         chain: any chain, matrix-free.
-        tolerance: as for `is_separable`.
+        tol: as for `is_separable`.
     """
     worst = [_own_dependence(chain, i) for i in range(len(chain.views))]
-    return jnp.stack(worst).max() <= _tolerance(chain, tolerance)
+    return jnp.stack(worst).max() <= _tol(chain, tol)
 
 
 def separable_decomposition(
-    chain: PairChain, *, tolerance: float | None = None
+    chain: PairChain, *, tol: float | None = None
 ) -> SeparableDecomposition:
     r"""Weights and stochastic factors whose weighted Kronecker sum is P.
 
-    Two agents: with R[(x_A, y_A), (x_B, y_B)] = P, no signalling makes every column of R a multiple
+    Two agents: with R[(x_A, y_A), (x_B, y_B)] = P, no signaling makes every column of R a multiple
     of a stochastic matrix. Rank-many independent columns A_j are a basis, R = Σ_j A_j c_j', and a
     multiple of P_B added to each c_j makes it non-negative at the price of one term more, the only
     negative one. So there are r or r + 1 terms, where r is the operator-Schmidt rank and no
@@ -133,7 +133,7 @@ def separable_decomposition(
 
     Args:
         chain: with one factor a view, concrete.
-        tolerance: as for `is_separable`.
+        tol: as for `is_separable`.
 
     Raises:
         ValueError: if the chain is not separable, naming the agent that signals.
@@ -144,8 +144,8 @@ def separable_decomposition(
         >>> print(jaxent.separable_decomposition(chain).weights.round(3))
         [ 0.5  0.5  1.  -1. ]
     """
-    deviation = np.asarray(_signalling(chain))
-    if not deviation.max() <= _tolerance(chain, tolerance):
+    deviation = np.asarray(_signaling(chain))
+    if not deviation.max() <= _tol(chain, tol):
         agent = int(deviation.argmax())
         raise ValueError(
             f"chain: is not separable; the others' next pairs depend on the pair of agent {agent} "
@@ -161,12 +161,12 @@ def separable_decomposition(
     return SeparableDecomposition(weights, factors)
 
 
-def is_convexly_separable(chain: PairChain, *, tolerance: float = 1e-8) -> bool:
+def is_convexly_separable(chain: PairChain, *, tol: float = 1e-8) -> bool:
     """Whether P is a convex combination of products: a point of P_SEP+ (Sec. 3.3).
 
     Args:
         chain: as for `convex_separation`.
-        tolerance: largest distance from P_SEP+ that still counts as none, as a mean over rows.
+        tol: largest distance from P_SEP+ that still counts as none, as a mean over rows.
 
     Examples:
         >>> import jaxent
@@ -174,7 +174,7 @@ def is_convexly_separable(chain: PairChain, *, tolerance: float = 1e-8) -> bool:
         >>> jaxent.is_convexly_separable(chain)
         False
     """
-    return convex_separation(chain).distance <= tolerance * chain.num_pairs
+    return convex_separation(chain).distance <= tol * chain.num_pairs
 
 
 def convex_separation(chain: PairChain) -> ConvexSeparation:
@@ -279,11 +279,11 @@ def _product_sizes(chain: PairChain) -> tuple[int, ...]:
     return chain.sizes
 
 
-def _tolerance(chain: PairChain, tolerance: float | None) -> float:
-    return _NOISE_EPS * float(jnp.finfo(chain.dtype).eps) if tolerance is None else tolerance
+def _tol(chain: PairChain, tol: float | None) -> float:
+    return _NOISE_EPS * float(jnp.finfo(chain.dtype).eps) if tol is None else tol
 
 
-def _signalling(chain: PairChain) -> Array:
+def _signaling(chain: PairChain) -> Array:
     """How far the others' next pairs depend on agent i's pair, largest deviation, `[N]`."""
     sizes = _product_sizes(chain)
     P = chain.matrix().reshape(*sizes, *sizes)

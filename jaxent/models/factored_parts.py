@@ -6,7 +6,7 @@ An agent whose next state depends on the pairs in a set Z_i, and on nothing else
 
 a tensor network whose contraction never forms K: it sums over one agent's next state after another.
 A shared signal is one more factor, read by everyone (App. J.1); agents of a factored MDP read their
-neighbours (App. J.2); a policy may read the states of a few agents likewise.
+neighbors (App. J.2); a policy may read the states of a few agents likewise.
 """
 
 from collections.abc import Sequence

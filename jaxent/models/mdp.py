@@ -3,7 +3,7 @@ r"""The models: what the agents are, before anybody says who acts.
 An agent on its own is an `MDP`. Agents whose transitions are independent given the actions make a
 `WeaklyCoupledMDP` (Def. 11), P(s'|s, a) = Π P_i(s_i'|s_i, a_i), coupled by who may act together;
 any other kernel is a `JointMDP`. Three more come from Appendix J: an `ExogenousMDP`, whose agents
-share a signal that none of them moves; a `FactoredMDP`, whose agents read a few neighbours each; a
+share a signal that none of them moves; a `FactoredMDP`, whose agents read a few neighbors each; a
 `CooperativeGame`, whose one reward need be no sum of local ones. Each comes with a check that names
 the argument and the place.
 
@@ -147,18 +147,18 @@ class ExogenousMDP(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FactoredMDP:
-    r"""Agents that read their neighbours only (Def. 15), $P(s'|s, a) = \prod_i P_i(s_i'|x_{Z_i})$.
+    r"""Agents that read their neighbors only (Def. 15), $P(s'|s, a) = \prod_i P_i(s_i'|x_{Z_i})$.
 
     Attributes:
         transitions: $P_i(s_i' \mid s_{Z_i}, a_{Z_i})$ of each agent, `[S_j.., A_j.., S_i]` with j
-            over `neighbours[i]` in the order given there.
-        neighbours: $Z_i$ of each agent, itself among them if it reads its own pair. Static.
+            over `neighbors[i]` in the order given there.
+        neighbors: $Z_i$ of each agent, itself among them if it reads its own pair. Static.
         rewards: $r_i(s_i, a_i)$ of each agent, `[S_i, A_i]` each.
         discount: $\gamma$ in [0, 1).
     """
 
     transitions: tuple[Array, ...]
-    neighbours: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
+    neighbors: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
     rewards: tuple[Array, ...]
     discount: Any
 
@@ -368,8 +368,8 @@ def _check_factored(mdp: FactoredMDP) -> None:
     _check_rewards(mdp.rewards, ())
     states, actions = mdp.num_states, mdp.num_actions
     _check_count("transitions", mdp.transitions, len(states))
-    check_scopes("neighbours", mdp.neighbours, len(states))
-    for i, (table, seen) in enumerate(zip(mdp.transitions, mdp.neighbours, strict=True)):
+    check_scopes("neighbors", mdp.neighbors, len(states))
+    for i, (table, seen) in enumerate(zip(mdp.transitions, mdp.neighbors, strict=True)):
         wanted = (*(states[j] for j in seen), *(actions[j] for j in seen), states[i])
         check_shape(f"transitions[{i}]", table, wanted)
         check_stochastic(f"transitions[{i}]", table)

@@ -149,7 +149,7 @@ def cyclic(num_agents: int) -> NamedBandit:
 
 
 def degenerate(num_agents: int) -> NamedBandit:
-    """A bandit with a global attractor on the border of two pieces: no state is randomised in m*.
+    """A bandit with a global attractor on the border of two pieces: no state is randomized in m*.
 
     State 1 is served first and holds, in the mean field, exactly the fifth of the agents that act:
     m* = (0.8, 0.2), so Assumption 2 (Gast, Gaujal and Yan 2023) fails.

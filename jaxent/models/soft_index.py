@@ -11,7 +11,7 @@ systematic rounding. With C_s = Σ_{s' <= s} n_{s'} p_{s'} and one uniform U in 
     c_s = ⌈C_s - U⌉,  K_s = c_s - c_{s-1}
 
 agents of state s are active, drawn fairly among the n_s. Then E[K_s] = n_s p_s, every sum of
-neighbouring K_s is within one of its mean, and K takes at most S values, with probabilities that
+neighboring K_s is within one of its mean, and K takes at most S values, with probabilities that
 are piecewise linear in C: whoever averages over them has the exact policy and its exact gradient.
 The states keep their own order in this, whatever the index, so that nothing jumps where two
 indices cross.
@@ -256,11 +256,11 @@ def _chances(scores: Array, counts: Array, budget: Array) -> Array:
     def apart(carry: tuple[Array, Array]) -> Array:
         low, high = carry
         middle = low + (high - low) / 2
-        # A threshold at 0 has neighbours closer than any chance can tell.
+        # A threshold at 0 has neighbors closer than any chance can tell.
         return (middle > low) & (middle < high) & (high - low > jnp.finfo(scores.dtype).eps)
 
     low, high = lax.while_loop(apart, halve, (low, high))
-    # Between two neighbouring numbers a chance may still go from 0 to 1 where scores are large: the
+    # Between two neighboring numbers a chance may still go from 0 to 1 where scores are large: the
     # mixture of both ends that spends the budget.
     most, least = jax.nn.sigmoid(scores - low), jax.nn.sigmoid(scores - high)
     spent = (counts * least).sum()

@@ -12,7 +12,7 @@ nearly decomposable the chain and however close to 1 the discount (O'Cinneide 19
 is needed. A pivot of exactly 0 is a state that cannot leave: the root of a recurrent class. There
 is one root if and only if the chain is unichain.
 
-It is plain JAX: it vmaps (the batch goes to the last axis, where it vectorises), runs on any
+It is plain JAX: it vmaps (the batch goes to the last axis, where it vectorizes), runs on any
 device and calls no LAPACK. The diagonal of P is never read beyond the check that rows sum to 1.
 """
 

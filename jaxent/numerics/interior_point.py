@@ -171,8 +171,8 @@ def _step(program: LinearProgram, point: tuple[Tree, Tree, Tree]) -> tuple[Tree,
         ahead = jax.tree.map(
             lambda a, da, b, db: (a + reach_s * da) * (b + reach_z * db), s, ds, z, dz
         )
-        centre = turn * gap * (_total(ahead) / (count * gap)) ** 3
-        return direction(jax.tree.map(lambda p, a, b: centre - p - a * b, product, ds, dz))
+        center = turn * gap * (_total(ahead) / (count * gap)) ** 3
+        return direction(jax.tree.map(lambda p, a, b: center - p - a * b, product, ds, dz))
 
     nothing = jax.tree.map(jnp.zeros_like, (x, s, z))
     dx, ds, dz = lax.fori_loop(0, 2, correct, nothing)

@@ -9,7 +9,7 @@ r"""Agent-major indexing and Kronecker products: the two conventions everything 
 
 A Kronecker product is applied factor by factor and never formed: one matrix product an axis, from
 the last to the first, which leaves its axis in front, so that in the end they stand where they
-began. Each pass moves the whole vector, so small neighbours (two agents of four states, four of
+began. Each pass moves the whole vector, so small neighbors (two agents of four states, four of
 two) are one factor.
 """
 
@@ -49,7 +49,7 @@ def kron_mv(matrices: Sequence[Array], v: Array) -> Array:
 
 
 def _packed(matrices: Sequence[Array]) -> list[Array]:
-    """The same product, of fewer matrices: neighbours with few columns between them as one."""
+    """The same product, of fewer matrices: neighbors with few columns between them as one."""
     packed: list[Array] = []
     for matrix in matrices:
         if packed and packed[-1].shape[1] * matrix.shape[1] <= _COLUMNS:

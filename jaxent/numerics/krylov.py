@@ -1,6 +1,6 @@
 r"""Restarted GMRES for a linear operator that is only applied, never formed.
 
-Saad and Schultz (1986): minimise ||b - A x|| over a Krylov space, Givens rotations keeping the
+Saad and Schultz (1986): minimize ||b - A x|| over a Krylov space, Givens rotations keeping the
 small triangular system. The sup-norm of the true residual is what is tested and reported. There is
 no LAPACK in it, so it vmaps.
 """
@@ -22,7 +22,7 @@ class KrylovSolution(NamedTuple):
         value: x, the best iterate, converged or not.
         residual: max |b - A x|.
         num_steps: how often A was applied.
-        converged: whether the residual met the tolerance.
+        converged: whether the residual met `tol`.
     """
 
     value: Array
@@ -35,23 +35,23 @@ def gmres(
     mv: Callable[[Array], Array],
     b: Array,
     *,
-    tolerance: float,
+    tol: float,
     restart: int = 30,
     max_cycles: int = 100,
 ) -> KrylovSolution:
-    r"""Solve A x = b to max |b - A x| <= tolerance (max |b| + 2 max |x|), or say so if it cannot.
+    r"""Solve A x = b to max |b - A x| <= tol (max |b| + 2 max |x|), or say so if it cannot.
 
     Args:
         mv: x -> A x.
         b: `[n]`.
-        tolerance: relative; no smaller than a few machine epsilons is reachable.
+        tol: relative; no smaller than a few machine epsilons is reachable.
         restart: dimension of the Krylov space, which costs `[restart + 1, n]` memory. Static.
         max_cycles: restarts before giving up. Static.
     """
     restart = min(restart, len(b))
 
     def target(x):
-        return tolerance * (jnp.abs(b).max() + 2 * jnp.abs(x).max())
+        return tol * (jnp.abs(b).max() + 2 * jnp.abs(x).max())
 
     def unfinished(carry):
         x, r, cycle, _, improving = carry

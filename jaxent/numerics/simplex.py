@@ -1,6 +1,6 @@
-r"""The probability simplex: projection, total variation, and centres.
+r"""The probability simplex: projection, total variation, and centers.
 
-The weighted centre of laws p_1, ..., p_K minimises a separable convex function on the simplex,
+The weighted center of laws p_1, ..., p_K minimizes a separable convex function on the simplex,
 
     min_q  sum_k w_k TV(p_k, q) = min_q sum_j f_j(q_j),   f_j(q) = 1/2 sum_k w_k |p_kj - q|,
 
@@ -19,13 +19,13 @@ from jax import lax
 Array = jax.Array
 
 
-# So many values are sorted by a network, which vectorises: four times faster at 64 than XLA's sort
+# So many values are sorted by a network, which vectorizes: four times faster at 64 than XLA's sort
 # on a CPU. Fewer are not worth its compile time, and with more it grows too long.
 _NETWORK = range(32, 129)
 
 
-class Centre(NamedTuple):
-    """A centre of laws, and the proof that it is one.
+class Center(NamedTuple):
+    """A center of laws, and the proof that it is one.
 
     Attributes:
         point: q, `[m]`.
@@ -56,7 +56,7 @@ def total_variation(p: Array, q: Array) -> Array:
 
 
 def weighted_median(values: Array, weights: Array) -> Array:
-    r"""A minimiser of $\sum_k w_k |v_k - q|$ over q: the value at which half the weight is reached.
+    r"""A minimizer of $\sum_k w_k |v_k - q|$ over q: the value at which half the weight is reached.
 
     Exact, by one sort. Values of weight 0 play no part, but must be finite; if all weights are 0
     the smallest value is returned.
@@ -66,7 +66,7 @@ def weighted_median(values: Array, weights: Array) -> Array:
         weights: not negative, `[..., K]`; one sort serves them all.
 
     Returns:
-        `[...]`, each one of the values. Where the minimisers are an interval, its lower end.
+        `[...]`, each one of the values. Where the minimizers are an interval, its lower end.
     """
     order = jnp.argsort(values)
     reached = jnp.cumsum(weights[..., order], axis=-1)
@@ -75,7 +75,7 @@ def weighted_median(values: Array, weights: Array) -> Array:
 
 
 @jax.jit
-def tv_centre(points: Array, weights: Array) -> Centre:
+def tv_center(points: Array, weights: Array) -> Center:
     """The law q with the least weighted total variation distance to given laws, exactly.
 
     Args:
@@ -83,7 +83,7 @@ def tv_centre(points: Array, weights: Array) -> Centre:
         weights: nonnegative, `[K]`; they need not sum to 1.
 
     Returns:
-        The centre; upper and lower agree up to rounding.
+        The center; upper and lower agree up to rounding.
 
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eqs. (7), (9), (10) and (15).
@@ -114,7 +114,7 @@ def tv_centre(points: Array, weights: Array) -> Centre:
         critical = critical - weights.sum() / 2
     slopes = _slopes(points, weights, point, critical)
     lower = jnp.sum(weights[:, None] * slopes * points) - (weights @ slopes).max()
-    return Centre(point, weights @ total_variation(points, point[None]), lower, slopes, weights)
+    return Center(point, weights @ total_variation(points, point[None]), lower, slopes, weights)
 
 
 def _sort_with(values: Array, carried: Array) -> tuple[Array, Array]:

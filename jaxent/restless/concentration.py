@@ -71,7 +71,7 @@ def deviation_bound(
 
     Args:
         counts: configurations, `[K, S]`.
-        weights: of the configurations, not negative; normalised here, `[K]`.
+        weights: of the configurations, not negative; normalized here, `[K]`.
         bandit: the model.
         priority: states in the order served, `[S]`.
         field: `mean_field(bandit, priority)`; NaN where it has no unique fixed point.
@@ -145,8 +145,8 @@ def lipschitz_constant(bandit: RestlessBandit, priority: Any) -> Array:
 
 def tangent_norm(linear: Array) -> Array:
     r"""$\max \|d K\|_\infty$ over $\sum d = 0$, $\|d\|_\infty \le 1$, `[..., S, S]` to `[...]`."""
-    centred = linear - jnp.median(linear, axis=-2, keepdims=True)
-    return jnp.abs(centred).sum(-2).max(-1)
+    centered = linear - jnp.median(linear, axis=-2, keepdims=True)
+    return jnp.abs(centered).sum(-2).max(-1)
 
 
 def multi_step_bound(

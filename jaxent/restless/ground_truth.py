@@ -26,8 +26,8 @@ from jax import lax
 from ..chains.pair_chain import Layout, NoChoice, PairChain
 from ..chains.stationary import LawSolution, law_direct, law_iterative
 from ..chains.views import flow_rows
-from ..measures.distances import relative
 from ..models.mdp import RestlessBandit
+from ..numerics.arrays import relative
 from ..numerics.elimination import discounted_solve
 from ..numerics.simplex import weighted_median
 from ..values.bellman import QSolution, solve_direct, solve_iterative

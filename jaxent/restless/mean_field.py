@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_permutation
-from ..measures.distances import relative
 from ..models.mdp import RestlessBandit, check_bandit
+from ..numerics.arrays import relative
 from ..numerics.elimination import discounted_solve
 from .activation import action_probabilities, by_action
 
@@ -182,7 +182,7 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     num_states = bandit.num_states
     share = jnp.asarray(bandit.budget / bandit.num_agents, dtype)
     discount = jnp.asarray(bandit.discount, dtype)
-    tolerance = 1e3 * num_states * jnp.finfo(dtype).eps
+    tol = 1e3 * num_states * jnp.finfo(dtype).eps
 
     served, pieces, offsets = affine_pieces(kernel, priority, share)
     gain = active - passive  # [S, S]
@@ -200,7 +200,7 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     # Agents of the pivot that are served, as a fraction of all.
     spare = share - jnp.sum(jnp.where(served, fixed, 0), axis=1)  # [p]
     own = jnp.diagonal(fixed)
-    inside = (fixed.min(1) >= -tolerance) & (spare >= -tolerance) & (spare <= own + tolerance)
+    inside = (fixed.min(1) >= -tol) & (spare >= -tol) & (spare <= own + tol)
     pivot = jnp.argmax(inside)
     found = inside[pivot]
     m = jnp.where(found, fixed[pivot], jnp.nan)
@@ -211,7 +211,7 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     groups = by_action(m, priority, share)
     policy = action_probabilities(groups)
     chance = policy[pivot, 1]
-    nondegenerate = found & (chance > tolerance) & (chance < 1 - tolerance)
+    nondegenerate = found & (chance > tol) & (chance < 1 - tol)
 
     # Fluctuations: on the tangent space K acts as K - 1 m*.
     tangent = K - m[None, :]
@@ -221,7 +221,7 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
         "sa,sai,saj->ij", groups, kernel, kernel, precision=_HIGHEST
     )
     # A radius that rounding could have put below 1 proves nothing.
-    gaussian = unique & nondegenerate & (radius < 1 - tolerance)
+    gaussian = unique & nondegenerate & (radius < 1 - tol)
     covariance = jnp.where(gaussian, lyapunov(tangent, noise), jnp.nan)
 
     # Values: V(n) = w.n + N c on the piece, against local values at the policy of m*.
@@ -246,7 +246,7 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     borders = jnp.stack([spare[pivot], own[pivot] - spare[pivot]])
     spreads = jnp.stack([deviation(first), deviation(first.at[pivot].set(1))])
     # Nobody is served before the first state or after the last: no border there.
-    real = spreads > tolerance
+    real = spreads > tol
     clearance = jnp.where(real, borders / jnp.where(real, spreads, 1), jnp.inf).min()
     error_limit = mean_size(w - decomposed)
     value = jnp.abs(jnp.vdot(groups, reward)) / (1 - discount)

@@ -4,7 +4,7 @@ Binomial(n, p) is a sum of independent Binomial(d 4^j, p) over the base-4 digits
 these few laws has an alias table (Walker 1977) that turns one 32-bit word into one draw: the high
 bits choose a column, the low bits choose between the column and its alias. A draw costs one look-up
 per digit of n, whatever n and p are, and there is no loop whose length depends on the draw, so it
-vectorises over any batch.
+vectorizes over any batch.
 
 Probabilities are exact to the resolution of the word: every outcome of every Binomial(d 4^j, p) has
 probability within a few 2^-32 of the true one (plus rounding of the dtype the table is built in).

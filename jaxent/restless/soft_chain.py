@@ -25,9 +25,9 @@ from jax import lax
 from .._checks import stochastic
 from ..chains.pair_chain import Layout, PairChain, TablePolicy, Views
 from ..chains.stationary import law_direct, law_iterative
-from ..measures.distances import relative
 from ..models.mdp import RestlessBandit
 from ..models.soft_index import SoftIndex, check_soft
+from ..numerics.arrays import relative
 from ..numerics.elimination import discounted_solve
 from ..values.bellman import solve_direct, solve_iterative
 from .exchangeable import (

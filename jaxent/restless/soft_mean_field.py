@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..measures.distances import relative
 from ..models.mdp import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex, check_soft
+from ..numerics.arrays import relative
 from ..numerics.elimination import discounted_solve
 from .mean_field import lyapunov, spectral_radius
 
@@ -185,7 +185,7 @@ def _soft_mean_field(bandit: RestlessBandit, policy: SoftIndex) -> SoftMeanField
 
 def _fixed_point(phi: Any, num_states: int, dtype: Any) -> tuple[Array, Array]:
     """m = phi(m) from the even start: damped steps, then Newton's; differentiable implicitly."""
-    tolerance = num_states * jnp.sqrt(jnp.finfo(dtype).eps)
+    tol = num_states * jnp.sqrt(jnp.finfo(dtype).eps)
 
     def damped(carry):
         m, _, step = carry
@@ -194,7 +194,7 @@ def _fixed_point(phi: Any, num_states: int, dtype: Any) -> tuple[Array, Array]:
 
     def going(carry):
         _, gap, step = carry
-        return (gap > tolerance) & (step < _STEPS)
+        return (gap > tol) & (step < _STEPS)
 
     def newton(m: Array) -> Array:
         linear = jax.jacfwd(phi)(m).T

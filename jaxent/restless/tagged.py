@@ -10,7 +10,7 @@ weighted by the law of (s, a, c), are all that the agent-wise measures compare. 
 sorting. The sup of Def. 8 is over 2^(2S - 1) sign vectors; few of them matter: with p - q replaced
 by ±(d(s', 1) - d(s', 0)) / 2 in each s', with d = p - q, it stays the difference of p and some q,
 and the sup only falls. So the 2^(S-1) vectors (-y, y) suffice for `lower`, and for `upper` their
-minimiser so shifted, as long as it is a law.
+minimizer so shifted, as long as it is a law.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from jax import lax
 
 from .._checks import check_shape, check_stochastic
 from ..measures.distances import sign_vectors
-from ..measures.entanglement import Entanglement, sign_entanglement, weighted_centres
+from ..measures.entanglement import Entanglement, sign_entanglement, weighted_centers
 from ..models.mdp import RestlessBandit
 from ..numerics.simplex import project_simplex
 from .exchangeable import (
@@ -109,7 +109,7 @@ def tagged_entanglement(
     signs = np.stack([-half, half], axis=-1).reshape(len(half), -1)
     total = points[:, 0].reshape(len(points), -1, 2).sum(-1)  # [X, S], P_a(s, s')
     return TaggedEntanglement(
-        weighted_centres(points, weights, tol),
+        weighted_centers(points, weights, tol),
         sign_entanglement(
             points, weights, signs=signs, mend=partial(_shift, total), tol=tol, max_steps=max_steps
         ),

@@ -7,7 +7,7 @@ serves all points.
 The grid is cut into pieces of `chunk` rows, and a device evaluates one piece at a time, batched by
 `vmap`. The rows of a piece, their places in it and what is done with them are the same whatever
 the number of devices or processes and wherever a sweep was cut off; so the results are too, bit for
-bit. Two things would break that: a loop over pieces inside the program, which XLA would optimise
+bit. Two things would break that: a loop over pieces inside the program, which XLA would optimize
 together with their number, and sums that are split by the number of threads (see `_SAME_SUMS`).
 Another chunk, kind of device or version may round differently; on a GPU, sums and choices among
 its kernels are only reproducible with `--xla_gpu_deterministic_ops=true` in XLA_FLAGS.

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._checks import check_discount, check_finite, concrete
-from ..chains.pair_chain import PairChain, as_float, view_axes, view_size
+from ..chains.pair_chain import PairChain, view_axes, view_size
 from ..chains.stationary import stationary_distribution
 from ..chains.views import local_transition
+from ..numerics.arrays import as_float
 from ..numerics.elimination import discounted_solve
 from ..numerics.krylov import gmres
 
@@ -105,7 +106,7 @@ def _direct(chain: PairChain, reward: Array, discount: Array) -> QSolution:
 
 
 def solve_iterative(
-    chain: PairChain, rewards: Rewards, *, discount: Any, tolerance: float | None = None
+    chain: PairChain, rewards: Rewards, *, discount: Any, tol: float | None = None
 ) -> QSolution:
     """By applying the chain only: restarted GMRES on the joint states.
 
@@ -113,18 +114,18 @@ def solve_iterative(
         chain: any chain.
         rewards: as for `q_values`.
         discount: in [0, 1).
-        tolerance: relative to max |Π r| + 2 max |V|; 16 machine epsilons by default. Static.
+        tol: relative to max |Π r| + 2 max |V|; 16 machine epsilons by default. Static.
     """
     check_discount(discount)
-    if tolerance is None:
-        tolerance = 16 * float(jnp.finfo(chain.dtype).eps)
-    return _iterative(chain, joint_reward(chain, rewards), discount, tolerance)
+    if tol is None:
+        tol = 16 * float(jnp.finfo(chain.dtype).eps)
+    return _iterative(chain, joint_reward(chain, rewards), discount, tol)
 
 
 @partial(jax.jit, static_argnums=3)
-def _iterative(chain: PairChain, reward: Array, discount: Array, tolerance: float) -> QSolution:
+def _iterative(chain: PairChain, reward: Array, discount: Array, tol: float) -> QSolution:
     def solve(operator, b):
-        solution = gmres(operator, b, tolerance=tolerance)
+        solution = gmres(operator, b, tol=tol)
         return solution.value, solution[1:]
 
     V, (residual, steps, converged) = lax.custom_linear_solve(

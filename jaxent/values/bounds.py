@@ -7,14 +7,14 @@ from its own proofs:
 
 - a transition difference kills constants, so the *span* of a local value (max - min) stands where
   r_max / (1 - discount) did: 2 discount / (1 - discount) sum_i E_i span(v_i), with
-  v_i = (I - discount P_i)^{-1} r_i at the minimiser P_i;
+  v_i = (I - discount P_i)^{-1} r_i at the minimizer P_i;
 - once local values are known the error needs no entanglement at all: it is
   discount (I - discount P)^{-1} D with D = P sum_i Q_i - sum_i P_i^pi Q_i (lifted), so
   discount / (1 - discount) ||D|| bounds it in either norm. And mu'D = 0, so P^t D shrinks with the
   Dobrushin coefficient tau of P: discount / (1 - discount tau) span(D) is a bound too.
 
 Every entanglement enters by its certified upper end, so the bounds hold whether or not a
-minimisation converged. Sup-norm bounds are over visited pairs.
+minimization converged. Sup-norm bounds are over visited pairs.
 """
 
 from collections.abc import Sequence

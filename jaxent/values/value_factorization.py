@@ -1,4 +1,4 @@
-r"""Value decomposition as practised: local functions fitted together on the global Bellman error.
+r"""Value decomposition as practiced: local functions fitted together on the global Bellman error.
 
 Meta Algorithm 1 lets each agent solve its own equation (Eq. 2) and sums. Deep multi-agent learning
 fits one joint function of the local ones on the error of the team,
@@ -12,7 +12,7 @@ with x_i the local pair and f_s not decreasing in any Q_i. Both are here for the
 chain follows, and in the limit of data: expectations under its stationary law mu are exact, nothing
 is sampled. What is fitted is semi-gradient TD, the target r + discount P Q_tot held fixed:
 
-    minimise E_mu (Q_tot - target)^2 over the class,    target <- r + discount P Q_tot.
+    minimize E_mu (Q_tot - target)^2 over the class,    target <- r + discount P Q_tot.
 
 On the additive functions, a linear space, the minimum is a projection Π in L2(mu), P is no
 expansion there because mu P = mu, and so Π(r + discount P Q) contracts: there is one fixed point,
@@ -59,7 +59,7 @@ class ValueFit(NamedTuple):
         error: $Q - Q_{tot}$, `[J]`; 0 where not visited.
         residual: of the condition for a fixed point; what it measures is said by each function.
         num_steps: of the iteration.
-        converged: whether the residual met the tolerance.
+        converged: whether the residual met `tol`.
     """
 
     q_joint: Array
@@ -132,7 +132,7 @@ def _additive(chain: PairChain, reward: Array, discount: Any, mu: Array, q_joint
     def solve(operator, b):
         # Singular but consistent, and its null space is that of its transpose: from 0, Krylov
         # spaces stay in the range, where the smallest solution is.
-        found = gmres(operator, b, tolerance=_ROUNDING * float(jnp.finfo(b.dtype).eps))
+        found = gmres(operator, b, tol=_ROUNDING * float(jnp.finfo(b.dtype).eps))
         return found.value, found[1:]
 
     def operator(x):
@@ -157,7 +157,7 @@ def fit_monotone(
     num_targets: int = 100,
     steps_per_target: int = 30,
     learning_rate: float = 0.1,
-    tolerance: float = 1e-3,
+    tol: float = 1e-3,
 ) -> ValueFit:
     r"""A monotone mixture of local functions, fitted by TD with a target network (QMIX).
 
@@ -177,7 +177,7 @@ def fit_monotone(
         num_targets: how often the target is renewed. Static.
         steps_per_target: of Adam. Static.
         learning_rate: at the start. Static.
-        tolerance: of `converged`. Static.
+        tol: of `converged`. Static.
 
     Returns:
         `ValueFit`, whose residual is the norm of the gradient of E_mu (Q_tot - target)^2 / 2 at the
@@ -200,24 +200,24 @@ def fit_monotone(
     sizes = {"hidden": hidden, "num_targets": num_targets, "steps_per_target": steps_per_target}
     for name, value in sizes.items():
         check_positive_int(name, value)
-    for name, value in (("learning_rate", learning_rate), ("tolerance", tolerance)):
+    for name, value in (("learning_rate", learning_rate), ("tol", tol)):
         if not value > 0:
             raise ValueError(f"{name}: {value} is not positive")
     check_discount(discount)
     mu = stationary_distribution(chain)
     q_joint = q_values(chain, rewards, discount=discount)
     reward = joint_reward(chain, rewards)
-    rates = {"learning_rate": float(learning_rate), "tolerance": float(tolerance)}
+    rates = {"learning_rate": float(learning_rate), "tol": float(tol)}
     return _monotone(key, chain, reward, discount, mu, q_joint, **sizes, **rates)
 
 
 @partial(
     jax.jit,
-    static_argnames=("hidden", "num_targets", "steps_per_target", "learning_rate", "tolerance"),
+    static_argnames=("hidden", "num_targets", "steps_per_target", "learning_rate", "tol"),
 )
 def _monotone(
     key, chain, reward, discount, mu, q_joint, *, hidden, num_targets, steps_per_target,
-    learning_rate, tolerance,
+    learning_rate, tol,
 ):  # fmt: skip
     dtype = reward.dtype
     weights = _initial(key, chain, hidden, dtype)
@@ -253,7 +253,7 @@ def _monotone(
     q_total = unit * _mixture(chain, weights) + mean / (1 - discount)
     q_local = tuple(unit * q for q in weights["local"])
     steps = jnp.array(num_targets * steps_per_target)
-    return _fit(q_joint, q_total, q_local, mu, residual, steps, residual <= tolerance)
+    return _fit(q_joint, q_total, q_local, mu, residual, steps, residual <= tol)
 
 
 def _initial(key: Array, chain: PairChain, hidden: int, dtype: Any) -> dict[str, Any]:

@@ -314,18 +314,18 @@ def test_elimination(seed, kind, size, dtype, discount):
 
 @pytest.mark.slow
 @holds(0.3, seed=seeds, kind=kinds, hidden=st.booleans())
-def test_a_neighbourhood_has_the_rows_of_the_whole(seed, kind, hidden):
-    """Agent 0 of a line of three reads its neighbour: the cut-out chain has its rows."""
+def test_a_neighborhood_has_the_rows_of_the_whole(seed, kind, hidden):
+    """Agent 0 of a line of three reads its neighbor: the cut-out chain has its rows."""
     rng = np.random.default_rng(seed)
-    neighbours = ((0, 1), (0, 1, 2), (1, 2))
-    shapes = [(2,) * (2 * len(z)) + (2,) for z in neighbours]
+    neighbors = ((0, 1), (0, 1, 2), (1, 2))
+    shapes = [(2,) * (2 * len(z)) + (2,) for z in neighbors]
     kernels = tuple(laws(rng, kind, *shape) for shape in shapes)
     scopes = ((0,), (1,), (2,)) if hidden else ((0, 1), (1,), (2,))
     tables = tuple(laws(rng, kind, *(2,) * len(w), 2) for w in scopes)
     rewards = tuple(numbers(rng, 1, 2, 2) for _ in range(3))
-    mdp = je.FactoredMDP(kernels, neighbours, rewards, 0.9)
+    mdp = je.FactoredMDP(kernels, neighbors, rewards, 0.9)
     policy = je.LocalPolicies(tables, scopes)
-    small = je.neighbourhood(mdp, policy, agent=0)
+    small = je.neighborhood(mdp, policy, agent=0)
     whole = je.pair_chain(mdp, policy)
     own = np.asarray(je.view_transition(small, agent=0)).reshape(*small.sizes, 4)
     rows = np.asarray(je.view_transition(whole, agent=0)).reshape(*whole.sizes, 4)

@@ -148,7 +148,7 @@ def estimated(num_actions):
 
 @holds(2, seed=seeds, kind=kinds, num_actions=few(2, 3), blank=st.booleans())
 def test_estimates_are_attained(seed, kind, num_actions, blank):
-    """The minimiser attains the value, held out it does no better, and batches add up."""
+    """The minimizer attains the value, held out it does no better, and batches add up."""
     rng = np.random.default_rng(seed)
     T, L = 24, 2
     policy = laws(rng, kind, T, L, num_actions)

@@ -188,16 +188,16 @@ def test_distances_are_metrics_and_ordered(seed, kind, sizes, dtype):
 @cache
 def simplex_of(points, size):
     @jax.jit
-    def centre(laws, weights, loose):
+    def center(laws, weights, loose):
         near = je.project_simplex(loose)
-        return je.tv_centre(laws, weights), near, je.total_variation(laws[:1], laws)
+        return je.tv_center(laws, weights), near, je.total_variation(laws[:1], laws)
 
-    return centre
+    return center
 
 
 @holds(2, seed=seeds, kind=kinds, shape=few((5, 3), (40, 2), (1, 4)), dtype=dtypes, scale=scales)
 def test_the_simplex(seed, kind, shape, dtype, scale):
-    """Projections are on it and not beaten; a centre is a law whose bracket closes."""
+    """Projections are on it and not beaten; a center is a law whose bracket closes."""
     rng = np.random.default_rng(seed)
     points = laws(rng, kind, *shape, dtype=dtype)
     weights = (rng.random(shape[0]) * (rng.random(shape[0]) < 0.7)).astype(dtype)
@@ -367,5 +367,5 @@ def test_descent_is_bracketed(seed, kind, sizes):
     assert found.lower <= found.upper + 1e-9
     matrix = np.asarray(found.minimizer.matrix)
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-9)
-    assert bool(je.is_separable(chain_of(normal(matrix), sizes), tolerance=1e-9))
+    assert bool(je.is_separable(chain_of(normal(matrix), sizes), tol=1e-9))
     assert own.value == own.history.min()

@@ -58,8 +58,8 @@ def additive_fit(
     dtype = target.dtype
     shapes = [prod(layout.sizes[axis] for axis in view) for view in layout.views]
     ends = [sum(shapes[:i]) for i in range(1, len(shapes))]
-    # Weights that span more than all digits cannot be centred. What is left out still counts in the
-    # upper bound, and its dual entry is 0.
+    # Weights that span more than all digits cannot be centered. What is left out still counts in
+    # the upper bound, and its dual entry is 0.
     there = weights > jnp.finfo(dtype).eps * weights.max()
 
     def lift(x):

@@ -39,7 +39,7 @@ class RowPrices(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("max_steps", "rivals"))
-def minimax_centre(
+def minimax_center(
     points: Array, present: Array, *, tol: Any, max_steps: int, rivals: str | None = None
 ) -> Solution:
     """The law with the least maximal TV distance to those of the given laws that are present.

@@ -44,10 +44,10 @@ class SignPrices(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="max_steps")
-def sign_centre(
+def sign_center(
     points: Array, weights: Array, signs: Array, *, tol: Any, max_steps: int
 ) -> Solution:
-    """The q that minimises the largest 1/2 sum_ac mu_ac |(p_ac - q_a) x| over the given signs.
+    """The q that minimizes the largest 1/2 sum_ac mu_ac |(p_ac - q_a) x| over the given signs.
 
     Args:
         points: p, `[X, C, m]`.

@@ -1,0 +1,47 @@
+"""What is done to arrays everywhere, each said once: exact products, safe quotients, dtypes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+# Products that feed a tolerance: an accelerator's fast modes would keep three digits.
+HIGHEST = lax.Precision.HIGHEST
+
+
+def dot(a: Array, b: Array) -> Array:
+    """The matrix product a b, in full precision."""
+    return jnp.matmul(a, b, precision=HIGHEST)
+
+
+def einsum(*operands: Any) -> Array:
+    """`jnp.einsum` in full precision, with a string of indices first or lists of axes between."""
+    return jnp.einsum(*operands, precision=HIGHEST)
+
+
+def ratio(a: Array | float, b: Array, otherwise: Array | float = 0) -> Array:
+    """a / b where b > 0, `otherwise` elsewhere; derivatives are finite in both places."""
+    there = b > 0
+    return jnp.where(there, a / jnp.where(there, b, 1), otherwise)
+
+
+def relative(error: Array, scale: Array) -> Array:
+    """Error over scale; 0 where both are 0, as they are where nothing is paid."""
+    nothing = (error == 0) & (scale == 0)
+    return jnp.where(nothing, 0, error / jnp.where(nothing, 1, scale))
+
+
+def nan_unless(valid: Array, value: Array) -> Array:
+    """The value, or NaN. Multiplied, not selected, so that derivatives are NaN as well."""
+    return value * jnp.where(valid, 1.0, jnp.nan).astype(value.dtype)
+
+
+def as_float(array: Any) -> Array:
+    """The array in its own float dtype; integers, lists and the like in JAX's default float."""
+    dtype = jnp.result_type(jnp.asarray(array))
+    return jnp.asarray(
+        array, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
+    )
