@@ -22,7 +22,7 @@ import jaxent
 from experiments import command, drawing
 from experiments.command import Claim
 from jaxent import bounds
-from jaxent.chains.pair_chain import Layout
+from jaxent.models.layouts import product_layout
 
 Array = jax.Array
 
@@ -132,8 +132,7 @@ def dispatch(num_drivers: int, share: float) -> np.ndarray:
 
 def blind(chain: jaxent.PairChain, mdp: jaxent.ExogenousMDP, mu: Array) -> Array:
     """Relative error where drivers do not see the order, and learn mean rewards."""
-    n = len(mdp.rewards)
-    local = replace(chain, layout=Layout(chain.sizes, tuple((i,) for i in range(n))))
+    local = replace(chain, layout=product_layout(chain.sizes))
     means = []
     for i, reward in enumerate(mdp.rewards):
         law = jaxent.marginal(chain, mu, agent=i).reshape(-1, len(ORDERS))  # [X, Z]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxent.models.mdp import check_bandit
 from jaxent.models.named_bandits import BANDITS, named_bandit
+from jaxent.models.restless_bandit import check_bandit
 from jaxent.restless.indices import whittle_index
 
 from . import oracles_restless as oracles

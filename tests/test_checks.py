@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxent
-from jaxent.models.mdp import RestlessBandit
+from jaxent.models.restless_bandit import RestlessBandit
 
 GOOD = jaxent.circulant_bandit(30)
 

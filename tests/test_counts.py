@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import jaxent
-from jaxent.models.mdp import RestlessBandit
+from jaxent.models.restless_bandit import RestlessBandit
 from jaxent.restless.activation import action_probabilities, activate, by_action
 from jaxent.restless.simulate import even_start
 from tests import oracles_counts as oracle

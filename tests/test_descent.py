@@ -7,7 +7,7 @@ import pytest
 
 import jaxent
 from jaxent import PairChain
-from jaxent.measures.distances import by_view
+from jaxent.chains.views import by_view
 from jaxent.measures.programs.minimax_tv_center import minimax_center
 from jaxent.numerics.simplex import project_simplex, total_variation, tv_center
 from tests import oracles_measures as oracles

@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize
 
 import jaxent
-from jaxent.models.mdp import RestlessBandit
+from jaxent.models.restless_bandit import RestlessBandit
 from jaxent.numerics.simplex import weighted_median
 from tests import oracles_counts as oracle
 from tests.reference import cases

@@ -17,9 +17,11 @@ from jaxent.measures.entanglement import (
     policy_entanglement,
 )
 from jaxent.models.examples import CIRCULANT_PRIORITY, circulant_bandit
-from jaxent.models.mdp import MDP, RestlessBandit, WeaklyCoupledMDP
+from jaxent.models.mdp import MDP
 from jaxent.models.named_bandits import named_bandit
 from jaxent.models.policies import index_policy
+from jaxent.models.restless_bandit import RestlessBandit
+from jaxent.models.weakly_coupled import WeaklyCoupledMDP
 from jaxent.restless.exchangeable import active_counts, exchangeable_chain
 from jaxent.restless.ground_truth import _solve_joint, ground_truth
 from jaxent.restless.mean_field import mean_field

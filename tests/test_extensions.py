@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 import jaxent as je
 from jaxent import PairChain, bounds
-from jaxent.chains.pair_chain import Layout
+from jaxent.models.layouts import FactorLayout
 from tests.reference import cases
 from tests.tolerances import EXACT, FD, SOLVE
 
@@ -433,7 +433,7 @@ def test_views_of_any_kind_against_linear_programs(views):
     """Three agents, agents with a signal, a factor nobody sees; a third of the pairs unvisited."""
     rng = np.random.default_rng(6)
     chain = PairChain.from_matrix(np.full((24, 24), 1 / 24), sizes=(2, 3, 4))
-    chain = replace(chain, layout=Layout(chain.sizes, views))
+    chain = replace(chain, layout=FactorLayout(chain.sizes, views))
     measure = jax.jit(lambda r, mu: je.reward_entanglement(chain, r, mu)[:3])
     sizes = [np.prod([chain.sizes[k] for k in view]) for view in views]
     basis = np.eye(sum(sizes))

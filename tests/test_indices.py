@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxent.models.examples import circulant_bandit
-from jaxent.models.mdp import RestlessBandit
+from jaxent.models.restless_bandit import RestlessBandit
 from jaxent.restless.indices import (
     average_whittle_index,
     fluid_priority,

@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg
 
 import jaxent
-from jaxent.models.mdp import RestlessBandit
+from jaxent.models.restless_bandit import RestlessBandit
 from tests import oracles_counts as oracle
 from tests.tolerances import EXACT, SOLVE
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxent
-from jaxent.models.mdp import RestlessBandit
+from jaxent.models.restless_bandit import RestlessBandit
 from tests import oracles_counts as oracle
 from tests.tolerances import EXACT, STANDARD_ERRORS
 

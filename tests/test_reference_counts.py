@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxent
-from jaxent.models.mdp import RestlessBandit
+from jaxent.models.restless_bandit import RestlessBandit
 from jaxent.restless.activation import by_action
 from tests.reference import cases
 from tests.tolerances import STANDARD_ERRORS

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import jaxent as je
-from jaxent.chains.pair_chain import DenseKernel, Layout, NoChoice
 from jaxent.chains.stationary import law_direct, law_iterative
+from jaxent.models.layouts import product_layout
+from jaxent.models.parts import DenseKernel, NoChoice
 
 from . import oracles
 from .test_chain import weakly_coupled
@@ -14,7 +15,7 @@ from .tolerances import FD, SOLVE
 
 def unchecked(P):
     """A chain as a trace would see it."""
-    return je.PairChain(DenseKernel(P), NoChoice(len(P)), Layout((len(P),), ((0,),)))
+    return je.PairChain(DenseKernel(P), NoChoice(len(P)), product_layout([len(P)]))
 
 
 @pytest.mark.parametrize("law", [law_direct, law_iterative])

@@ -4,14 +4,14 @@ However many agents there are, what moves one agent's pair is the pairs of a few
 those few out as a chain of their own, for which everything that looks at one agent's rows works.
 """
 
-from dataclasses import replace
-
 import jax.numpy as jnp
 
-from ..models.mdp import FactoredMDP, check_mdp
-from ..models.policies import LocalPolicies, check_policy
+from ..models.contracts import check_mdp, check_policy
+from ..models.factored import FactoredMDP
+from ..models.policies import LocalPolicies
 from ..numerics.arrays import as_float
-from .pair_chain import Layout, PairChain, pair_chain
+from .pair_chain import PairChain, pair_chain
+from .views import with_views
 
 
 def neighborhood(mdp: FactoredMDP, policy: LocalPolicies, *, agent: int) -> PairChain:
@@ -61,4 +61,4 @@ def neighborhood(mdp: FactoredMDP, policy: LocalPolicies, *, agent: int) -> Pair
         tuple(transitions), tuple(neighbors), tuple(mdp.rewards[j] for j in inside), mdp.discount
     )
     chain = pair_chain(small, LocalPolicies(tuple(tables), tuple(scopes)))
-    return replace(chain, layout=Layout(chain.sizes, ((place[agent],),)))
+    return with_views(chain, [place[agent]])

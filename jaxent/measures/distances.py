@@ -9,7 +9,6 @@ the supremum is attained at a sign vector. Up to 16 columns all are tried; beyon
 a bracket, a relaxation above and local search below.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,13 +17,14 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_shape
-from ..chains.pair_chain import PairChain, view_axes, view_size
+from ..chains.pair_chain import PairChain
 from ..chains.views import view_transition
+from ..models.contracts import Agents
 from ..numerics.simplex import total_variation
 
 Array = jax.Array
 
-# All sign vectors are tried up to so many columns.
+# All sign vectors are tried up to 16 columns.
 MAX_ENUMERATED = 16
 _AT_ONCE = 2**22
 _SEARCHES = 64
@@ -117,27 +117,15 @@ def mu_tv_distance(chain: PairChain, other: PairChain, mu: Array) -> Array:
     return mu @ total_variation(chain.matrix(), other.matrix())
 
 
-def atv_distance(chain: PairChain, other: PairChain, *, agent: int | Sequence[int]) -> Array:
+def atv_distance(chain: PairChain, other: PairChain, *, agent: Agents) -> Array:
     """The largest TV distance between laws of one agent's next pair (Def. 5)."""
     rows = (view_transition(c, agent=agent) for c in (chain, other))
     return total_variation(*rows).max()
 
 
-def mu_atv_distance(
-    chain: PairChain, other: PairChain, mu: Array, *, agent: int | Sequence[int]
-) -> SignNorm:
+def mu_atv_distance(chain: PairChain, other: PairChain, mu: Array, *, agent: Agents) -> SignNorm:
     """1/2 sup over |x| <= 1 of the mu-norm of (P - P')(x (x) e) (Def. 8)."""
     check_shape("mu", mu, (chain.num_pairs,))
     apart = view_transition(chain, agent=agent) - view_transition(other, agent=agent)
     norm = mu_inf_norm(apart, mu)
     return SignNorm(norm.upper / 2, norm.lower / 2, norm.signs)
-
-
-def by_view(chain: PairChain, array: Array, *, agent: int | Sequence[int]) -> Array:
-    """An array over joint pairs, `[J, ..]`, by local pair and the rest, `[X_i, C, ..]`."""
-    axes = view_axes(chain, agent)
-    others = [k for k in range(len(chain.sizes)) if k not in axes]
-    tail = array.shape[1:]
-    split = array.reshape(*chain.sizes, *tail)
-    inner = range(len(chain.sizes), split.ndim)
-    return split.transpose(*axes, *others, *inner).reshape(view_size(chain, axes), -1, *tail)

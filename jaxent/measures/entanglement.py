@@ -18,8 +18,6 @@ saddle point, so a gradient may want a smaller `tol` than a value.
 A joint pair that the chain never visits has no say in a maximum (the paper's footnote 1).
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,44 +27,24 @@ import numpy as np
 from .._checks import check_positive_int, check_shape, check_stochastic, concrete
 from ..chains.pair_chain import PairChain
 from ..chains.stationary import solve_law
-from ..chains.views import view_transition
-from ..models.mdp import ExogenousMDP, WeaklyCoupledMDP
-from ..models.policies import check_policy
+from ..chains.views import ProductForm, product_form, view_transition
+from ..models.contracts import Agents, ArrayLike, Scalar, TableModel, check_policy
+from ..models.parts import TablePolicy
 from ..numerics.arrays import as_float
 from ..numerics.interior_point import Solution
-from ..numerics.simplex import total_variation, tv_center
-from .distances import MAX_ENUMERATED, by_view, mu_inf_norm, sign_vectors
-from .programs.minimax_tv_center import minimax_center
-from .programs.mu_atv_center import sign_center
 from .programs.tv_nearest_separable import nearest_separable
+from .row_measures import (
+    MAX_STEPS,
+    TOL,
+    Entanglement,
+    certified,
+    check_tolerance,
+    minimax_entanglement,
+    sign_entanglement,
+    weighted_centers,
+)
 
 Array = jax.Array
-
-# Up to so many numbers |(p_j - q) x| the program of Def. 8 lists every sign vector.
-_LISTED = 2**19
-_SIGNS = 64
-
-
-class Entanglement(NamedTuple):
-    """A minimum, bracketed: lower <= minimum <= upper up to rounding.
-
-    Attributes:
-        value: `upper`, with a gradient.
-        lower: what the dual solution proves.
-        upper: what `minimizer` attains.
-        minimizer: the nearest local transition `[X_i, X_i]` (for Prop. 1 the local policy
-            `[S_i, A_i]`, for Prop. 3 `[S_i, Z, A_i]`), or for the two-agent measures a
-            `SeparableChain`; for Eq. (14) the local rewards, `[X_i]` each.
-        num_steps: interior-point steps; 0 where the answer is exact.
-        converged: whether upper - lower <= tol.
-    """
-
-    value: Array
-    lower: Array
-    upper: Array
-    minimizer: Any
-    num_steps: Array
-    converged: Array
 
 
 class SeparableChain(NamedTuple):
@@ -76,11 +54,15 @@ class SeparableChain(NamedTuple):
     matrix: Array
 
 
-def entanglement_tv(chain: PairChain, *, tol: float = 1e-6, max_steps: int = 60) -> Entanglement:
+def entanglement_tv(
+    chain: PairChain, *, mu: Array | None = None, tol: Scalar = TOL, max_steps: int = MAX_STEPS
+) -> Entanglement:
     r"""Distance to the separable chains in total variation, E(P) of Eq. (4) with Def. 4.
 
     Args:
-        chain: two agents, each its own factor; for more there is `entanglement_tv_signed`.
+        chain: two agents whose pairs make up the joint pair; for more there is
+            `entanglement_tv_signed`.
+        mu: the stationary law, `[J]`, where it is known already: it says which pairs are visited.
         tol: gap to certify. `converged` says whether it was.
         max_steps: at most so many interior-point steps. Static.
 
@@ -95,19 +77,19 @@ def entanglement_tv(chain: PairChain, *, tol: float = 1e-6, max_steps: int = 60)
         0.500 to 0.500
     """
     _check(chain, tol, max_steps)
-    joint = _two_agents(chain)
-    rows = visited(chain).reshape(joint.shape[:2])
+    form, joint = _two_agents(chain)
+    rows = form.pairs(visited(chain, mu)).reshape(form.sizes)
     found = _nearest(joint, rows, True, tol, max_steps)
     return _two_agent_result(found, (joint, _carried(found)))
 
 
 def entanglement_mu_tv(
-    chain: PairChain, mu: Array, *, tol: float = 1e-6, max_steps: int = 60
+    chain: PairChain, mu: Array, *, tol: Scalar = TOL, max_steps: int = MAX_STEPS
 ) -> Entanglement:
     r"""Distance to the separable chains in mu-weighted total variation (Eq. 4 with Def. 7).
 
     Args:
-        chain: two agents, each its own factor.
+        chain: two agents whose pairs make up the joint pair.
         mu: law of the joint pair, `[J]`.
         tol: gap to certify.
         max_steps: at most so many interior-point steps. Static.
@@ -116,15 +98,20 @@ def entanglement_mu_tv(
         ValueError: as `entanglement_tv`, and if mu is not a law on the joint pairs.
     """
     _check(chain, tol, max_steps, mu)
-    joint = _two_agents(chain)
-    mu = jnp.asarray(mu).astype(joint.dtype).reshape(joint.shape[:2])
+    form, joint = _two_agents(chain)
+    mu = form.pairs(jnp.asarray(mu).astype(joint.dtype)).reshape(form.sizes)
     found = _nearest(joint, mu, False, tol, max_steps)
     lost = 1 - found.bracket.primal.kept.sum((2, 3))
     return _two_agent_result(found, (joint, _carried(found)), (mu, lost))
 
 
 def entanglement_atv(
-    chain: PairChain, *, agent: int | Sequence[int], tol: float = 1e-6, max_steps: int = 60
+    chain: PairChain,
+    *,
+    agent: Agents,
+    mu: Array | None = None,
+    tol: Scalar = TOL,
+    max_steps: int = MAX_STEPS,
 ) -> Entanglement:
     r"""Agent-wise entanglement E_i of Eq. (5) (and Eq. 13): min over P_i of the largest TV.
 
@@ -134,6 +121,7 @@ def entanglement_atv(
     Args:
         chain: any chain with views.
         agent: whose view, or a block of agents as one view. Static.
+        mu: the stationary law, `[J]`, where it is known already: it says which pairs are visited.
         tol: gap to certify.
         max_steps: at most so many interior-point steps. Static.
 
@@ -149,21 +137,13 @@ def entanglement_atv(
         0.500
     """
     _check(chain, tol, max_steps)
-    points = by_view(chain, view_transition(chain, agent=agent), agent=agent)  # [X, C, X]
-    rows = by_view(chain, visited(chain), agent=agent)  # [X, C]
-    fixed = jax.lax.stop_gradient(points)
-    # Only the worst local pair matters: those seen to be better are left unfinished.
-    solve = partial(minimax_center, tol=tol, max_steps=max_steps, rivals="pairs")
-    bracket, steps, _ = jax.vmap(solve, axis_name="pairs")(fixed, rows)
-    upper, lower = bracket.upper.max(), bracket.lower.max()
-    weight, alpha = bracket.dual
-    worst = jnp.arange(len(fixed)) == bracket.upper.argmax()
-    carried = -jnp.maximum(weight[..., None] - alpha, 0) * worst[:, None, None]
-    return certified(upper, lower, bracket.primal, steps.max(), tol, (points, carried))
+    view = chain.view(agent)
+    points = view.rows(view_transition(chain, agent=agent))  # [X, C, X]
+    return minimax_entanglement(points, view.mass(visited(chain, mu)), tol=tol, max_steps=max_steps)
 
 
 def entanglement_mu_atv_upper(
-    chain: PairChain, mu: Array, *, agent: int | Sequence[int], tol: float = 1e-6
+    chain: PairChain, mu: Array, *, agent: Agents, tol: Scalar = TOL
 ) -> Entanglement:
     r"""The right-hand side of Eq. (7), min over P_i of the mu-weighted mean TV, exactly.
 
@@ -186,33 +166,29 @@ def entanglement_mu_atv_upper(
         0.500
     """
     _check(chain, tol, 1, mu)
-    points = by_view(chain, view_transition(chain, agent=agent), agent=agent)  # [X, C, X]
-    weights = by_view(chain, jnp.asarray(mu).astype(points.dtype), agent=agent)  # [X, C]
+    view = chain.view(agent)
+    points = view.rows(view_transition(chain, agent=agent))  # [X, C, X]
+    weights = view.mass(jnp.asarray(mu).astype(points.dtype))  # [X, C]
     return weighted_centers(points, weights, tol)
 
 
 def policy_entanglement(
-    mdp: WeaklyCoupledMDP | ExogenousMDP,
-    policy: Array,
-    mu: Array,
-    *,
-    agent: int,
-    tol: float = 1e-6,
+    mdp: TableModel, policy: ArrayLike, mu: Array, *, agent: int, tol: Scalar = TOL
 ) -> Entanglement:
     r"""The bound of Prop. 1: min over pi' of 1/2 sum_s mu(s) sum_a |pi(a|s) - pi'(a|s_i)|, exactly.
 
     With a signal it is that of Prop. 3, s including z and the local policy reading (s_i, z).
 
     Args:
-        mdp: weakly coupled agents, with or without a signal.
+        mdp: agents with kernels of their own, with or without a signal.
         policy: joint table `[S_0.., A_0..]` or `[S_0.., Z, A_0..]`.
         mu: law of the joint pair, `[J]`.
         agent: which agent. Static.
         tol: gap to certify; the answer is exact, so only rounding could miss it.
 
     Raises:
-        ValueError: if there is no such agent, the agents' kernel is a joint one, mu is not a law on
-            joint pairs, or tol <= 0.
+        ValueError: if there is no such agent, agents have no kernels of their own, mu is not a law
+            on joint pairs, or tol <= 0.
 
     Examples:
         Nobody's action depends on another's state:
@@ -225,37 +201,32 @@ def policy_entanglement(
         0.000
     """
     check_policy(mdp, policy)
-    policy = as_float(policy)
-    n = len(mdp.num_actions)
+    n = int(np.size(mdp.num_actions))
     if not 0 <= agent < n:
         raise ValueError(f"agent: {agent} is not one of the agents 0..{n - 1}")
-    if isinstance(mdp, ExogenousMDP) and not isinstance(mdp.transition, tuple):
-        raise ValueError("mdp: Prop. 3 wants a kernel for each agent, and this one is joint")
+    view = mdp.policy_view(agent)
     check_tolerance(tol)
-    states = policy.shape[:-n]  # of the agents, then of the signal if there is one
-    seen = (agent, *range(n, len(states)))
-    sizes = [k for i in range(n) for k in (states[i], policy.shape[i - n])]
-    sizes += states[n:]
-    check_shape("mu", mu, (int(np.prod(sizes)),))
+    policy = as_float(policy)
+    part = mdp.parts(policy)[1]
+    assert isinstance(part, TablePolicy)
+    check_shape("mu", mu, (part.table.size,))
     check_stochastic("mu", mu)
-    law = jnp.asarray(mu).astype(policy.dtype).reshape(sizes).sum(tuple(range(1, 2 * n, 2)))
+    # With ones for chances the mean over actions is the sum: the law of the joint states.
+    law = TablePolicy(jnp.ones_like(part.table)).mv(jnp.asarray(mu).astype(policy.dtype))
     others = tuple(k for k in range(-n, 0) if k != agent - n)
-    marginal = policy.sum(others)  # [S_0.., A_i]
-    local = [states[k] for k in seen]
-    rows, front = int(np.prod(local)), range(len(seen))
-    points = jnp.moveaxis(marginal, seen, front).reshape(rows, -1, marginal.shape[-1])
-    weights = jnp.moveaxis(law, seen, front).reshape(rows, -1)
-    found = weighted_centers(points, weights, tol)
-    return found._replace(minimizer=found.minimizer.reshape(*local, -1))
+    own = policy.sum(others)  # [S_0.., A_i]
+    points = view.rows(own.reshape(-1, own.shape[-1]))  # [X, C, A_i]
+    found = weighted_centers(points, view.mass(law), tol)
+    return found._replace(minimizer=found.minimizer.reshape(*view.shape, -1))
 
 
 def entanglement_mu_atv(
     chain: PairChain,
     mu: Array,
     *,
-    agent: int | Sequence[int],
-    tol: float = 1e-6,
-    max_steps: int = 60,
+    agent: Agents,
+    tol: Scalar = TOL,
+    max_steps: int = MAX_STEPS,
 ) -> Entanglement:
     r"""Agent-wise entanglement in the mu-weighted ATV distance of Def. 8, the true one.
 
@@ -282,87 +253,23 @@ def entanglement_mu_atv(
         0.500 to 0.500
     """
     _check(chain, tol, max_steps, mu)
-    points = by_view(chain, view_transition(chain, agent=agent), agent=agent)  # [X, C, m]
-    weights = by_view(chain, jnp.asarray(mu).astype(points.dtype), agent=agent)  # [X, C]
+    view = chain.view(agent)
+    points = view.rows(view_transition(chain, agent=agent))  # [X, C, m]
+    weights = view.mass(jnp.asarray(mu).astype(points.dtype))  # [X, C]
     return sign_entanglement(points, weights, tol=tol, max_steps=max_steps)
 
 
-def sign_entanglement(
-    points: Array,
-    weights: Array,
-    *,
-    signs: np.ndarray | None = None,
-    mend: Callable[[Array], Array] = lambda q: q,
-    tol: Any,
-    max_steps: int,
-) -> Entanglement:
-    """Def. 8 from the rows of a view, on all sign vectors where they are few.
+def visited(chain: PairChain, mu: Array | None = None) -> Array:
+    """Which joint pairs the chain visits, bool `[J]`; all where the law is not unique.
 
-    Args:
-        points: P(x' | joint pair) by local pair and the rest, `[X, C, m]`.
-        weights: law of the joint pair, `[X, C]`.
-        signs: where not all sign vectors are listed, those that `lower` rests on, `[R, m]`; by
-            default the likely ones.
-        mend: takes the minimizer for these to one for all, `[X, m]` to `[X, m]`.
-        tol: gap to certify.
-        max_steps: at most so many interior-point steps. Static.
+    It solves for the law where that is not given.
     """
-    p, w = jax.lax.stop_gradient((points, weights))
-    m = points.shape[-1]
-    whole = m <= MAX_ENUMERATED and 2 ** (m - 1) * w.size <= _LISTED
-    if whole:
-        # The first vector, all +1, sees no difference between laws.
-        listed = jnp.asarray(sign_vectors(m)[1:] if m > 1 else sign_vectors(m), p.dtype)
-    else:
-        coarse = jax.vmap(tv_center)(p, w)
-        listed = _likely_signs(p - coarse.point[:, None], w) if signs is None else signs
-        listed = jnp.asarray(listed, p.dtype)
-    bracket, steps, _ = sign_center(p, w, listed, tol=tol, max_steps=max_steps)
-    upper, q = bracket.upper, bracket.primal
-    if not whole:
-        q = mend(q)
-        apart = (p - q[:, None]).reshape(-1, m)
-        upper = mu_inf_norm(apart, w.reshape(-1)).upper / 2
-        better = upper <= coarse.upper.sum()
-        q = jnp.where(better, q, coarse.point)
-        upper = jnp.minimum(upper, coarse.upper.sum())
-    force = bracket.dual.force
-    return certified(
-        upper,
-        bracket.lower,
-        q,
-        steps,
-        tol,
-        (points, w[..., None] / 2 * force),
-        (weights, ((p - q[:, None]) * force).sum(-1) / 2),
-    )
-
-
-def _likely_signs(apart: Array, weights: Array) -> Array:
-    """Signs of the largest differences, and the best that a search finds, `[R, m]`."""
-    apart, weights = apart.reshape(-1, apart.shape[-1]), weights.reshape(-1)
-    rows = jnp.argsort(weights * jnp.abs(apart).sum(1))[-_SIGNS:]
-    return jnp.concatenate(
-        [jnp.where(apart[rows] >= 0, 1, -1), mu_inf_norm(apart, weights).signs[None]]
-    )
-
-
-def visited(chain: PairChain) -> Array:
-    """Which joint pairs the chain visits, bool `[J]`; all where the law is not unique."""
-    law = jax.lax.stop_gradient(solve_law(jax.lax.stop_gradient(chain)).value)
+    law = solve_law(jax.lax.stop_gradient(chain)).value if mu is None else jnp.asarray(mu)
+    law = jax.lax.stop_gradient(law)
     return jnp.isnan(law) | (law > 0)
 
 
-def weighted_centers(points: Array, weights: Array, tol: Any) -> Entanglement:
-    """Eq. (7) from the rows of a view `[X, C, m]` and their law `[X, C]`: a center a local pair."""
-    centers = jax.vmap(tv_center)(*jax.lax.stop_gradient((points, weights)))
-    apart = total_variation(jax.lax.stop_gradient(points), centers.point[:, None])
-    moved = centers.weights[..., None] * centers.slopes
-    upper, lower = centers.upper.sum(), centers.lower.sum()
-    return certified(upper, lower, centers.point, 0, tol, (points, moved), (weights, apart))
-
-
-def _nearest(joint: Array, rows: Array, minimax: bool, tol: Any, max_steps: int) -> Solution:
+def _nearest(joint: Array, rows: Array, minimax: bool, tol: Scalar, max_steps: int) -> Solution:
     joint, rows = jax.lax.stop_gradient((joint, rows))
     return nearest_separable(joint, rows, minimax=minimax, tol=tol, max_steps=max_steps)
 
@@ -381,29 +288,19 @@ def _two_agent_result(found: Solution, *slopes: tuple[Array, Array]) -> Entangle
     return result._replace(minimizer=nearest, converged=converged)
 
 
-def certified(
-    upper: Array, lower: Array, minimizer: Any, steps: Any, tol: Any, *slopes: tuple[Array, Array]
-) -> Entanglement:
-    """The result, its value moving with each argument as the slope beside it says."""
-    value = upper
-    for argument, slope in slopes:
-        move = argument - jax.lax.stop_gradient(argument)  # 0, with derivative 1
-        value = value + jnp.sum(jax.lax.stop_gradient(slope) * move)
-    converged = jnp.abs(upper - lower) <= tol
-    return Entanglement(value, lower, upper, minimizer, jnp.asarray(steps), converged)
-
-
-def _two_agents(chain: PairChain) -> Array:
+def _two_agents(chain: PairChain) -> tuple[ProductForm, Array]:
     """The chain by pairs of pairs, `[A, B, K, L]`."""
-    if chain.views != ((0,), (1,)) or len(chain.sizes) != 2:
+    form = product_form(chain)
+    if form is None or len(form.sizes) != 2:
         raise ValueError(
-            f"chain: wanted two agents with a factor each, got views {chain.views} of factors of "
-            f"sizes {chain.sizes}; see entanglement_tv_signed and the agent-wise measures"
+            f"chain: wanted two agents whose pairs make up the joint pair, got views of "
+            f"{chain.view_sizes} local pairs over {chain.num_pairs} joint ones; see "
+            "entanglement_tv_signed and the agent-wise measures"
         )
-    return chain.matrix().reshape(*chain.sizes, *chain.sizes)
+    return form, form.matrix(chain).reshape(*form.sizes, *form.sizes)
 
 
-def _check(chain: PairChain, tol: Any, max_steps: Any, mu: Any = None) -> None:
+def _check(chain: PairChain, tol: Scalar, max_steps: Any, mu: Any = None) -> None:
     check_tolerance(tol)
     check_positive_int("max_steps", max_steps)
     if concrete(chain) and not bool(chain.stochastic()):
@@ -411,9 +308,3 @@ def _check(chain: PairChain, tol: Any, max_steps: Any, mu: Any = None) -> None:
     if mu is not None:
         check_shape("mu", mu, (chain.num_pairs,))
         check_stochastic("mu", mu)
-
-
-def check_tolerance(tol: Any) -> None:
-    """Raise unless tol > 0."""
-    if concrete(tol) and not float(tol) > 0:
-        raise ValueError(f"tol: {float(tol):.9g} is not positive")

@@ -24,7 +24,8 @@ from ..chains.stationary import stationary_distribution
 from ..chains.views import local_transition
 from ..numerics.kron import kron
 from ..numerics.simplex import project_simplex, total_variation
-from .entanglement import Entanglement, SeparableChain, entanglement_atv, visited
+from .entanglement import SeparableChain, entanglement_atv, visited
+from .row_measures import Entanglement
 
 Array = jax.Array
 Tree = Any

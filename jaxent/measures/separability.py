@@ -28,8 +28,9 @@ from scipy.optimize import linprog
 from scipy.sparse import csc_array, eye_array, hstack, vstack
 
 from .._checks import check_discount
-from ..chains.pair_chain import PairChain, view_axes
-from ..chains.views import view_transition
+from ..chains.pair_chain import PairChain
+from ..chains.views import ProductForm, product_form, view_transition
+from ..numerics.arrays import ratio
 from ..numerics.elimination import discounted_solve
 
 Array = jax.Array
@@ -89,7 +90,7 @@ def is_separable(chain: PairChain, *, tol: float | None = None) -> Array:
     For every i, Σ_{y_i} P(y | x) must not depend on x_i.
 
     Args:
-        chain: with one factor a view; its matrix is formed.
+        chain: of agents whose pairs make up the joint pair; its matrix is formed.
         tol: largest deviation from the mean over x_i that still counts as none; 64 machine
             epsilons by default. Static.
 
@@ -132,7 +133,7 @@ def separable_decomposition(
     for each term.
 
     Args:
-        chain: with one factor a view, concrete.
+        chain: of agents whose pairs make up the joint pair, concrete.
         tol: as for `is_separable`.
 
     Raises:
@@ -151,8 +152,9 @@ def separable_decomposition(
             f"chain: is not separable; the others' next pairs depend on the pair of agent {agent} "
             f"by up to {deviation[agent]:.3g}"
         )
-    P = np.asarray(chain.matrix(), np.float64)
-    terms = _split(P, chain.sizes)
+    form = _product(chain)
+    P = np.asarray(form.matrix(chain), np.float64)
+    terms = _split(P, form.sizes)
     weights = np.array([weight for weight, _ in terms])
     factors = tuple(np.stack(f) for f in zip(*(matrices for _, matrices in terms), strict=True))
     # Weights that grow on the way magnify rounding; one correction takes it off again.
@@ -181,13 +183,15 @@ def convex_separation(chain: PairChain) -> ConvexSeparation:
     """Project P on P_SEP+ in the sum of absolute entries: convex weights and a Bell inequality.
 
     Args:
-        chain: with one factor a view, concrete and tiny: Π X_i^X_i products of deterministic
-            transitions are written down (16 for two agents of 2 pairs, 65,536 for two of 4).
+        chain: of agents whose pairs make up the joint pair, concrete and tiny: Π X_i^X_i products
+            of deterministic transitions are written down (16 for two agents of 2 pairs, 65,536 for
+            two of 4).
 
     Raises:
         ValueError: if there are more than 131,072 of them.
     """
-    sizes = _product_sizes(chain)
+    form = _product(chain)
+    sizes = form.sizes
     num_vertices = prod(n**n for n in sizes)
     if num_vertices > _MOST_VERTICES:
         raise ValueError(
@@ -209,7 +213,7 @@ def convex_separation(chain: PairChain) -> ConvexSeparation:
         ),
         shape=(J * J, len(target)),
     )
-    P = np.asarray(chain.matrix(), np.float64).ravel()
+    P = np.asarray(form.matrix(chain), np.float64).ravel()
     slack = eye_array(J * J, format="csc")
     total = csc_array(np.concatenate([np.ones(len(target)), np.zeros(2 * J * J)])[None])
     cost = np.concatenate([np.zeros(len(target)), np.ones(2 * J * J)])
@@ -241,7 +245,7 @@ def separability_witness(chain: PairChain, *, discount: Any = 0.9) -> Witness:
     is the v that violates this most: the largest singular vector of v -> Q - mean of Q given x_i.
 
     Args:
-        chain: with one factor a view; its matrix is formed.
+        chain: of agents whose pairs make up the joint pair; its matrix is formed.
         discount: in (0, 1).
 
     Returns:
@@ -255,9 +259,10 @@ def separability_witness(chain: PairChain, *, discount: Any = 0.9) -> Witness:
         >>> print(f"{found.violation:.3f}")
         1.800
     """
-    sizes = _product_sizes(chain)
+    form = _product(chain)
+    sizes = form.sizes
     check_discount(discount)
-    P = chain.matrix()
+    P = form.matrix(chain)
     witnesses = []
     for i, size in enumerate(sizes):
         seen = _over_others(jnp.eye(size, dtype=P.dtype), i, sizes)  # [J, X_i], e ⊗ v ⊗ e
@@ -272,11 +277,15 @@ def separability_witness(chain: PairChain, *, discount: Any = 0.9) -> Witness:
     return jax.tree.map(lambda *each: jnp.stack(each)[worst], *witnesses)
 
 
-def _product_sizes(chain: PairChain) -> tuple[int, ...]:
-    """Sizes of the agents' pairs, or an error where agents share a factor."""
-    if chain.views != tuple((i,) for i in range(len(chain.sizes))):
-        raise ValueError(f"chain: wanted one factor a view, got views {chain.views}")
-    return chain.sizes
+def _product(chain: PairChain) -> ProductForm:
+    """The joint pair as a tuple of the agents' pairs, or an error where it is none."""
+    form = product_form(chain)
+    if form is None:
+        raise ValueError(
+            "chain: wanted agents whose pairs make up the joint pair, each its own factor; got "
+            f"views of {chain.view_sizes} local pairs over {chain.num_pairs} joint ones"
+        )
+    return form
 
 
 def _tol(chain: PairChain, tol: float | None) -> float:
@@ -285,8 +294,9 @@ def _tol(chain: PairChain, tol: float | None) -> float:
 
 def _signaling(chain: PairChain) -> Array:
     """How far the others' next pairs depend on agent i's pair, largest deviation, `[N]`."""
-    sizes = _product_sizes(chain)
-    P = chain.matrix().reshape(*sizes, *sizes)
+    form = _product(chain)
+    sizes = form.sizes
+    P = form.matrix(chain).reshape(*sizes, *sizes)
     deviations = []
     for i in range(len(sizes)):
         others = P.sum(len(sizes) + i)
@@ -296,10 +306,11 @@ def _signaling(chain: PairChain) -> Array:
 
 def _own_dependence(chain: PairChain, agent: int) -> Array:
     """How far agent i's next pair depends on anything but its own pair, largest deviation."""
-    axes = view_axes(chain, agent)
-    rows = view_transition(chain, agent=agent).reshape(*chain.sizes, -1)
-    others = tuple(k for k in range(len(chain.sizes)) if k not in axes)
-    return jnp.abs(rows - rows.mean(others, keepdims=True)).max()
+    view = chain.view(agent)
+    rows = view.rows(view_transition(chain, agent=agent))  # [X, C, X]
+    there = view.mass(jnp.ones(chain.num_pairs, rows.dtype))[..., None]  # [X, C, 1]
+    mean = ratio((there * rows).sum(1, keepdims=True), there.sum(1, keepdims=True))
+    return jnp.abs(there * (rows - mean)).max()
 
 
 def _over_others(functions: Array, agent: int, sizes: tuple[int, ...]) -> Array:

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .mdp import MDP, Coupling, RestlessBandit, WeaklyCoupledMDP
+from .mdp import MDP
 from .policies import shared_randomness
+from .restless_bandit import RestlessBandit
+from .weakly_coupled import Coupling, WeaklyCoupledMDP
 
 Array = jax.Array
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .examples import CIRCULANT_PRIORITY, circulant_bandit
-from .mdp import RestlessBandit
+from .restless_bandit import RestlessBandit
 
 
 class NamedBandit(NamedTuple):

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 from math import comb, prod
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_permutation, check_positive_int, check_shape, check_stochastic, concrete
-from .mdp import MDP, ExogenousMDP, FactoredMDP, WeaklyCoupledMDP, check_scopes, feasible_actions
+from .._checks import check_permutation, check_positive_int, check_shape, check_stochastic
+from .contracts import ArrayLike
 
 Array = jax.Array
 
@@ -103,66 +102,60 @@ def index_policy(priority: Sequence[int], *, num_agents: int, budget: int) -> Ar
     return jnp.asarray(table.reshape((num_states,) * num_agents + (2,) * num_agents))
 
 
-def softmax_policy(logits: Array, *, feasible: Any = True) -> Array:
+def softmax_policy(
+    logits: Array, *, num_agents: int | None = None, feasible: ArrayLike | bool = True
+) -> Array:
     """π(a|s) ∝ exp(logits[s, a]) over the feasible joint actions. Differentiable.
 
     Args:
-        logits: `[S_0.., A_0..]`, or with a signal `[S_0.., Z, A_0..]`.
+        logits: `[S_0.., A_0..]`, or with a signal `[S_0.., Z, A_0..]`; of any joint state `[S,
+            A_0..]`.
+        num_agents: N, the last N axes are actions; half of the axes by default. Static.
         feasible: bool of the same shape, e.g. `feasible_actions(mdp)`; all of them by default. A
             state with no feasible action gets NaN.
     """
-    num_agents = jnp.ndim(logits) // 2
-    if not num_agents:
+    num_agents = jnp.ndim(logits) // 2 if num_agents is None else num_agents
+    if not 0 < num_agents <= jnp.ndim(logits):
         raise ValueError(f"logits: wanted [S_0.., A_0..], got {jnp.ndim(logits)} axes")
     masked = jnp.where(feasible, logits, -jnp.inf)
     return jax.nn.softmax(masked, axis=tuple(range(-num_agents, 0)))
 
 
-def check_policy(mdp: Any, policy: Any) -> None:
-    """Raise a ValueError unless `policy` is one of the model that respects its couplings.
-
-    It is a joint table `[S_0.., A_0..]`, of an `ExogenousMDP` `[S_0.., Z, A_0..]`; of a
-    `FactoredMDP` it may be `LocalPolicies` too. The shape is always checked, values wherever they
-    are known (outside a trace).
-    """
+def check_table(
+    policy: ArrayLike | LocalPolicies, states: Sequence[int], actions: Sequence[int]
+) -> None:
+    """Raise unless this is a joint table `[*states, *actions]` of probabilities in each state."""
     if isinstance(policy, LocalPolicies):
-        _check_local(mdp, policy)
-        return
-    if isinstance(mdp, MDP):
-        states, actions = (mdp.num_states,), (mdp.num_actions,)
-    elif isinstance(mdp, ExogenousMDP):
-        states, actions = (*mdp.num_states, mdp.num_signals), mdp.num_actions
-    else:
-        states, actions = mdp.num_states, mdp.num_actions
+        raise ValueError("policy: LocalPolicies are for a FactoredMDP; see product_policy")
     check_shape("policy", policy, (*states, *actions))
     check_stochastic("policy", jnp.reshape(policy, (*states, prod(actions))))
-    if not isinstance(mdp, WeaklyCoupledMDP) or not mdp.couplings or not concrete(mdp, policy):
-        return
-    taken = np.argwhere((np.asarray(policy) > 0) & ~np.asarray(feasible_actions(mdp)))
-    if len(taken):
-        state, action = taken[0][: len(states)].tolist(), taken[0][len(states) :].tolist()
+
+
+def check_each(name: str, entries: Sequence[object], num_agents: int) -> None:
+    """Raise unless there is a tuple of one entry for each agent."""
+    if not isinstance(entries, tuple) or len(entries) != num_agents:
+        given = len(entries) if isinstance(entries, tuple) else type(entries).__name__
         raise ValueError(
-            f"policy: puts probability {np.asarray(policy)[tuple(taken[0])]:.6g} on action "
-            f"{action} in state {state}, which a coupling constraint forbids; see feasible_actions"
+            f"{name}: wanted a tuple with one entry for each of {num_agents} agents (one table in "
+            f"rewards each), got {given}"
         )
 
 
-def _check_local(mdp: Any, policy: LocalPolicies) -> None:
-    if not isinstance(mdp, FactoredMDP):
-        raise ValueError("policy: LocalPolicies are for a FactoredMDP; see product_policy")
-    states = mdp.num_states
-    check_scopes("policy.scopes", policy.scopes, len(states))
-    if len(policy.tables) != len(states):
-        raise ValueError(
-            f"policy.tables: wanted one for each of {len(states)} agents, got {len(policy.tables)}"
-        )
-    for i, (table, scope) in enumerate(zip(policy.tables, policy.scopes, strict=True)):
-        check_shape(f"policy.tables[{i}]", table, (*(states[j] for j in scope), mdp.num_actions[i]))
-        check_stochastic(f"policy.tables[{i}]", table)
+def check_scopes(name: str, scopes: Sequence[tuple[int, ...]], num_agents: int) -> None:
+    """Raise unless there is one tuple of agents for each agent, none named twice."""
+    check_each(name, scopes, num_agents)
+    for i, scope in enumerate(scopes):
+        if not isinstance(scope, tuple) or not all(isinstance(j, int) for j in scope):
+            raise ValueError(f"{name}[{i}]: {scope!r} is not a tuple of ints, which is static")
+        wrong = [j for j in scope if not 0 <= j < num_agents]
+        if wrong or len(set(scope)) < len(scope):
+            raise ValueError(
+                f"{name}[{i}]: {scope} must name agents 0..{num_agents - 1}, none of them twice"
+            )
 
 
 def check_budget(name: str, budget: int, num_agents: int) -> None:
-    """Raise unless so many of the agents can be active."""
+    """Raise unless the budget is a whole number of agents, 0 to all of them."""
     if int(budget) != budget or not 0 <= budget <= num_agents:
         raise ValueError(f"{name}: {budget} is not an integer in 0..{num_agents} (agents)")
 

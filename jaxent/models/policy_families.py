@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._checks import check_finite, check_positive, check_positive_int, check_shape
-from .mdp import ExogenousMDP, WeaklyCoupledMDP, check_mdp, feasible_actions
-from .policies import product_policy, softmax_policy
+from .contracts import ArrayLike, TableModel, check_mdp
+from .policies import softmax_policy
 from .soft_index import SoftIndex
 
 Array = jax.Array
@@ -34,35 +35,32 @@ class PolicyFamily(NamedTuple):
     apply: Callable[[Any], Any]
 
 
-def joint_softmax(mdp: Any, *, scale: float = 1.0) -> PolicyFamily:
+def joint_softmax(mdp: TableModel, *, scale: float = 1.0) -> PolicyFamily:
     """Every joint policy that takes each feasible action: θ are logits `[S_0.., A_0..]`.
 
     Args:
         mdp: any model; coupling constraints are met by construction.
         scale: standard deviation of the logits that `init` draws. Static.
     """
-    shape = (*_joint_states(mdp), *mdp.num_actions)
-    coupled = isinstance(mdp, WeaklyCoupledMDP) and bool(mdp.couplings)
-    feasible = feasible_actions(mdp) if coupled else jnp.ones(shape, bool)
+    check_mdp(mdp)
+    feasible, shape = mdp.feasible(), mdp.policy_shape
 
     def apply(logits: Array) -> Array:
-        return softmax_policy(logits, feasible=feasible)
+        return softmax_policy(logits, num_agents=int(np.size(mdp.num_actions)), feasible=feasible)
 
     return PolicyFamily(lambda key: scale * jax.random.normal(key, shape), apply)
 
 
-def product_softmax(mdp: Any, *, scale: float = 1.0) -> PolicyFamily:
-    """Agents that decide on their own: θ are logits `[S_i, A_i]`, one array an agent.
+def product_softmax(mdp: TableModel, *, scale: float = 1.0) -> PolicyFamily:
+    """Agents that decide on their own: θ are logits, one array an agent, `[S_i, A_i]`.
+
+    In a `StateMDP` an agent reads its observation, and they are `[O_i, A_i]`.
 
     Raises:
         ValueError: if the model couples the actions, which independent agents cannot respect.
     """
     check_mdp(mdp)
-    if isinstance(mdp, WeaklyCoupledMDP) and mdp.couplings:
-        raise ValueError("mdp: couples its agents' actions, independent agents would break that")
-    if isinstance(mdp, ExogenousMDP):
-        raise ValueError("mdp: has a signal that independent tables do not read; see joint_softmax")
-    shapes = tuple(zip(mdp.num_states, mdp.num_actions, strict=True))
+    shapes = mdp.local_shapes()
 
     def init(key: Array) -> tuple[Array, ...]:
         keys = jax.random.split(key, len(shapes))
@@ -71,7 +69,7 @@ def product_softmax(mdp: Any, *, scale: float = 1.0) -> PolicyFamily:
         )
 
     def apply(logits: tuple[Array, ...]) -> Array:
-        return product_policy([jax.nn.softmax(table) for table in logits])
+        return mdp.join([jax.nn.softmax(table) for table in logits])
 
     return PolicyFamily(init, apply)
 
@@ -91,7 +89,7 @@ def soft_index(num_states: int, temperature: float, *, scale: float = 1.0) -> Po
 
 
 def neural_index(
-    features: Array, temperature: float, *, hidden: Sequence[int] = (16,)
+    features: ArrayLike, temperature: float, *, hidden: Sequence[int] = (16,)
 ) -> PolicyFamily:
     """Soft index policies whose index is a network of state features, with tanh between layers.
 
@@ -126,9 +124,3 @@ def neural_index(
         return SoftIndex(x[:, 0], temperature)
 
     return PolicyFamily(init, apply)
-
-
-def _joint_states(mdp: Any) -> tuple[int, ...]:
-    check_mdp(mdp)
-    signals = (mdp.num_signals,) if isinstance(mdp, ExogenousMDP) else ()
-    return (*mdp.num_states, *signals)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from .._checks import check_permutation, check_positive_int, concrete
-from ..models.mdp import RestlessBandit, check_bandit
+from ..models.restless_bandit import RestlessBandit, check_bandit
 from .concentration import tangent_norm
 from .exchangeable import active_counts
 from .mean_field import affine_pieces, mean_field

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_finite, check_permutation, check_positive_int, check_shape
-from ..models.mdp import RestlessBandit, check_bandit
+from ..models.restless_bandit import RestlessBandit, check_bandit
 from .activation import action_probabilities, by_action
 from .mean_field import MeanField, affine_pieces, mean_field_step
 from .simulate import CountsTrajectory

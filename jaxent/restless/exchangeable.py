@@ -25,8 +25,10 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_permutation, check_positive_int, concrete, stochastic
-from ..chains.pair_chain import PairChain, Views
-from ..models.mdp import RestlessBandit, check_bandit
+from ..chains.pair_chain import PairChain
+from ..models.contracts import Agents
+from ..models.layouts import Views, view_of
+from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..numerics.memory import device_memory
 from .next_counts import (
     NextCounts,
@@ -134,6 +136,10 @@ class TaggedLayout:
     def views(self) -> Views:
         """The tagged pair."""
         return ((0,),)
+
+    def project(self, measure: Array, agent: Agents) -> Array:
+        """A measure of joint pairs as one of the tagged pair, `[2 S]`."""
+        return view_of(self, agent).project(measure)
 
     def lift(self, functions: Sequence[Array]) -> Array:
         """f(x_1) + Σ over the others of f: one function, weighted by counts, `[2 S * C]`."""

@@ -23,10 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..chains.pair_chain import Layout, NoChoice, PairChain
+from ..chains.pair_chain import PairChain
 from ..chains.stationary import LawSolution, law_direct, law_iterative
 from ..chains.views import flow_rows
-from ..models.mdp import RestlessBandit
+from ..models.layouts import product_layout
+from ..models.parts import NoChoice
+from ..models.restless_bandit import RestlessBandit
 from ..numerics.arrays import relative
 from ..numerics.elimination import discounted_solve
 from ..numerics.simplex import weighted_median
@@ -135,7 +137,7 @@ def _solve_joint(local, reward, discount, budget, split, *, num_agents) -> _Solv
     """The law μ = μ T and values Q = r + discount T Q, on configurations."""
     ranks = tuple(range(len(local)))
     op = next_counts(local, num_agents=num_agents, budget=budget, priority=ranks)
-    chain = PairChain(op, NoChoice(len(split)), Layout((len(split),), ((0,),)))
+    chain = PairChain(op, NoChoice(len(split)), product_layout([len(split)]))
     if len(split) <= DENSE:
         return law_direct(chain), solve_direct(chain, _total(split, reward), discount=discount)
     return law_iterative(chain), solve_iterative(chain, _total(split, reward), discount=discount)

@@ -28,7 +28,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 from .._checks import check_finite, check_shape, concrete
-from ..models.mdp import RestlessBandit, check_bandit
+from ..models.restless_bandit import RestlessBandit, check_bandit
 
 Array = jax.Array
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_permutation
-from ..models.mdp import RestlessBandit, check_bandit
+from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..numerics.arrays import relative
 from ..numerics.elimination import discounted_solve
 from .activation import action_probabilities, by_action

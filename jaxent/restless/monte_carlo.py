@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_finite, check_positive_int, check_shape
-from ..models.mdp import RestlessBandit
+from ..models.restless_bandit import RestlessBandit
 from .activation import by_action
 from .mean_field import mean_field
 from .sampling import seed_words

@@ -22,7 +22,7 @@ from .._checks import (
     concrete,
     refuse_gradient,
 )
-from ..models.mdp import RestlessBandit, check_bandit
+from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex, check_soft, draw_rounding
 from .activation import action_probabilities, by_action
 from .sampling import (

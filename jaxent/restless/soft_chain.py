@@ -23,9 +23,12 @@ import numpy as np
 from jax import lax
 
 from .._checks import stochastic
-from ..chains.pair_chain import Layout, PairChain, TablePolicy, Views
+from ..chains.pair_chain import PairChain
 from ..chains.stationary import law_direct, law_iterative
-from ..models.mdp import RestlessBandit
+from ..models.contracts import Agents
+from ..models.layouts import Views, product_layout, view_of
+from ..models.parts import TablePolicy
+from ..models.restless_bandit import RestlessBandit
 from ..models.soft_index import SoftIndex, check_soft
 from ..numerics.arrays import relative
 from ..numerics.elimination import discounted_solve
@@ -194,6 +197,10 @@ class TaggedRoundedLayout:
         """The tagged pair."""
         return ((0,),)
 
+    def project(self, measure: Array, agent: Agents) -> Array:
+        """A measure of joint pairs as one of the tagged pair, `[2 S]`."""
+        return view_of(self, agent).project(measure)
+
     def lift(self, functions: Any) -> Array:
         """Sum over all N agents of one function of the pair, `[2 S * C * J]`."""
         f = functions[0].reshape(-1, 2)
@@ -297,7 +304,7 @@ def _answer(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, budget: 
     chain = PairChain(
         RoundedKernel(groups, _places(groups, split)),
         TablePolicy(rounded.weights),
-        Layout((size,), ((0,),)),
+        product_layout([size]),
     )
     total = _total(split, reward).reshape(-1)
     if len(known) <= DENSE:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..models.mdp import RestlessBandit, check_bandit
+from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex, check_soft
 from ..numerics.arrays import relative
 from ..numerics.elimination import discounted_solve

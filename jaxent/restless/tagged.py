@@ -24,8 +24,8 @@ from jax import lax
 
 from .._checks import check_shape, check_stochastic
 from ..measures.distances import sign_vectors
-from ..measures.entanglement import Entanglement, sign_entanglement, weighted_centers
-from ..models.mdp import RestlessBandit
+from ..measures.row_measures import Entanglement, sign_entanglement, weighted_centers
+from ..models.restless_bandit import RestlessBandit
 from ..numerics.simplex import project_simplex
 from .exchangeable import (
     VECTORS,

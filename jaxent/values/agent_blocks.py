@@ -9,17 +9,18 @@ each; `best_merge` says which pair of agents to merge.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .._checks import check_shape, check_stochastic
-from ..chains.pair_chain import Layout, PairChain, broadcast_view, view_axes
-from ..chains.views import view_transition
-from ..measures.distances import by_view
+from ..chains.pair_chain import PairChain
+from ..chains.views import ProductForm, product_form, view_transition, with_views
+from ..models.contracts import Scalar, View
+from ..models.layouts import FactorLayout, FactorView
+from ..numerics.arrays import ratio
 from ..numerics.simplex import total_variation
 from .bellman import check_locals
 from .bounds import theorem_6
@@ -44,22 +45,36 @@ def entanglement_map(chain: PairChain, mu: Array) -> Array:
     """
     check_shape("mu", mu, (chain.num_pairs,))
     check_stochastic("mu", mu)
-    _check_disjoint(chain)
-    agents = range(len(chain.views))
+    form, views = _moving_alone(chain)
+    mu = form.pairs(jnp.asarray(mu).astype(chain.dtype))
     rows = []
-    for i in agents:
-        law = view_transition(chain, agent=i)  # [J, X_i]
+    for i in range(len(views)):
+        law = form.pairs(view_transition(chain, agent=i))  # [J, X_i]
         rows.append(
-            jnp.stack([_influence(chain, mu, law, j) if j != i else 0 * mu[0] for j in agents])
+            jnp.stack(
+                [_influence(v, mu, law) if j != i else 0 * mu[0] for j, v in enumerate(views)]
+            )
         )
     return jnp.stack(rows)
 
 
-def _influence(chain: PairChain, mu: Array, law: Array, agent: int) -> Array:
-    p = by_view(chain, law, agent=agent)  # [X_j, C, X_i]
-    w = by_view(chain, jnp.asarray(mu).astype(law.dtype), agent=agent)  # [X_j, C]
-    total = w.sum(0)[:, None]
-    mean = (w[..., None] * p).sum(0) / jnp.where(total > 0, total, 1)
+def _moving_alone(chain: PairChain) -> tuple[ProductForm, list[View]]:
+    """The views of agents that share nothing, on joint pairs in the order of the form."""
+    form = product_form(chain)
+    if form is not None:
+        return form, [FactorView((j,), form.sizes) for j in range(len(form.sizes))]
+    if isinstance(chain.layout, FactorLayout):
+        factors = [axis for view in chain.views for axis in view]
+        if len(set(factors)) == len(factors):
+            return ProductForm(chain.sizes, None), [chain.view(j) for j in range(len(chain.views))]
+        raise ValueError(f"chain: views {chain.views} share a factor, so no agent moves alone")
+    raise ValueError("chain: views do not make up the joint pair, so no agent moves alone")
+
+
+def _influence(view: View, mu: Array, law: Array) -> Array:
+    """How much the pair that this view sees moves a law of the next pair, `[J, X]`."""
+    p, w = view.rows(law), view.mass(mu)  # [X_j, C, X_i] and [X_j, C]
+    mean = ratio((w[..., None] * p).sum(0), w.sum(0)[:, None])
     return jnp.sum(w * total_variation(p, mean[None]))
 
 
@@ -67,7 +82,7 @@ def merge_agents(chain: PairChain, blocks: Sequence[Sequence[int]]) -> PairChain
     """The same chain, with each block of agents one view.
 
     Args:
-        chain: agents with the plain layout.
+        chain: with the views of agents.
         blocks: every agent once, e.g. `((0, 2), (1,))`. Static.
 
     Raises:
@@ -78,26 +93,19 @@ def merge_agents(chain: PairChain, blocks: Sequence[Sequence[int]]) -> PairChain
         raise ValueError(
             f"blocks: {blocks} must hold each of the agents 0..{len(chain.views) - 1} once"
         )
-    if not isinstance(chain.layout, Layout):
-        raise ValueError("chain: agents known only by their counts cannot be merged")
-    views = tuple(view_axes(chain, tuple(block)) for block in blocks)
-    return replace(chain, layout=Layout(chain.sizes, views))
+    return with_views(chain, [tuple(block) for block in blocks])
 
 
 def merge_rewards(
     chain: PairChain, rewards: Sequence[Array], blocks: Sequence[Sequence[int]]
 ) -> tuple[Array, ...]:
     """Rewards of the blocks, each the sum over its agents on the block's pairs."""
-    flat = [jnp.ravel(r) for r in check_locals(chain, rewards)]
+    flat = check_locals(chain, rewards)
     merged = []
     for block in blocks:
-        axes = view_axes(chain, tuple(block))
-        sizes = tuple(chain.sizes[axis] for axis in axes)
-        parts = [
-            broadcast_view(flat[i], [axes.index(axis) for axis in chain.views[i]], sizes)
-            for i in block
-        ]
-        merged.append(jnp.stack(parts).sum(0).reshape(-1))
+        joint = jnp.stack([chain.view(i).lift(flat[i]) for i in block]).sum(0)  # [J]
+        # The same for all joint pairs of a local one: the first tells.
+        merged.append(chain.view(tuple(block)).rows(joint)[:, 0])
     return tuple(merged)
 
 
@@ -117,7 +125,7 @@ class Merge(NamedTuple):
     before: Array
 
 
-def best_merge(chain: PairChain, rewards: Sequence[Array], *, discount: Any) -> Merge:
+def best_merge(chain: PairChain, rewards: Sequence[Array], *, discount: Scalar) -> Merge:
     """The pair of agents that, as one view, lowers the bound of Theorem 6 most. Not for jit."""
     n = len(chain.views)
     if n < 2:
@@ -131,9 +139,3 @@ def best_merge(chain: PairChain, rewards: Sequence[Array], *, discount: Any) -> 
         bounds[i, j] = theorem_6(merged, parts, discount=discount)
     pair = min(bounds, key=lambda p: float(bounds[p]))
     return Merge(pair, bounds[pair], bounds, before)
-
-
-def _check_disjoint(chain: PairChain) -> None:
-    factors = [axis for view in chain.views for axis in view]
-    if len(set(factors)) < len(factors):
-        raise ValueError(f"chain: views {chain.views} share a factor, so no agent moves alone")

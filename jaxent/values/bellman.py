@@ -12,16 +12,17 @@ a sum even where r is.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from .._checks import check_discount, check_finite, concrete
-from ..chains.pair_chain import PairChain, view_axes, view_size
+from ..chains.pair_chain import PairChain
 from ..chains.stationary import stationary_distribution
 from ..chains.views import local_transition
+from ..models.contracts import Scalar
 from ..numerics.arrays import as_float
 from ..numerics.elimination import discounted_solve
 from ..numerics.krylov import gmres
@@ -47,7 +48,7 @@ class QSolution(NamedTuple):
     converged: Array
 
 
-def q_values(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
+def q_values(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Array:
     r"""Joint values Q = (I - discount P)^-1 r, `[J]`.
 
     Differentiable (implicitly) in the chain, the rewards and the discount.
@@ -84,13 +85,13 @@ def q_values(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
     return solution.value
 
 
-def solve_q(chain: PairChain, rewards: Rewards, *, discount: Any) -> QSolution:
+def solve_q(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> QSolution:
     """Joint values with their residual and flag; raises on shapes and on the discount only."""
     solve = solve_direct if chain.is_small else solve_iterative
     return solve(chain, rewards, discount=discount)
 
 
-def solve_direct(chain: PairChain, rewards: Rewards, *, discount: Any) -> QSolution:
+def solve_direct(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> QSolution:
     """By elimination on the matrix of joint states, for small chains."""
     check_discount(discount)
     return _direct(chain, joint_reward(chain, rewards), discount)
@@ -106,7 +107,7 @@ def _direct(chain: PairChain, reward: Array, discount: Array) -> QSolution:
 
 
 def solve_iterative(
-    chain: PairChain, rewards: Rewards, *, discount: Any, tol: float | None = None
+    chain: PairChain, rewards: Rewards, *, discount: Scalar, tol: float | None = None
 ) -> QSolution:
     """By applying the chain only: restarted GMRES on the joint states.
 
@@ -151,7 +152,7 @@ def local_q_values(
     chain: PairChain,
     rewards: Sequence[Array],
     *,
-    discount: Any,
+    discount: Scalar,
     mu: Array | None = None,
 ) -> tuple[Array, ...]:
     r"""Local values Q_i = (I - discount P_i)^-1 r_i with P_i of Eq. (2), `[X_i]` a view.
@@ -206,8 +207,7 @@ def check_locals(chain: PairChain, rewards: Sequence[Array]) -> list[Array]:
             f"rewards: wanted one for each of {len(chain.views)} views, got {len(rewards)}"
         )
     flat = []
-    for i, reward in enumerate(rewards):
-        size = view_size(chain, view_axes(chain, i))
+    for i, (reward, size) in enumerate(zip(rewards, chain.view_sizes, strict=True)):
         if jnp.size(reward) != size:
             raise ValueError(
                 f"rewards[{i}]: wanted {size} values, one for each pair that agent {i} sees, got "
@@ -218,7 +218,7 @@ def check_locals(chain: PairChain, rewards: Sequence[Array]) -> list[Array]:
     return flat
 
 
-def average_reward(chain: PairChain, rewards: Rewards) -> Array:
+def average_reward(chain: PairChain, rewards: Rewards, *, mu: Array | None = None) -> Array:
     r"""Long-run average reward a step, J = Σ_x μ(x) r(x), a scalar. Differentiable.
 
     It is (1 - discount) times the mean of Q under μ, for every discount.
@@ -226,15 +226,16 @@ def average_reward(chain: PairChain, rewards: Rewards) -> Array:
     Args:
         chain: any unichain.
         rewards: as for `q_values`.
+        mu: the stationary law, `[J]`, where it is known already.
 
     Raises:
         ValueError: as `q_values` and `stationary_distribution` do.
     """
     reward = joint_reward(chain, rewards)
-    return stationary_distribution(chain) @ reward
+    return (stationary_distribution(chain) if mu is None else mu) @ reward
 
 
-def state_values(chain: PairChain, reward: Array, *, discount: Any) -> Array:
+def state_values(chain: PairChain, reward: Rewards, *, discount: Scalar) -> Array:
     r"""State values V = (I - discount ΠK)^-1 Π r of a joint reward (App. B), `[S]`.
 
     Even where r is a sum of local rewards, Π r is one only if r depends on the states alone.

@@ -18,7 +18,7 @@ minimization converged. Sup-norm bounds are over visited pairs.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,14 +27,18 @@ from jax import lax
 
 from .._checks import check_discount
 from ..chains.pair_chain import PairChain
-from ..chains.stationary import stationary_distribution
-from ..chains.views import local_transition
-from ..measures.entanglement import (
+from ..chains.stationary import solve_law, stationary_distribution
+from ..chains.views import local_transition, product_form, view_transition
+from ..measures.entanglement import entanglement_atv, entanglement_mu_atv, entanglement_tv
+from ..measures.row_measures import (
+    MAX_STEPS,
+    TOL,
     Entanglement,
-    entanglement_atv,
-    entanglement_mu_atv,
-    entanglement_tv,
+    minimax_entanglement,
+    sign_entanglement,
 )
+from ..models.contracts import Scalar
+from ..models.layouts import FactorLayout
 from ..numerics.elimination import discounted_solve
 from ..numerics.simplex import total_variation
 from .bellman import check_locals, local_q_values
@@ -64,27 +68,42 @@ class APosteriori(NamedTuple):
     dobrushin: Array
 
 
-def theorem_3(chain: PairChain, rewards: Rewards, *, discount: Any) -> Array:
-    """Sup-norm bound from the TV entanglement of two agents (Thm 3)."""
-    upper = entanglement_tv(chain).upper
+def theorem_3(
+    chain: PairChain, rewards: Rewards, *, discount: Scalar, mu: Array | None = None
+) -> Array:
+    """Sup-norm bound from the TV entanglement of two agents (Thm 3).
+
+    Here and below `mu` is the stationary law, `[J]`, where it is known already.
+    """
+    upper = entanglement_tv(chain, mu=mu).upper
     return _paper([upper] * len(chain.views), _largest(chain, rewards), discount)
 
 
 def theorem_4(
-    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+    chain: PairChain,
+    rewards: Rewards,
+    *,
+    discount: Scalar,
+    measured: Measured = None,
+    mu: Array | None = None,
 ) -> Array:
-    """Sup-norm bound from agent-wise entanglement (Thm 4; Thm 8 for N agents; Thm 9).
+    """Sup-norm bound from agent-wise entanglement of two agents (Thm 4).
 
     `measured` is `entanglement_atv` of every view, where it is known already.
     """
-    uppers = [e.upper for e in measured or _agentwise(chain)]
+    uppers = [e.upper for e in measured or _agentwise(chain, mu)]
     return _paper(uppers, _largest(chain, rewards), discount)
 
 
 def theorem_5(
-    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+    chain: PairChain,
+    rewards: Rewards,
+    *,
+    discount: Scalar,
+    measured: Measured = None,
+    mu: Array | None = None,
 ) -> Array:
-    """mu-norm bound from mu-weighted agent-wise entanglement (Thm 5; Thm 6 for N agents).
+    """mu-norm bound from mu-weighted agent-wise entanglement of two agents (Thm 5).
 
     `measured` is `entanglement_mu_atv` of every view, where it is known already.
 
@@ -96,22 +115,54 @@ def theorem_5(
         >>> print(f"{jaxent.bounds.theorem_5(chain, rewards, discount=0.9):.1f}")
         180.0
     """
-    uppers = [e.upper for e in measured or _mu_agentwise(chain)]
+    uppers = [e.upper for e in measured or _mu_agentwise(chain, mu)]
     return _paper(uppers, _largest(chain, rewards), discount)
 
 
-theorem_6 = theorem_5
-theorem_8 = theorem_4
-theorem_9 = theorem_4
+def theorem_6(
+    chain: PairChain,
+    rewards: Rewards,
+    *,
+    discount: Scalar,
+    measured: Measured = None,
+    mu: Array | None = None,
+) -> Array:
+    """The bound of Theorem 5 for N agents (Thm 6); see `theorem_5`."""
+    return theorem_5(chain, rewards, discount=discount, measured=measured, mu=mu)
+
+
+def theorem_8(
+    chain: PairChain,
+    rewards: Rewards,
+    *,
+    discount: Scalar,
+    measured: Measured = None,
+    mu: Array | None = None,
+) -> Array:
+    """The bound of Theorem 4 for N agents (Thm 8); see `theorem_4`."""
+    return theorem_4(chain, rewards, discount=discount, measured=measured, mu=mu)
+
+
+def theorem_9(
+    chain: PairChain,
+    rewards: Rewards,
+    *,
+    discount: Scalar,
+    measured: Measured = None,
+    mu: Array | None = None,
+) -> Array:
+    """The bound of Theorem 8 for agents that share a signal (Thm 9); see `theorem_4`."""
+    return theorem_4(chain, rewards, discount=discount, measured=measured, mu=mu)
 
 
 def proposition_4(
     chain: PairChain,
     reward: Array,
     *,
-    discount: Any,
+    discount: Scalar,
     fit: Entanglement | None = None,
     measured: Measured = None,
+    mu: Array | None = None,
 ) -> Array:
     r"""mu-norm bound for agents that share a reward (Prop. 4, for any number of agents).
 
@@ -126,32 +177,45 @@ def proposition_4(
         discount: in [0, 1).
         fit: the `reward_entanglement` of this reward, where it is known already.
         measured: `entanglement_mu_atv` of every view, likewise.
+        mu: the stationary law, `[J]`, likewise.
     """
     check_discount(discount)
-    mu = stationary_distribution(chain)
+    mu = stationary_distribution(chain) if mu is None else mu
     fit = reward_entanglement(chain, reward, mu) if fit is None else fit
     middle, half = reward_ranges(chain, mu, fit.minimizer)
-    uppers = jnp.stack([e.upper for e in measured or _mu_agentwise(chain)])
+    uppers = jnp.stack([e.upper for e in measured or _mu_agentwise(chain, mu)])
     # |middle_i + c_i| is paid for at E_i: all of their sum goes where that is least.
     paid = uppers @ half + uppers.min() * jnp.abs(middle.sum())
     return fit.upper / (1 - discount) + 4 * discount * paid / (1 - discount) ** 2
 
 
 def span_sup(
-    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+    chain: PairChain,
+    rewards: Rewards,
+    *,
+    discount: Scalar,
+    measured: Measured = None,
+    mu: Array | None = None,
 ) -> Array:
     """Theorem 8 with spans of local values for r_max / (1 - discount); `measured` as there."""
-    return _span_bound(measured or _agentwise(chain), _flat(chain, rewards), discount)
+    return _span_bound(measured or _agentwise(chain, mu), _flat(chain, rewards), discount)
 
 
 def span_mu(
-    chain: PairChain, rewards: Rewards, *, discount: Any, measured: Measured = None
+    chain: PairChain,
+    rewards: Rewards,
+    *,
+    discount: Scalar,
+    measured: Measured = None,
+    mu: Array | None = None,
 ) -> Array:
     """Theorem 6 with spans of local values for r_max / (1 - discount); `measured` as there."""
-    return _span_bound(measured or _mu_agentwise(chain), _flat(chain, rewards), discount)
+    return _span_bound(measured or _mu_agentwise(chain, mu), _flat(chain, rewards), discount)
 
 
-def a_posteriori(chain: PairChain, rewards: Rewards, *, discount: Any) -> APosteriori:
+def a_posteriori(
+    chain: PairChain, rewards: Rewards, *, discount: Scalar, mu: Array | None = None
+) -> APosteriori:
     """Bounds from D = P dec - lift(P_i Q_i), dec = lift(Q_i): no joint value is solved for.
 
     Examples:
@@ -164,7 +228,7 @@ def a_posteriori(chain: PairChain, rewards: Rewards, *, discount: Any) -> APoste
     """
     check_discount(discount)
     rewards = _flat(chain, rewards)
-    mu = stationary_distribution(chain)
+    mu = stationary_distribution(chain) if mu is None else mu
     local = [local_transition(chain, mu, agent=i) for i in range(len(rewards))]
     q_local = local_q_values(chain, rewards, discount=discount, mu=mu)
     ahead = [P @ q.reshape(-1) for P, q in zip(local, q_local, strict=True)]
@@ -221,26 +285,27 @@ class Report(NamedTuple):
         return "\n".join(lines + [f"{name}: {what}" for name, what in self.checks.items()])
 
 
-def report(chain: PairChain, rewards: Rewards, *, discount: Any) -> Report:
+def report(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Report:
     """True error, every bound that applies, and what was checked; `print` it.
 
     Raises:
         ValueError: for a chain with no unique stationary law, or wrong rewards or discount.
     """
-    exact = decompose(chain, rewards, discount=discount)
+    mu = stationary_distribution(chain)
+    exact = decompose(chain, rewards, discount=discount, mu=mu)
     largest, rewards = _largest(chain, rewards), _flat(chain, rewards)
-    atv, mu_atv = _agentwise(chain), _mu_agentwise(chain)
-    after = a_posteriori(chain, rewards, discount=discount)
+    atv, mu_atv = zip(*(_both(chain, mu, i) for i in range(len(rewards))), strict=True)
+    after = a_posteriori(chain, rewards, discount=discount, mu=mu)
     sup, mean = {}, {}
     gaps = [e.upper - e.lower for e in (*atv, *mu_atv)]
-    if chain.views == ((0,), (1,)) and len(chain.sizes) == 2:
-        joint = entanglement_tv(chain)
+    two = len(rewards) == 2
+    if two and product_form(chain) is not None:
+        joint = entanglement_tv(chain, mu=mu)
         gaps.append(joint.upper - joint.lower)
         sup["Theorem 3 (TV)"] = _paper([joint.upper] * 2, largest, discount)
-    two, number = len(chain.views) == 2, 4 if len(chain.views) == 2 else 8
-    if len({axis for view in chain.views for axis in view}) < sum(map(len, chain.views)):
-        number = 9  # a signal that several agents see
-    sup[f"Theorem {number} (ATV)"] = _paper([e.upper for e in atv], largest, discount)
+    sup[f"Theorem {_agentwise_theorem(chain)} (ATV)"] = _paper(
+        [e.upper for e in atv], largest, discount
+    )
     sup["... with spans"] = _span_bound(atv, rewards, discount)
     sup["a posteriori"] = after.sup_bound
     name = f"Theorem {5 if two else 6} (mu-ATV)"
@@ -260,12 +325,34 @@ def report(chain: PairChain, rewards: Rewards, *, discount: Any) -> Report:
     )
 
 
-def _agentwise(chain: PairChain) -> list[Entanglement]:
-    return [entanglement_atv(chain, agent=i) for i in range(len(chain.views))]
+def _agentwise_theorem(chain: PairChain) -> int:
+    """Which theorem bounds by agent-wise entanglement: 9 for a signal that several agents see."""
+    if isinstance(chain.layout, FactorLayout):
+        seen = [axis for view in chain.views for axis in view]
+        if len(set(seen)) < len(seen):
+            return 9
+    return 4 if len(chain.views) == 2 else 8
 
 
-def _mu_agentwise(chain: PairChain) -> list[Entanglement]:
-    mu = stationary_distribution(chain)
+def _both(chain: PairChain, mu: Array, agent: int) -> tuple[Entanglement, Entanglement]:
+    """`entanglement_atv` and `entanglement_mu_atv` of one view, whose rows are found once."""
+    view = chain.view(agent)
+    points = view.rows(view_transition(chain, agent=agent))
+    weights = view.mass(mu.astype(points.dtype))
+    options = {"tol": TOL, "max_steps": MAX_STEPS}
+    return (
+        minimax_entanglement(points, weights > 0, **options),
+        sign_entanglement(points, weights, **options),
+    )
+
+
+def _agentwise(chain: PairChain, mu: Array | None) -> list[Entanglement]:
+    mu = solve_law(chain).value if mu is None else mu
+    return [entanglement_atv(chain, agent=i, mu=mu) for i in range(len(chain.views))]
+
+
+def _mu_agentwise(chain: PairChain, mu: Array | None) -> list[Entanglement]:
+    mu = stationary_distribution(chain) if mu is None else mu
     return [entanglement_mu_atv(chain, mu, agent=i) for i in range(len(chain.views))]
 
 
@@ -277,15 +364,15 @@ def _largest(chain: PairChain, rewards: Rewards) -> list[Array]:
     return [jnp.abs(r).max() for r in _flat(chain, rewards)]
 
 
-def _paper(entanglement: Sequence[Array], largest: Sequence[Array], discount: Any) -> Array:
+def _paper(entanglement: Sequence[Array], largest: Sequence[Array], discount: Scalar) -> Array:
     """4 discount sum_i E_i r_max_i / (1 - discount)^2."""
     check_discount(discount)
     total = jnp.stack([e * r for e, r in zip(entanglement, largest, strict=True)]).sum()
-    return 4 * discount * total / (1 - discount) ** 2
+    return total * (4 * discount / (1 - discount) ** 2)
 
 
 def _span_bound(
-    entanglement: Sequence[Entanglement], rewards: Sequence[Array], discount: Any
+    entanglement: Sequence[Entanglement], rewards: Sequence[Array], discount: Scalar
 ) -> Array:
     """2 discount / (1 - discount) sum_i E_i span((I - discount P_i)^{-1} r_i)."""
     check_discount(discount)
@@ -293,4 +380,4 @@ def _span_bound(
     for e, r in zip(entanglement, rewards, strict=True):
         value = discounted_solve(lax.stop_gradient(e.minimizer), r, discount)
         total.append(e.upper * (value.max() - value.min()))
-    return 2 * discount / (1 - discount) * jnp.stack(total).sum()
+    return jnp.stack(total).sum() * (2 * discount / (1 - discount))

@@ -7,7 +7,7 @@ counts in no norm (the paper's footnote 1).
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,10 @@ from .._checks import check_positive_int, check_shape, check_stochastic
 from ..chains.pair_chain import PairChain
 from ..chains.stationary import stationary_distribution
 from ..chains.views import marginal
-from ..measures.entanglement import Entanglement, certified, check_tolerance
 from ..measures.programs.l1_additive_fit import additive_fit
+from ..measures.row_measures import Entanglement, certified, check_tolerance
+from ..models.contracts import Scalar
+from ..numerics.arrays import ratio
 from .bellman import joint_reward, local_q_values, q_values
 
 Array = jax.Array
@@ -54,11 +56,16 @@ class Decomposition(NamedTuple):
     def relative_error(self) -> Array:
         """`mu_error` over the mean |Q| under the stationary law; 0 where Q is 0."""
         scale = self.mu @ jnp.abs(self.q_joint)
-        return jnp.where(scale > 0, self.mu_error / jnp.where(scale > 0, scale, 1), 0 * scale)
+        return ratio(self.mu_error, scale, 0 * scale)  # NaN where the scale is
 
 
 def decompose(
-    chain: PairChain, rewards: Sequence[Array], *, discount: Any, shared: Array | None = None
+    chain: PairChain,
+    rewards: Sequence[Array],
+    *,
+    discount: Scalar,
+    shared: Array | None = None,
+    mu: Array | None = None,
 ) -> Decomposition:
     r"""Solve jointly and per view, and compare (Eq. 1). Differentiable.
 
@@ -68,6 +75,7 @@ def decompose(
         discount: in [0, 1).
         shared: the joint reward, `[J]` or `[X_0, ..]`, where it is not the sum of the local ones
             (App. J.3).
+        mu: the stationary law, `[J]`, where it is known already.
 
     Raises:
         ValueError: as `q_values` and `stationary_distribution` do.
@@ -85,7 +93,7 @@ def decompose(
         >>> print(f"{found.mu_error:.3f}")
         0.450
     """
-    mu = stationary_distribution(chain)
+    mu = stationary_distribution(chain) if mu is None else mu
     q_joint = q_values(chain, tuple(rewards) if shared is None else shared, discount=discount)
     q_local = local_q_values(chain, rewards, discount=discount, mu=mu)
     visited = mu > 0
@@ -96,9 +104,14 @@ def decompose(
 
 
 def decomposition_error(
-    chain: PairChain, rewards: Sequence[Array], *, discount: Any, shared: Array | None = None
+    chain: PairChain,
+    rewards: Sequence[Array],
+    *,
+    discount: Scalar,
+    shared: Array | None = None,
+    mu: Array | None = None,
 ) -> Array:
-    """Mean |Q - Σ_i Q_i| under the stationary law, a scalar. Differentiable.
+    """Mean |Q - Σ_i Q_i| under the stationary law, a scalar. Differentiable. See `decompose`.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -108,7 +121,7 @@ def decomposition_error(
         >>> print(f"{jaxent.decomposition_error(chain, rewards, discount=0.9):.3f}")  # separable
         0.000
     """
-    return decompose(chain, rewards, discount=discount, shared=shared).mu_error
+    return decompose(chain, rewards, discount=discount, shared=shared, mu=mu).mu_error
 
 
 def reward_entanglement(

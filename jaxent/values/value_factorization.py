@@ -34,9 +34,11 @@ import optax
 from jax import lax
 
 from .._checks import check_discount, check_positive_int
-from ..chains.pair_chain import PairChain, TablePolicy, broadcast_view, view_size
+from ..chains.pair_chain import PairChain
 from ..chains.stationary import stationary_distribution
 from ..chains.views import marginal
+from ..models.contracts import Scalar
+from ..models.parts import TablePolicy
 from ..numerics.krylov import gmres
 from .bellman import Rewards, joint_reward, q_values
 from .decomposition import Decomposition
@@ -77,7 +79,9 @@ class ValueFit(NamedTuple):
     relative_error = Decomposition.relative_error
 
 
-def fit_additive(chain: PairChain, rewards: Rewards, *, discount: Any) -> ValueFit:
+def fit_additive(
+    chain: PairChain, rewards: Rewards, *, discount: Scalar, mu: Array | None = None
+) -> ValueFit:
     r"""The sum of local functions at which joint TD stops (VDN). Differentiable.
 
     With L the lift from local functions and D = diag(mu), it solves the projected Bellman equation
@@ -96,6 +100,7 @@ def fit_additive(chain: PairChain, rewards: Rewards, *, discount: Any) -> ValueF
         rewards: a sequence of local rewards, `[X_i]` or `[S_i, A_i]` a view, or one joint reward,
             `[J]` or `[X_0, ..]`: only the joint one is learned from.
         discount: in [0, 1).
+        mu: the stationary law, `[J]`, where it is known already.
 
     Returns:
         `ValueFit`, whose residual is the largest entry of what the equation leaves, each row over
@@ -108,13 +113,13 @@ def fit_additive(chain: PairChain, rewards: Rewards, *, discount: Any) -> ValueF
         Sunehag et al., Value-Decomposition Networks for Cooperative Multi-Agent Learning, 2018.
         Tsitsiklis and Van Roy, An analysis of temporal-difference learning, 1997.
     """
-    mu = stationary_distribution(chain)
+    mu = stationary_distribution(chain) if mu is None else mu
     q_joint = q_values(chain, rewards, discount=discount)
     return _additive(chain, joint_reward(chain, rewards), discount, mu, q_joint)
 
 
 @jax.jit
-def _additive(chain: PairChain, reward: Array, discount: Any, mu: Array, q_joint: Array):
+def _additive(chain: PairChain, reward: Array, discount: Scalar, mu: Array, q_joint: Array):
     shares = [marginal(chain, mu, agent=i) for i in range(len(chain.views))]
     occupancy = jnp.concatenate(shares)
     ends = [sum(len(x) for x in shares[:i]) for i in range(1, len(shares))]
@@ -152,7 +157,8 @@ def fit_monotone(
     chain: PairChain,
     rewards: Rewards,
     *,
-    discount: Any,
+    discount: Scalar,
+    mu: Array | None = None,
     hidden: int = 8,
     num_targets: int = 100,
     steps_per_target: int = 30,
@@ -173,6 +179,7 @@ def fit_monotone(
         chain: of a joint policy table.
         rewards: as for `fit_additive`.
         discount: in [0, 1).
+        mu: the stationary law, `[J]`, where it is known already.
         hidden: units of the mixture. Static.
         num_targets: how often the target is renewed. Static.
         steps_per_target: of Adam. Static.
@@ -204,7 +211,7 @@ def fit_monotone(
         if not value > 0:
             raise ValueError(f"{name}: {value} is not positive")
     check_discount(discount)
-    mu = stationary_distribution(chain)
+    mu = stationary_distribution(chain) if mu is None else mu
     q_joint = q_values(chain, rewards, discount=discount)
     reward = joint_reward(chain, rewards)
     rates = {"learning_rate": float(learning_rate), "tol": float(tol)}
@@ -263,7 +270,7 @@ def _initial(key: Array, chain: PairChain, hidden: int, dtype: Any) -> dict[str,
     return {
         # From 0 the first gradient orders the actions; a wrong order would drive weights to 0,
         # where nothing is learned.
-        "local": [jnp.zeros(view_size(chain, axes), dtype) for axes in chain.views],
+        "local": [jnp.zeros(size, dtype) for size in chain.view_sizes],
         "into": jax.random.normal(into, (states, agents, hidden), dtype) / agents**0.5,
         "bias": jnp.zeros((states, hidden), dtype),
         "out": jax.random.normal(out, (states, hidden), dtype) / hidden,
@@ -273,18 +280,15 @@ def _initial(key: Array, chain: PairChain, hidden: int, dtype: Any) -> dict[str,
 
 def _mixture(chain: PairChain, weights: dict[str, Any]) -> Array:
     """Q_tot, `[J]`, from local functions and the tables of each joint state."""
+    assert isinstance(chain.policy, TablePolicy)
     shape = chain.policy.table.shape  # [S_0, A_0, S_1, A_1, ..]
     order = (*range(0, len(shape), 2), *range(1, len(shape), 2))
-    local = jnp.stack(
-        [
-            broadcast_view(q, axes, chain.sizes)
-            .reshape(shape)
-            .transpose(order)
-            .reshape(chain.num_states, -1)
-            for q, axes in zip(weights["local"], chain.views, strict=True)
-        ],
-        axis=1,
-    )  # [S, N, U]
+
+    def by_state(i: int, q: Array) -> Array:
+        joint = chain.view(i).lift(q).reshape(shape)
+        return joint.transpose(order).reshape(chain.num_states, -1)  # [S, U]
+
+    local = jnp.stack([by_state(i, q) for i, q in enumerate(weights["local"])], axis=1)  # [S, N, U]
     into = jnp.swapaxes(jnp.abs(weights["into"]), 1, 2)  # [S, hidden, N]
     units = jax.nn.elu(jnp.matmul(into, local) + weights["bias"][..., None])  # [S, hidden, U]
     total = (jnp.abs(weights["out"])[..., None] * units).sum(1) + weights["constant"][:, None]

@@ -1,0 +1,166 @@
+r"""Measures of entanglement from the rows of one view, and what every measure returns.
+
+The agent-wise measures ask a chain for nothing but the rows P(x' | joint pair) of a view, sorted by
+local pair: points `[X, C, m]`, C what else a joint pair may be, with weights or a mask `[X, C]`.
+Every minimum comes with a point that attains `upper` and a dual point that proves `lower`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import concrete
+from ..models.contracts import Scalar
+from ..numerics.simplex import total_variation, tv_center
+from .distances import MAX_ENUMERATED, mu_inf_norm, sign_vectors
+from .programs.minimax_tv_center import minimax_center
+from .programs.mu_atv_center import sign_center
+
+Array = jax.Array
+
+# What every measure certifies, and the steps it takes for that, if nothing else is asked for.
+TOL, MAX_STEPS = 1e-6, 60
+# The program of Def. 8 lists every sign vector x as long as it then compares no more than 2^19
+# numbers |(p_j - q) x|; else 64 likely ones.
+_LISTED = 2**19
+_SIGNS = 64
+
+
+class Entanglement(NamedTuple):
+    """A minimum, bracketed: lower <= minimum <= upper up to rounding.
+
+    Attributes:
+        value: `upper`, with a gradient.
+        lower: what the dual solution proves.
+        upper: what `minimizer` attains.
+        minimizer: the nearest local transition `[X_i, X_i]` (for Prop. 1 the local policy
+            `[S_i, A_i]`, for Prop. 3 `[S_i, Z, A_i]`), or for the two-agent measures a
+            `SeparableChain`; for Eq. (14) the local rewards, `[X_i]` each.
+        num_steps: interior-point steps; 0 where the answer is exact.
+        converged: whether upper - lower <= tol.
+    """
+
+    value: Array
+    lower: Array
+    upper: Array
+    minimizer: Any
+    num_steps: Array
+    converged: Array
+
+
+def minimax_entanglement(
+    points: Array, present: Array, *, tol: Scalar, max_steps: int
+) -> Entanglement:
+    """Eq. (5) from the rows of a view.
+
+    Args:
+        points: P(x' | joint pair) by local pair and the rest, `[X, C, X]`.
+        present: which of them are visited, bool `[X, C]`.
+        tol: gap to certify.
+        max_steps: at most so many interior-point steps. Static.
+    """
+    fixed = jax.lax.stop_gradient(points)
+    # Only the worst local pair matters: those seen to be better are left unfinished.
+    solve = partial(minimax_center, tol=tol, max_steps=max_steps, rivals="pairs")
+    bracket, steps, _ = jax.vmap(solve, axis_name="pairs")(fixed, present)
+    upper, lower = bracket.upper.max(), bracket.lower.max()
+    weight, alpha = bracket.dual
+    worst = jnp.arange(len(fixed)) == bracket.upper.argmax()
+    carried = -jnp.maximum(weight[..., None] - alpha, 0) * worst[:, None, None]
+    return certified(upper, lower, bracket.primal, steps.max(), tol, (points, carried))
+
+
+def sign_entanglement(
+    points: Array,
+    weights: Array,
+    *,
+    signs: np.ndarray | None = None,
+    mend: Callable[[Array], Array] = lambda q: q,
+    tol: Scalar,
+    max_steps: int,
+) -> Entanglement:
+    """Def. 8 from the rows of a view, on all sign vectors where they are few.
+
+    Args:
+        points: P(x' | joint pair) by local pair and the rest, `[X, C, m]`.
+        weights: law of the joint pair, `[X, C]`.
+        signs: where not all sign vectors are listed, those that `lower` rests on, `[R, m]`; by
+            default the likely ones.
+        mend: takes the minimizer for these to one for all, `[X, m]` to `[X, m]`.
+        tol: gap to certify.
+        max_steps: at most so many interior-point steps. Static.
+    """
+    p, w = jax.lax.stop_gradient((points, weights))
+    m = points.shape[-1]
+    whole = m <= MAX_ENUMERATED and 2 ** (m - 1) * w.size <= _LISTED
+    if whole:
+        # The first vector, all +1, sees no difference between laws.
+        listed = jnp.asarray(sign_vectors(m)[1:] if m > 1 else sign_vectors(m), p.dtype)
+    else:
+        coarse = jax.vmap(tv_center)(p, w)
+        listed = _likely_signs(p - coarse.point[:, None], w) if signs is None else signs
+        listed = jnp.asarray(listed, p.dtype)
+    bracket, steps, _ = sign_center(p, w, listed, tol=tol, max_steps=max_steps)
+    upper, q = bracket.upper, bracket.primal
+    if not whole:
+        q = mend(q)
+        apart = (p - q[:, None]).reshape(-1, m)
+        upper = mu_inf_norm(apart, w.reshape(-1)).upper / 2
+        better = upper <= coarse.upper.sum()
+        q = jnp.where(better, q, coarse.point)
+        upper = jnp.minimum(upper, coarse.upper.sum())
+    force = bracket.dual.force
+    return certified(
+        upper,
+        bracket.lower,
+        q,
+        steps,
+        tol,
+        (points, w[..., None] / 2 * force),
+        (weights, ((p - q[:, None]) * force).sum(-1) / 2),
+    )
+
+
+def _likely_signs(apart: Array, weights: Array) -> Array:
+    """Signs of the largest differences, and the best that a search finds, `[R, m]`."""
+    apart, weights = apart.reshape(-1, apart.shape[-1]), weights.reshape(-1)
+    rows = jnp.argsort(weights * jnp.abs(apart).sum(1))[-_SIGNS:]
+    return jnp.concatenate(
+        [jnp.where(apart[rows] >= 0, 1, -1), mu_inf_norm(apart, weights).signs[None]]
+    )
+
+
+def weighted_centers(points: Array, weights: Array, tol: Scalar) -> Entanglement:
+    """Eq. (7) from the rows of a view `[X, C, m]` and their law `[X, C]`: a center a local pair."""
+    centers = jax.vmap(tv_center)(*jax.lax.stop_gradient((points, weights)))
+    apart = total_variation(jax.lax.stop_gradient(points), centers.point[:, None])
+    moved = centers.weights[..., None] * centers.slopes
+    upper, lower = centers.upper.sum(), centers.lower.sum()
+    return certified(upper, lower, centers.point, 0, tol, (points, moved), (weights, apart))
+
+
+def certified(
+    upper: Array,
+    lower: Array,
+    minimizer: Any,
+    steps: Any,
+    tol: Scalar,
+    *slopes: tuple[Array, Array],
+) -> Entanglement:
+    """The result, its value moving with each argument as the slope beside it says."""
+    value = upper
+    for argument, slope in slopes:
+        move = argument - jax.lax.stop_gradient(argument)  # 0, with derivative 1
+        value = value + jnp.sum(jax.lax.stop_gradient(slope) * move)
+    converged = jnp.abs(upper - lower) <= tol
+    return Entanglement(value, lower, upper, minimizer, jnp.asarray(steps), converged)
+
+
+def check_tolerance(tol: Scalar) -> None:
+    """Raise unless tol > 0."""
+    if concrete(tol) and not float(tol) > 0:
+        raise ValueError(f"tol: {float(tol):.9g} is not positive")
