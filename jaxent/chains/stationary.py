@@ -17,7 +17,8 @@ from jax import lax
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from .._checks import concrete
+from .._checks import check_shape, concrete
+from ..models.contracts import ArrayLike
 from ..numerics.elimination import stationary_law
 from ..numerics.krylov import gmres
 from .pair_chain import PairChain
@@ -63,6 +64,14 @@ def stationary_distribution(chain: PairChain) -> Array:
     if concrete(chain, solution) and not bool(solution.converged):
         raise ValueError(_explain(chain, solution))
     return solution.value
+
+
+def known_law(chain: PairChain, mu: ArrayLike | None) -> Array:
+    """The law that is given, `[J]` in the chain's dtype, or the stationary one where none is."""
+    if mu is None:
+        return stationary_distribution(chain)
+    check_shape("mu", mu, (chain.num_pairs,))
+    return jnp.asarray(mu).astype(chain.dtype)
 
 
 def solve_law(chain: PairChain) -> LawSolution:

@@ -27,7 +27,7 @@ Array = jax.Array
 _AT_ONCE = 2**22
 
 
-def marginal(chain: PairChain, mu: Array, *, agent: Agents) -> Array:
+def marginal(chain: PairChain, mu: ArrayLike, *, agent: Agents) -> Array:
     """Law of a view under the joint law mu `[J]`, `[X_i]`.
 
     Args:
@@ -36,10 +36,10 @@ def marginal(chain: PairChain, mu: Array, *, agent: Agents) -> Array:
         agent: one agent, or a block of them as one. Static.
     """
     check_shape("mu", mu, (chain.num_pairs,))
-    return chain.layout.project(mu, agent)
+    return chain.layout.project(jnp.asarray(mu), agent)
 
 
-def local_transition(chain: PairChain, mu: Array, *, agent: Agents) -> Array:
+def local_transition(chain: PairChain, mu: ArrayLike, *, agent: Agents) -> Array:
     r"""Local transition of a view under a joint law (Eq. 2).
 
     P_i(x'|x) = Σ_u Σ_u' μ(u|x) P(u'|u), u over joint pairs with u_i = x, u' with u'_i = x'.

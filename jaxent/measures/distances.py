@@ -19,7 +19,7 @@ from jax import lax
 from .._checks import check_shape
 from ..chains.pair_chain import PairChain
 from ..chains.views import view_transition
-from ..models.contracts import Agents
+from ..models.contracts import Agents, ArrayLike
 from ..numerics.simplex import total_variation
 
 Array = jax.Array
@@ -111,10 +111,10 @@ def tv_distance(chain: PairChain, other: PairChain) -> Array:
     return total_variation(chain.matrix(), other.matrix()).max()
 
 
-def mu_tv_distance(chain: PairChain, other: PairChain, mu: Array) -> Array:
+def mu_tv_distance(chain: PairChain, other: PairChain, mu: ArrayLike) -> Array:
     """The mu-weighted mean of TV distances between rows (Def. 7)."""
     check_shape("mu", mu, (chain.num_pairs,))
-    return mu @ total_variation(chain.matrix(), other.matrix())
+    return jnp.asarray(mu) @ total_variation(chain.matrix(), other.matrix())
 
 
 def atv_distance(chain: PairChain, other: PairChain, *, agent: Agents) -> Array:
@@ -123,9 +123,11 @@ def atv_distance(chain: PairChain, other: PairChain, *, agent: Agents) -> Array:
     return total_variation(*rows).max()
 
 
-def mu_atv_distance(chain: PairChain, other: PairChain, mu: Array, *, agent: Agents) -> SignNorm:
+def mu_atv_distance(
+    chain: PairChain, other: PairChain, mu: ArrayLike, *, agent: Agents
+) -> SignNorm:
     """1/2 sup over |x| <= 1 of the mu-norm of (P - P')(x (x) e) (Def. 8)."""
     check_shape("mu", mu, (chain.num_pairs,))
     apart = view_transition(chain, agent=agent) - view_transition(other, agent=agent)
-    norm = mu_inf_norm(apart, mu)
+    norm = mu_inf_norm(apart, jnp.asarray(mu))
     return SignNorm(norm.upper / 2, norm.lower / 2, norm.signs)

@@ -55,7 +55,7 @@ class SeparableChain(NamedTuple):
 
 
 def entanglement_tv(
-    chain: PairChain, *, mu: Array | None = None, tol: Scalar = TOL, max_steps: int = MAX_STEPS
+    chain: PairChain, *, mu: ArrayLike | None = None, tol: Scalar = TOL, max_steps: int = MAX_STEPS
 ) -> Entanglement:
     r"""Distance to the separable chains in total variation, E(P) of Eq. (4) with Def. 4.
 
@@ -84,7 +84,7 @@ def entanglement_tv(
 
 
 def entanglement_mu_tv(
-    chain: PairChain, mu: Array, *, tol: Scalar = TOL, max_steps: int = MAX_STEPS
+    chain: PairChain, mu: ArrayLike, *, tol: Scalar = TOL, max_steps: int = MAX_STEPS
 ) -> Entanglement:
     r"""Distance to the separable chains in mu-weighted total variation (Eq. 4 with Def. 7).
 
@@ -109,7 +109,7 @@ def entanglement_atv(
     chain: PairChain,
     *,
     agent: Agents,
-    mu: Array | None = None,
+    mu: ArrayLike | None = None,
     tol: Scalar = TOL,
     max_steps: int = MAX_STEPS,
 ) -> Entanglement:
@@ -143,7 +143,7 @@ def entanglement_atv(
 
 
 def entanglement_mu_atv_upper(
-    chain: PairChain, mu: Array, *, agent: Agents, tol: Scalar = TOL
+    chain: PairChain, mu: ArrayLike, *, agent: Agents, tol: Scalar = TOL
 ) -> Entanglement:
     r"""The right-hand side of Eq. (7), min over P_i of the mu-weighted mean TV, exactly.
 
@@ -222,7 +222,7 @@ def policy_entanglement(
 
 def entanglement_mu_atv(
     chain: PairChain,
-    mu: Array,
+    mu: ArrayLike,
     *,
     agent: Agents,
     tol: Scalar = TOL,
@@ -259,7 +259,7 @@ def entanglement_mu_atv(
     return sign_entanglement(points, weights, tol=tol, max_steps=max_steps)
 
 
-def visited(chain: PairChain, mu: Array | None = None) -> Array:
+def visited(chain: PairChain, mu: ArrayLike | None = None) -> Array:
     """Which joint pairs the chain visits, bool `[J]`; all where the law is not unique.
 
     It solves for the law where that is not given.

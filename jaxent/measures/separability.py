@@ -18,7 +18,7 @@ jit, in float64 NumPy. Everything here but `is_agentwise_separable` forms the ma
 from functools import reduce
 from itertools import product
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from scipy.sparse import csc_array, eye_array, hstack, vstack
 from .._checks import check_discount
 from ..chains.pair_chain import PairChain
 from ..chains.views import ProductForm, product_form, view_transition
+from ..models.contracts import Scalar
 from ..numerics.arrays import ratio
 from ..numerics.elimination import discounted_solve
 
@@ -236,7 +237,7 @@ def convex_separation(chain: PairChain) -> ConvexSeparation:
     )
 
 
-def separability_witness(chain: PairChain, *, discount: Any = 0.9) -> Witness:
+def separability_witness(chain: PairChain, *, discount: Scalar = 0.9) -> Witness:
     r"""The reward of one agent for which Q is least a function of that agent's pair (Thm 2).
 
     Suppose local functions Q_i(r_i) that see only their own reward fit Q for every reward. With all

@@ -186,7 +186,7 @@ def check_mdp(mdp: Model) -> None:
     mdp.check()
 
 
-def check_policy(mdp: Model, policy: Any) -> None:
+def check_policy(mdp: Model, policy: object) -> None:
     """Raise a ValueError unless `policy` is one of the model that respects its couplings.
 
     Most models take a joint table `[S_0.., A_0..]`. The shape is always checked, values wherever

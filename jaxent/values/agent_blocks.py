@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from .._checks import check_shape, check_stochastic
 from ..chains.pair_chain import PairChain
 from ..chains.views import ProductForm, product_form, view_transition, with_views
-from ..models.contracts import Scalar, View
+from ..models.contracts import ArrayLike, Scalar, View
 from ..models.layouts import FactorLayout, FactorView
 from ..numerics.arrays import ratio
 from ..numerics.simplex import total_variation
@@ -28,7 +28,7 @@ from .bounds import theorem_6
 Array = jax.Array
 
 
-def entanglement_map(chain: PairChain, mu: Array) -> Array:
+def entanglement_map(chain: PairChain, mu: ArrayLike) -> Array:
     """How much each agent's pair moves each agent's next pair, `[N, N]`; 0 on the diagonal.
 
     Args:
@@ -97,7 +97,7 @@ def merge_agents(chain: PairChain, blocks: Sequence[Sequence[int]]) -> PairChain
 
 
 def merge_rewards(
-    chain: PairChain, rewards: Sequence[Array], blocks: Sequence[Sequence[int]]
+    chain: PairChain, rewards: Sequence[ArrayLike], blocks: Sequence[Sequence[int]]
 ) -> tuple[Array, ...]:
     """Rewards of the blocks, each the sum over its agents on the block's pairs."""
     flat = check_locals(chain, rewards)
@@ -125,7 +125,7 @@ class Merge(NamedTuple):
     before: Array
 
 
-def best_merge(chain: PairChain, rewards: Sequence[Array], *, discount: Scalar) -> Merge:
+def best_merge(chain: PairChain, rewards: Sequence[ArrayLike], *, discount: Scalar) -> Merge:
     """The pair of agents that, as one view, lowers the bound of Theorem 6 most. Not for jit."""
     n = len(chain.views)
     if n < 2:

@@ -20,15 +20,15 @@ from jax import lax
 
 from .._checks import check_discount, check_finite, concrete
 from ..chains.pair_chain import PairChain
-from ..chains.stationary import stationary_distribution
+from ..chains.stationary import known_law
 from ..chains.views import local_transition
-from ..models.contracts import Scalar
+from ..models.contracts import ArrayLike, Scalar
 from ..numerics.arrays import as_float
 from ..numerics.elimination import discounted_solve
 from ..numerics.krylov import gmres
 
 Array = jax.Array
-Rewards = Array | Sequence[Array]
+Rewards = ArrayLike | Sequence[ArrayLike]
 
 
 class QSolution(NamedTuple):
@@ -150,10 +150,10 @@ def _on_pairs(chain, reward, discount, V, residual, steps, converged) -> QSoluti
 
 def local_q_values(
     chain: PairChain,
-    rewards: Sequence[Array],
+    rewards: Sequence[ArrayLike],
     *,
     discount: Scalar,
-    mu: Array | None = None,
+    mu: ArrayLike | None = None,
 ) -> tuple[Array, ...]:
     r"""Local values Q_i = (I - discount P_i)^-1 r_i with P_i of Eq. (2), `[X_i]` a view.
 
@@ -179,7 +179,7 @@ def local_q_values(
     """
     locals_ = check_locals(chain, rewards)
     check_discount(discount)
-    mu = stationary_distribution(chain) if mu is None else mu
+    mu = known_law(chain, mu)
     return tuple(
         discounted_solve(local_transition(chain, mu, agent=i), reward, discount)
         for i, reward in enumerate(locals_)
@@ -200,7 +200,7 @@ def joint_reward(chain: PairChain, rewards: Rewards) -> Array:
     return reward.reshape(-1).astype(chain.dtype)
 
 
-def check_locals(chain: PairChain, rewards: Sequence[Array]) -> list[Array]:
+def check_locals(chain: PairChain, rewards: Sequence[ArrayLike]) -> list[Array]:
     """The local rewards, each `[X_i]`, or a ValueError that names the one that does not fit."""
     if len(rewards) != len(chain.views):
         raise ValueError(
@@ -218,7 +218,7 @@ def check_locals(chain: PairChain, rewards: Sequence[Array]) -> list[Array]:
     return flat
 
 
-def average_reward(chain: PairChain, rewards: Rewards, *, mu: Array | None = None) -> Array:
+def average_reward(chain: PairChain, rewards: Rewards, *, mu: ArrayLike | None = None) -> Array:
     r"""Long-run average reward a step, J = Σ_x μ(x) r(x), a scalar. Differentiable.
 
     It is (1 - discount) times the mean of Q under μ, for every discount.
@@ -232,7 +232,7 @@ def average_reward(chain: PairChain, rewards: Rewards, *, mu: Array | None = Non
         ValueError: as `q_values` and `stationary_distribution` do.
     """
     reward = joint_reward(chain, rewards)
-    return (stationary_distribution(chain) if mu is None else mu) @ reward
+    return known_law(chain, mu) @ reward
 
 
 def state_values(chain: PairChain, reward: Rewards, *, discount: Scalar) -> Array:

@@ -27,7 +27,7 @@ from jax import lax
 
 from .._checks import check_discount
 from ..chains.pair_chain import PairChain
-from ..chains.stationary import solve_law, stationary_distribution
+from ..chains.stationary import known_law, solve_law, stationary_distribution
 from ..chains.views import local_transition, product_form, view_transition
 from ..measures.entanglement import entanglement_atv, entanglement_mu_atv, entanglement_tv
 from ..measures.row_measures import (
@@ -37,7 +37,7 @@ from ..measures.row_measures import (
     minimax_entanglement,
     sign_entanglement,
 )
-from ..models.contracts import Scalar
+from ..models.contracts import ArrayLike, Scalar
 from ..models.layouts import FactorLayout
 from ..numerics.elimination import discounted_solve
 from ..numerics.simplex import total_variation
@@ -45,7 +45,7 @@ from .bellman import check_locals, local_q_values
 from .decomposition import decompose, reward_entanglement, reward_ranges
 
 Array = jax.Array
-Rewards = Sequence[Array]
+Rewards = Sequence[ArrayLike]
 Measured = Sequence[Entanglement] | None
 
 # The Dobrushin coefficient compares all pairs of rows: up to so many of them.
@@ -69,7 +69,7 @@ class APosteriori(NamedTuple):
 
 
 def theorem_3(
-    chain: PairChain, rewards: Rewards, *, discount: Scalar, mu: Array | None = None
+    chain: PairChain, rewards: Rewards, *, discount: Scalar, mu: ArrayLike | None = None
 ) -> Array:
     """Sup-norm bound from the TV entanglement of two agents (Thm 3).
 
@@ -85,7 +85,7 @@ def theorem_4(
     *,
     discount: Scalar,
     measured: Measured = None,
-    mu: Array | None = None,
+    mu: ArrayLike | None = None,
 ) -> Array:
     """Sup-norm bound from agent-wise entanglement of two agents (Thm 4).
 
@@ -101,7 +101,7 @@ def theorem_5(
     *,
     discount: Scalar,
     measured: Measured = None,
-    mu: Array | None = None,
+    mu: ArrayLike | None = None,
 ) -> Array:
     """mu-norm bound from mu-weighted agent-wise entanglement of two agents (Thm 5).
 
@@ -125,7 +125,7 @@ def theorem_6(
     *,
     discount: Scalar,
     measured: Measured = None,
-    mu: Array | None = None,
+    mu: ArrayLike | None = None,
 ) -> Array:
     """The bound of Theorem 5 for N agents (Thm 6); see `theorem_5`."""
     return theorem_5(chain, rewards, discount=discount, measured=measured, mu=mu)
@@ -137,7 +137,7 @@ def theorem_8(
     *,
     discount: Scalar,
     measured: Measured = None,
-    mu: Array | None = None,
+    mu: ArrayLike | None = None,
 ) -> Array:
     """The bound of Theorem 4 for N agents (Thm 8); see `theorem_4`."""
     return theorem_4(chain, rewards, discount=discount, measured=measured, mu=mu)
@@ -149,7 +149,7 @@ def theorem_9(
     *,
     discount: Scalar,
     measured: Measured = None,
-    mu: Array | None = None,
+    mu: ArrayLike | None = None,
 ) -> Array:
     """The bound of Theorem 8 for agents that share a signal (Thm 9); see `theorem_4`."""
     return theorem_4(chain, rewards, discount=discount, measured=measured, mu=mu)
@@ -162,7 +162,7 @@ def proposition_4(
     discount: Scalar,
     fit: Entanglement | None = None,
     measured: Measured = None,
-    mu: Array | None = None,
+    mu: ArrayLike | None = None,
 ) -> Array:
     r"""mu-norm bound for agents that share a reward (Prop. 4, for any number of agents).
 
@@ -180,7 +180,7 @@ def proposition_4(
         mu: the stationary law, `[J]`, likewise.
     """
     check_discount(discount)
-    mu = stationary_distribution(chain) if mu is None else mu
+    mu = known_law(chain, mu)
     fit = reward_entanglement(chain, reward, mu) if fit is None else fit
     middle, half = reward_ranges(chain, mu, fit.minimizer)
     uppers = jnp.stack([e.upper for e in measured or _mu_agentwise(chain, mu)])
@@ -195,7 +195,7 @@ def span_sup(
     *,
     discount: Scalar,
     measured: Measured = None,
-    mu: Array | None = None,
+    mu: ArrayLike | None = None,
 ) -> Array:
     """Theorem 8 with spans of local values for r_max / (1 - discount); `measured` as there."""
     return _span_bound(measured or _agentwise(chain, mu), _flat(chain, rewards), discount)
@@ -207,14 +207,14 @@ def span_mu(
     *,
     discount: Scalar,
     measured: Measured = None,
-    mu: Array | None = None,
+    mu: ArrayLike | None = None,
 ) -> Array:
     """Theorem 6 with spans of local values for r_max / (1 - discount); `measured` as there."""
     return _span_bound(measured or _mu_agentwise(chain, mu), _flat(chain, rewards), discount)
 
 
 def a_posteriori(
-    chain: PairChain, rewards: Rewards, *, discount: Scalar, mu: Array | None = None
+    chain: PairChain, rewards: Rewards, *, discount: Scalar, mu: ArrayLike | None = None
 ) -> APosteriori:
     """Bounds from D = P dec - lift(P_i Q_i), dec = lift(Q_i): no joint value is solved for.
 
@@ -228,7 +228,7 @@ def a_posteriori(
     """
     check_discount(discount)
     rewards = _flat(chain, rewards)
-    mu = stationary_distribution(chain) if mu is None else mu
+    mu = known_law(chain, mu)
     local = [local_transition(chain, mu, agent=i) for i in range(len(rewards))]
     q_local = local_q_values(chain, rewards, discount=discount, mu=mu)
     ahead = [P @ q.reshape(-1) for P, q in zip(local, q_local, strict=True)]
@@ -346,13 +346,13 @@ def _both(chain: PairChain, mu: Array, agent: int) -> tuple[Entanglement, Entang
     )
 
 
-def _agentwise(chain: PairChain, mu: Array | None) -> list[Entanglement]:
+def _agentwise(chain: PairChain, mu: ArrayLike | None) -> list[Entanglement]:
     mu = solve_law(chain).value if mu is None else mu
     return [entanglement_atv(chain, agent=i, mu=mu) for i in range(len(chain.views))]
 
 
-def _mu_agentwise(chain: PairChain, mu: Array | None) -> list[Entanglement]:
-    mu = stationary_distribution(chain) if mu is None else mu
+def _mu_agentwise(chain: PairChain, mu: ArrayLike | None) -> list[Entanglement]:
+    mu = known_law(chain, mu)
     return [entanglement_mu_atv(chain, mu, agent=i) for i in range(len(chain.views))]
 
 
@@ -372,7 +372,7 @@ def _paper(entanglement: Sequence[Array], largest: Sequence[Array], discount: Sc
 
 
 def _span_bound(
-    entanglement: Sequence[Entanglement], rewards: Sequence[Array], discount: Scalar
+    entanglement: Sequence[Entanglement], rewards: Sequence[ArrayLike], discount: Scalar
 ) -> Array:
     """2 discount / (1 - discount) sum_i E_i span((I - discount P_i)^{-1} r_i)."""
     check_discount(discount)

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from .._checks import check_positive_int, check_shape, check_stochastic
 from ..chains.pair_chain import PairChain
-from ..chains.stationary import stationary_distribution
+from ..chains.stationary import known_law
 from ..chains.views import marginal
 from ..measures.programs.l1_additive_fit import additive_fit
 from ..measures.row_measures import Entanglement, certified, check_tolerance
-from ..models.contracts import Scalar
-from ..numerics.arrays import ratio
+from ..models.contracts import ArrayLike, Scalar
+from ..numerics.arrays import as_float, ratio
 from .bellman import joint_reward, local_q_values, q_values
 
 Array = jax.Array
@@ -61,11 +61,11 @@ class Decomposition(NamedTuple):
 
 def decompose(
     chain: PairChain,
-    rewards: Sequence[Array],
+    rewards: Sequence[ArrayLike],
     *,
     discount: Scalar,
-    shared: Array | None = None,
-    mu: Array | None = None,
+    shared: ArrayLike | None = None,
+    mu: ArrayLike | None = None,
 ) -> Decomposition:
     r"""Solve jointly and per view, and compare (Eq. 1). Differentiable.
 
@@ -93,7 +93,7 @@ def decompose(
         >>> print(f"{found.mu_error:.3f}")
         0.450
     """
-    mu = stationary_distribution(chain) if mu is None else mu
+    mu = known_law(chain, mu)
     q_joint = q_values(chain, tuple(rewards) if shared is None else shared, discount=discount)
     q_local = local_q_values(chain, rewards, discount=discount, mu=mu)
     visited = mu > 0
@@ -105,11 +105,11 @@ def decompose(
 
 def decomposition_error(
     chain: PairChain,
-    rewards: Sequence[Array],
+    rewards: Sequence[ArrayLike],
     *,
     discount: Scalar,
-    shared: Array | None = None,
-    mu: Array | None = None,
+    shared: ArrayLike | None = None,
+    mu: ArrayLike | None = None,
 ) -> Array:
     """Mean |Q - Σ_i Q_i| under the stationary law, a scalar. Differentiable. See `decompose`.
 
@@ -125,7 +125,7 @@ def decomposition_error(
 
 
 def reward_entanglement(
-    chain: PairChain, reward: Array, mu: Array, *, tol: float = 1e-9, max_steps: int = 60
+    chain: PairChain, reward: ArrayLike, mu: ArrayLike, *, tol: float = 1e-9, max_steps: int = 60
 ) -> Entanglement:
     r"""How far a shared reward is from a sum of local ones (Eq. 14), for any number of agents.
 
@@ -183,9 +183,9 @@ def reward_entanglement(
     )
 
 
-def reward_ranges(chain: PairChain, mu: Array, rewards: Sequence[Array]) -> tuple[Array, Array]:
+def reward_ranges(chain: PairChain, mu: Array, rewards: Sequence[ArrayLike]) -> tuple[Array, Array]:
     """Middle and half width of every local reward over the pairs that mu visits, `[N]` each."""
-    ranges = [_range(chain, mu, reward, i) for i, reward in enumerate(rewards)]
+    ranges = [_range(chain, mu, jnp.ravel(as_float(reward)), i) for i, reward in enumerate(rewards)]
     return jnp.stack([middle for middle, _ in ranges]), jnp.stack([half for _, half in ranges])
 
 

@@ -35,9 +35,9 @@ from jax import lax
 
 from .._checks import check_discount, check_positive_int
 from ..chains.pair_chain import PairChain
-from ..chains.stationary import stationary_distribution
+from ..chains.stationary import known_law
 from ..chains.views import marginal
-from ..models.contracts import Scalar
+from ..models.contracts import ArrayLike, Scalar
 from ..models.parts import TablePolicy
 from ..numerics.krylov import gmres
 from .bellman import Rewards, joint_reward, q_values
@@ -80,7 +80,7 @@ class ValueFit(NamedTuple):
 
 
 def fit_additive(
-    chain: PairChain, rewards: Rewards, *, discount: Scalar, mu: Array | None = None
+    chain: PairChain, rewards: Rewards, *, discount: Scalar, mu: ArrayLike | None = None
 ) -> ValueFit:
     r"""The sum of local functions at which joint TD stops (VDN). Differentiable.
 
@@ -113,7 +113,7 @@ def fit_additive(
         Sunehag et al., Value-Decomposition Networks for Cooperative Multi-Agent Learning, 2018.
         Tsitsiklis and Van Roy, An analysis of temporal-difference learning, 1997.
     """
-    mu = stationary_distribution(chain) if mu is None else mu
+    mu = known_law(chain, mu)
     q_joint = q_values(chain, rewards, discount=discount)
     return _additive(chain, joint_reward(chain, rewards), discount, mu, q_joint)
 
@@ -158,7 +158,7 @@ def fit_monotone(
     rewards: Rewards,
     *,
     discount: Scalar,
-    mu: Array | None = None,
+    mu: ArrayLike | None = None,
     hidden: int = 8,
     num_targets: int = 100,
     steps_per_target: int = 30,
@@ -211,7 +211,7 @@ def fit_monotone(
         if not value > 0:
             raise ValueError(f"{name}: {value} is not positive")
     check_discount(discount)
-    mu = stationary_distribution(chain) if mu is None else mu
+    mu = known_law(chain, mu)
     q_joint = q_values(chain, rewards, discount=discount)
     reward = joint_reward(chain, rewards)
     rates = {"learning_rate": float(learning_rate), "tol": float(tol)}
