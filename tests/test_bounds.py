@@ -7,6 +7,8 @@ import pytest
 
 import jaxent
 from jaxent import PairChain, bounds
+from jaxent.chains import stationary, views
+from jaxent.measures import entanglement
 from tests.tolerances import SOLVE
 
 
@@ -128,3 +130,33 @@ def test_map_is_drawn():
     plt.close(ax.figure)
     with pytest.raises(ValueError, match="square"):
         plot_entanglement_map(jnp.zeros((2, 3)))
+
+
+def test_the_report_solves_for_the_law_once_and_finds_the_rows_of_a_view_once(monkeypatch):
+    calls = {"solve_law": 0, "view_transition": 0}
+
+    def counted(name, function):
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    for module in (stationary, views, entanglement, bounds):
+        for name in set(calls) & set(vars(module)):
+            monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
+    mdp, policy = jaxent.example_1(3)
+    chain = jaxent.pair_chain(mdp, policy)
+    report = bounds.report(chain, mdp.rewards, discount=0.9)
+    assert calls == {"solve_law": 1, "view_transition": 3}
+    # The same numbers as one by one, each of which solves for what it needs.
+    alone = bounds.theorem_8(chain, mdp.rewards, discount=0.9)
+    np.testing.assert_allclose(report.sup_bounds["Theorem 8 (ATV)"], alone, rtol=1e-6)
+    known = jaxent.stationary_distribution(chain)
+    calls["solve_law"] = 0
+    for function in (bounds.theorem_6, bounds.span_sup, bounds.span_mu):
+        function(chain, mdp.rewards, discount=0.9, mu=known)
+    bounds.a_posteriori(chain, mdp.rewards, discount=0.9, mu=known)
+    jaxent.decompose(chain, mdp.rewards, discount=0.9, mu=known)
+    jaxent.fit_additive(chain, mdp.rewards, discount=0.9, mu=known)
+    assert calls["solve_law"] == 0
