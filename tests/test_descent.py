@@ -37,7 +37,7 @@ def test_descent_meets_the_exact_minimum():
 @pytest.mark.slow
 def test_signed_products_bound_three_agents():
     chain = chain_of(jax.random.key(1), (2, 2, 2))
-    found = jaxent.entanglement_tv_signed(chain, jax.random.key(2), num_steps=300)
+    found = jaxent.entanglement_tv_signed(jax.random.key(2), chain, num_steps=300)
     assert found.lower <= found.upper
     assert not found.converged
     nearest = PairChain.from_matrix(found.minimizer.matrix, sizes=(2, 2, 2))
@@ -48,7 +48,7 @@ def test_signed_products_bound_three_agents():
 @pytest.mark.slow
 def test_signed_products_bound_two_agents():
     chain = chain_of(jax.random.key(3), (2, 2))
-    found = jaxent.entanglement_tv_signed(chain, jax.random.key(4), num_steps=1000)
+    found = jaxent.entanglement_tv_signed(jax.random.key(4), chain, num_steps=1000)
     exact = jaxent.entanglement_tv(chain)
     assert exact.lower <= found.value <= exact.upper + 0.05
 

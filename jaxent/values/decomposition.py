@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_positive_int, check_shape, check_stochastic
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, view_size
 from ..chains.stationary import stationary_distribution
 from ..chains.views import marginal
 from ..measures.entanglement import Entanglement, certified, check_tolerance
@@ -157,7 +157,8 @@ def reward_entanglement(
     reward = joint_reward(chain, reward)
     mu = jnp.asarray(mu).astype(reward.dtype)
     fixed, law = jax.lax.stop_gradient((reward, mu))
-    bracket, steps, _ = additive_fit(chain.layout, fixed, law, tol=tol, max_steps=max_steps)
+    shapes = tuple(view_size(chain, axes) for axes in chain.views)
+    bracket, steps, _ = additive_fit(chain.layout, shapes, fixed, law, tol=tol, max_steps=max_steps)
     middle, _ = reward_ranges(chain, law, bracket.primal)
     each = middle.mean()
     locals_ = tuple(

@@ -1,0 +1,95 @@
+r"""What the programs of total variation have in common: the mass w that laws p share with others.
+
+TV(p, q) = 1 - sum w for the largest w with 0 <= w <= p and w <= q. Where the laws q are unknowns y
+that several p are compared with, the constraints are
+
+    w >= 0,    p - w >= 0,    E y - B w + h >= 0,
+
+with B the sums of w that are compared, and E the copies of y that they are compared with. The
+interior-point step asks for dz + theta G dx = pull, G'dz = 0. Let v be the inverse of the first two
+weights together, T the weights of the last constraints, -f the change of their multipliers, and rho
+the difference of the first two pulls. Then
+
+    w = v (rho + B'f),    (f + pull) / T = E y - B w,    E'f = 0,
+
+so that f = N (E y - pull / T - B v rho) with N = (1/T + B diag(v) B')^{-1}, a small matrix for each
+law p, and what is left is a system in y with the matrix E'N E.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ...numerics.arrays import ratio
+from ...numerics.interior_point import Solver, Vector
+
+Array = jax.Array
+# From v and 1/T: the function f -> N f, and the solver of E'N E y = right.
+Elimination = Callable[
+    [Array, Vector], tuple[Callable[[Vector], Vector], Callable[[Vector], Vector]]
+]
+
+
+class Coupling(NamedTuple):
+    """B and E with their transposes, and the names of their rows, which are the entries of f."""
+
+    rows: tuple[str, ...]
+    sums: Callable[[Array], Vector]  # w -> B w
+    pushed: Callable[[Array, Vector], Array]  # rho, f -> rho + B'f
+    copies: Callable[[Vector], Vector]  # y -> E y
+    gather: Callable[[Vector], Vector]  # f -> E'f
+
+    def linear(self, x: Vector) -> Vector:
+        """G x; in x, w stands beside y under the name "kept"."""
+        rows = jax.tree.map(jnp.subtract, self.copies(x), self.sums(x["kept"]))
+        return {"zero": x["kept"], "cap": -x["kept"]} | rows
+
+
+def kept_solver(
+    theta: Vector, coupling: Coupling, eliminate: Elimination, *, num_solves: int
+) -> Solver:
+    """The solver of dz + theta G dx = pull, G'dz = 0, by eliminating w and then f.
+
+    Args:
+        theta: weights of the constraints "zero", "cap" and of the rows of the coupling.
+        coupling: B and E.
+        eliminate: what makes N and the system in y.
+        num_solves: the first solve, and those of what rounding left of the equations. Static.
+    """
+    v = ratio(1, theta["zero"] + theta["cap"])
+    slack = {name: ratio(1, theta[name]) for name in coupling.rows}
+    apply, settle = eliminate(v, slack)
+
+    def meet(g, right):
+        """y and f = N (E y + g) with E'f = right."""
+        y = settle(jax.tree.map(jnp.subtract, right, coupling.gather(apply(g))))
+        return y, apply(jax.tree.map(jnp.add, coupling.copies(y), g))
+
+    def solve(pull):
+        rho = pull["zero"] - pull["cap"]
+        pulled = {name: pull[name] for name in coupling.rows}
+
+        def correct(_, found):
+            y, f = found
+            sums = coupling.sums(v * coupling.pushed(rho, f))
+            missed = jax.tree.map(
+                lambda s, f, p, b, e: s * (f + p) + b - e,
+                slack,
+                f,
+                pulled,
+                sums,
+                coupling.copies(y),
+            )
+            change = meet(missed, jax.tree.map(jnp.negative, coupling.gather(f)))
+            return jax.tree.map(jnp.subtract, found, change)
+
+        nothing = jax.tree.map(jnp.zeros_like, (jax.eval_shape(coupling.gather, pulled), pulled))
+        y, f = lax.fori_loop(0, num_solves, correct, nothing)
+        w = v * coupling.pushed(rho, f)
+        first = {"zero": pull["zero"] - theta["zero"] * w, "cap": pull["cap"] + theta["cap"] * w}
+        return y | {"kept": w}, first | jax.tree.map(jnp.negative, f)
+
+    return solve
