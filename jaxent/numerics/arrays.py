@@ -29,6 +29,14 @@ def einsum(*operands: Array | np.ndarray | str | Sequence[int]) -> Array:
     return jnp.einsum(*operands, precision=HIGHEST)
 
 
+def block_diagonal(blocks: Array) -> Array:
+    """The matrix `[k n, k n]` with these blocks `[k, n, n]` on its diagonal, 0 elsewhere."""
+    number, size, _ = blocks.shape
+    every = jnp.arange(number)
+    matrix = jnp.zeros((number, size, number, size), blocks.dtype).at[every, :, every].set(blocks)
+    return matrix.reshape(number * size, number * size)
+
+
 def ratio(a: Array | float, b: Array, otherwise: Array | float = 0) -> Array:
     """a / b where b > 0, `otherwise` elsewhere; derivatives are finite in both places."""
     there = b > 0

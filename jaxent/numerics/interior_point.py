@@ -240,39 +240,3 @@ def _tighten(old: Bracket, found: Bracket) -> Bracket:
     better, higher = found.upper < old.upper, found.lower > old.lower
     pick = lambda keep, a, b: jax.tree.map(lambda a, b: jnp.where(keep, a, b), a, b)  # noqa: E731
     return Bracket(*map(pick, (better, higher, better, higher), found, old))
-
-
-def notable(laws: Array) -> Array:
-    """Probabilities that a program keeps a share of; on smaller ones its steps would overflow.
-
-    Certificates count all of them, so what is left out only widens the bracket, by as much.
-    """
-    return laws > float(jnp.finfo(laws.dtype).eps) ** 2
-
-
-def free(array: Array, axis: int) -> Array:
-    """What acts on changes of a law: entries but the last, less the last, which makes up for them.
-
-    A row of probabilities sums to 1, so n - 1 of its entries are unknowns.
-    """
-    size = array.shape[axis]
-    head = lax.slice_in_dim(array, 0, size - 1, axis=axis)
-    return head - lax.slice_in_dim(array, size - 1, size, axis=axis)
-
-
-def free_form(matrix: Array) -> Array:
-    """The same of a quadratic form, `[.., n, n]` to `[.., n - 1, n - 1]`."""
-    return free(free(matrix, -1), -2)
-
-
-def whole(change: Array) -> Array:
-    """The change of every entry of a law, `[..., n]`, from that of all but the last."""
-    return jnp.concatenate([change, -change.sum(-1, keepdims=True)], -1)
-
-
-def block_diagonal(blocks: Array) -> Array:
-    """The matrix `[k n, k n]` with these blocks `[k, n, n]` on its diagonal, 0 elsewhere."""
-    number, size, _ = blocks.shape
-    every = jnp.arange(number)
-    matrix = jnp.zeros((number, size, number, size), blocks.dtype).at[every, :, every].set(blocks)
-    return matrix.reshape(number * size, number * size)

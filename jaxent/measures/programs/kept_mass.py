@@ -33,62 +33,69 @@ Elimination = Callable[
 ]
 
 
-class Coupling(NamedTuple):
-    """B and E with their transposes, and the names of their rows, which are the entries of f."""
+class Row(NamedTuple):
+    """One kind of constraint E y - B w + h >= 0: which unknown is compared, B, B', E and E'."""
 
-    rows: tuple[str, ...]
-    sums: Callable[[Array], Vector]  # w -> B w
-    pushed: Callable[[Array, Vector], Array]  # rho, f -> rho + B'f
-    copies: Callable[[Vector], Vector]  # y -> E y
-    gather: Callable[[Vector], Vector]  # f -> E'f
+    unknown: str
+    sums: Callable[[Array], Array]
+    spread: Callable[[Array], Array]
+    copies: Callable[[Array], Array]
+    gather: Callable[[Array], Array]
 
-    def linear(self, x: Vector) -> Vector:
-        """G x; in x, w stands beside y under the name "kept"."""
-        rows = jax.tree.map(jnp.subtract, self.copies(x), self.sums(x["kept"]))
-        return {"zero": x["kept"], "cap": -x["kept"]} | rows
+
+def kept_slacks(x: Vector, rows: dict[str, Row]) -> Vector:
+    """G x; in x, w stands beside y under the name "kept"."""
+    w = x["kept"]
+    compared = {name: row.copies(x[row.unknown]) - row.sums(w) for name, row in rows.items()}
+    return {"zero": w, "cap": -w} | compared
 
 
 def kept_solver(
-    theta: Vector, coupling: Coupling, eliminate: Elimination, *, num_solves: int
+    theta: Vector, rows: dict[str, Row], eliminate: Elimination, *, num_solves: int
 ) -> Solver:
     """The solver of dz + theta G dx = pull, G'dz = 0, by eliminating w and then f.
 
     Args:
-        theta: weights of the constraints "zero", "cap" and of the rows of the coupling.
-        coupling: B and E.
+        theta: weights of the constraints "zero", "cap" and of the rows.
+        rows: the constraints that compare w with y; f has an entry for each.
         eliminate: what makes N and the system in y.
         num_solves: the first solve, and those of what rounding left of the equations. Static.
     """
     v = ratio(1, theta["zero"] + theta["cap"])
-    slack = {name: ratio(1, theta[name]) for name in coupling.rows}
+    slack = {name: ratio(1, theta[name]) for name in rows}
     apply, settle = eliminate(v, slack)
+
+    def kept(rho, f):
+        """w = v (rho + B'f)."""
+        return v * sum((row.spread(f[name]) for name, row in rows.items()), rho)
+
+    def gather(f):
+        return {row.unknown: row.gather(f[name]) for name, row in rows.items()}
 
     def meet(g, right):
         """y and f = N (E y + g) with E'f = right."""
-        y = settle(jax.tree.map(jnp.subtract, right, coupling.gather(apply(g))))
-        return y, apply(jax.tree.map(jnp.add, coupling.copies(y), g))
+        y = settle(jax.tree.map(jnp.subtract, right, gather(apply(g))))
+        return y, apply({name: row.copies(y[row.unknown]) + g[name] for name, row in rows.items()})
 
     def solve(pull):
         rho = pull["zero"] - pull["cap"]
-        pulled = {name: pull[name] for name in coupling.rows}
 
         def correct(_, found):
             y, f = found
-            sums = coupling.sums(v * coupling.pushed(rho, f))
-            missed = jax.tree.map(
-                lambda s, f, p, b, e: s * (f + p) + b - e,
-                slack,
-                f,
-                pulled,
-                sums,
-                coupling.copies(y),
-            )
-            change = meet(missed, jax.tree.map(jnp.negative, coupling.gather(f)))
+            w = kept(rho, f)
+            missed = {
+                name: slack[name] * (f[name] + pull[name])
+                + row.sums(w)
+                - row.copies(y[row.unknown])
+                for name, row in rows.items()
+            }
+            change = meet(missed, jax.tree.map(jnp.negative, gather(f)))
             return jax.tree.map(jnp.subtract, found, change)
 
-        nothing = jax.tree.map(jnp.zeros_like, (jax.eval_shape(coupling.gather, pulled), pulled))
-        y, f = lax.fori_loop(0, num_solves, correct, nothing)
-        w = v * coupling.pushed(rho, f)
+        f = {name: jnp.zeros_like(pull[name]) for name in rows}
+        y = jax.tree.map(jnp.zeros_like, jax.eval_shape(gather, f))
+        y, f = lax.fori_loop(0, num_solves, correct, (y, f))
+        w = kept(rho, f)
         first = {"zero": pull["zero"] - theta["zero"] * w, "cap": pull["cap"] + theta["cap"] * w}
         return y | {"kept": w}, first | jax.tree.map(jnp.negative, f)
 

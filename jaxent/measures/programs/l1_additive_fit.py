@@ -17,19 +17,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ...numerics.cholesky import inverse_cholesky, solve_factored
-from ...numerics.interior_point import (
-    Bracket,
-    LinearProgram,
-    Solution,
-    Solver,
-    Vector,
-    solve_program,
-)
+from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 
 Array = jax.Array
 
@@ -88,10 +82,11 @@ def additive_fit(
     """
     size, ends = sum(shapes), [sum(shapes[:i]) for i in range(1, len(shapes))]
     lift = lambda x: layout.lift(jnp.split(x, ends))  # noqa: E731
-    transpose = jax.linear_transpose(lift, jnp.zeros(size, target.dtype))
+    local = jnp.zeros(size, target.dtype)
+    transpose = jax.linear_transpose(lift, local)
+    chex.assert_shape([target, weights], jax.eval_shape(lift, local).shape)
     program = _program(_Sum(size, lift, lambda y: transpose(y)[0]), target, weights)
     scale = jnp.where(program.present["over"], jnp.abs(target), 0).max()
-    local = jnp.zeros(size, target.dtype)
     x = {"local": local, "under": jnp.maximum(target, 0) + jnp.where(scale > 0, scale, 1)}
     z = {"under": weights, "over": weights}
     guess = Bracket(weights @ jnp.abs(target), 0 * scale, local, 0 * target)
@@ -143,7 +138,7 @@ def _factor_local(local: _Sum, omega: Array) -> Array:
     return inverse_cholesky(matrix + jnp.diag(jnp.where(scale > 0, smallest * scale, 1)))
 
 
-def _factor(local: _Sum, theta: Vector, there: Array) -> Solver:
+def _factor(local: _Sum, theta: Vector, there: Array):
     """Solver of dz + theta G dx = pull, G'dz = 0: the joint entries first, then the local ones."""
     total = jnp.where(there, theta["under"] + theta["over"], 1)
     share = theta["over"] / total

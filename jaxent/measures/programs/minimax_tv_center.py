@@ -17,24 +17,15 @@ is a lower bound. The interior-point step eliminates the rows, each a diagonal a
 from functools import partial
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from ...numerics.arrays import dot, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
-from ...numerics.interior_point import (
-    Bracket,
-    LinearProgram,
-    Solution,
-    Vector,
-    free,
-    free_form,
-    notable,
-    solve_program,
-    whole,
-)
-from ...numerics.simplex import total_variation
-from .kept_mass import Coupling, kept_solver
+from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
+from ...numerics.simplex import free, free_form, notable, total_variation, whole
+from .kept_mass import Row, kept_slacks, kept_solver
 
 Array = jax.Array
 
@@ -73,6 +64,7 @@ def minimax_center(
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eqs. (5) and (13).
     """
+    chex.assert_shape(present, points.shape[:1])
     program = _program(points, present)
     kept = program.offset["cap"]
     count = jnp.maximum(present.sum(), 1)
@@ -107,11 +99,11 @@ def _program(points: Array, present: Array) -> LinearProgram:
     there = notable(kept)
     every = jnp.full(kept.shape, True)
     return LinearProgram(
-        _COUPLING.linear,
-        offset,
-        {"zero": there, "cap": there, "row": every, "t": present},
-        lambda theta: kept_solver(theta, _COUPLING, _eliminate, num_solves=_NUM_SOLVES),
-        certify,
+        linear=lambda x: kept_slacks(x, _ROWS),
+        offset=offset,
+        present={"zero": there, "cap": there, "row": every, "t": present},
+        factor=lambda theta: kept_solver(theta, _ROWS, _eliminate, num_solves=_NUM_SOLVES),
+        certify=certify,
     )
 
 
@@ -134,14 +126,11 @@ def _multipliers(program: LinearProgram, count: Array) -> Vector:
     return {name: jnp.where(there[name], z[name], 0) for name in z}
 
 
-# Each w_k is compared with q entry by entry, and -sum w_k with t.
-_COUPLING = Coupling(
-    rows=("row", "t"),
-    sums=lambda w: {"row": w, "t": -w.sum(1)},
-    pushed=lambda rho, f: rho + f["row"] - f["t"][:, None],
-    copies=lambda y: {"row": y["q"][None], "t": y["t"]},
-    gather=lambda f: {"q": f["row"].sum(0), "t": f["t"].sum()},
-)
+# Every w_k is compared with q entry by entry, and -sum w_k with t.
+_ROWS = {
+    "row": Row("q", lambda w: w, lambda f: f, lambda q: q[None], lambda f: f.sum(0)),
+    "t": Row("t", lambda w: -w.sum(1), lambda f: -f[:, None], lambda t: t, jnp.sum),
+}
 
 
 def _eliminate(v: Array, slack: Vector):

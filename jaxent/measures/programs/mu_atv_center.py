@@ -17,24 +17,15 @@ is a lower bound. The interior-point step eliminates every d and is left with a 
 from functools import partial
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...numerics.arrays import dot, einsum, ratio
+from ...numerics.arrays import block_diagonal, dot, einsum, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
-from ...numerics.interior_point import (
-    Bracket,
-    LinearProgram,
-    Solution,
-    Solver,
-    Vector,
-    block_diagonal,
-    free,
-    free_form,
-    solve_program,
-    whole,
-)
+from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
+from ...numerics.simplex import free, free_form, whole
 
 Array = jax.Array
 
@@ -72,6 +63,8 @@ def sign_center(
     Returns:
         A bracket of the minimum over these signs: q `[X, m]` as primal, `SignPrices` as dual.
     """
+    chex.assert_shape(weights, points.shape[:2])
+    chex.assert_shape(signs, (None, points.shape[2]))
     # Rows of next to no weight spoil the factors. The program leaves them out, but the upper bound
     # counts them.
     half = jnp.where(weights > _NEGLIGIBLE * tol / weights.size, weights / 2, 0)  # [X, C]
@@ -179,7 +172,7 @@ def _factor_shared(
     return lever, inverse_cholesky(system.at[:-1, :-1].add(block_diagonal(own)))
 
 
-def _factor(theta: Vector, signs: Array, half: Array) -> Solver:
+def _factor(theta: Vector, signs: Array, half: Array):
     """Solver of dz + theta G dx = pull, G'dz = 0: every d first, then f, then y = (q, t).
 
     Here -f is the change of the multipliers of t >= sum d.

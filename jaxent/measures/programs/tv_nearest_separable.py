@@ -24,25 +24,16 @@ eliminates the rows, then q_A, and is left with one dense system in q_B and t.
 from functools import partial
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ...numerics.arrays import dot, matvec, ratio
+from ...numerics.arrays import block_diagonal, dot, matvec, ratio
 from ...numerics.cholesky import inverse_cholesky, inverse_cholesky_laplacian, solve_factored
-from ...numerics.interior_point import (
-    Bracket,
-    LinearProgram,
-    Solution,
-    Vector,
-    block_diagonal,
-    free,
-    free_form,
-    notable,
-    solve_program,
-    whole,
-)
-from .kept_mass import Coupling, kept_solver
+from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
+from ...numerics.simplex import free, free_form, notable, whole
+from .kept_mass import Row, kept_slacks, kept_solver
 
 # Solves of one system: the first, and one of what rounding left of it.
 _NUM_SOLVES = 2
@@ -94,6 +85,7 @@ def nearest_separable(
     Returns:
         A bracket of the minimum with a `Separable` as primal and `Prices` as dual.
     """
+    chex.assert_shape(rows, joint.shape[:2])
     counts = rows > 0
     joint = jnp.where(counts[..., None, None], joint, 0)
     weight = counts / jnp.maximum(counts.sum(), 1) if minimax else rows
@@ -174,7 +166,7 @@ def _multipliers(weight: Array, shape: tuple[int, ...], present: Vector) -> Vect
 
 def _program(joint: Array, weight: Array, counts: Array, minimax: bool) -> LinearProgram:
     num_a, num_b, k, l = joint.shape
-    coupling = _coupling(minimax)
+    rows = _ROWS | ({"t": _TOTAL} if minimax else {})
     offset = {
         "zero": jnp.zeros_like(joint),
         "cap": joint,
@@ -199,34 +191,25 @@ def _program(joint: Array, weight: Array, counts: Array, minimax: bool) -> Linea
         upper = jnp.where(counts, loss, 0).max() if minimax else jnp.sum(weight * loss)
         return Bracket(upper, dual_value(joint, prices), primal, prices)
 
-    def factor(theta):
-        return kept_solver(theta, coupling, _eliminate, num_solves=_NUM_SOLVES)
-
-    return LinearProgram(coupling.linear, offset, present, factor, certify)
-
-
-def _coupling(minimax: bool) -> Coupling:
-    """Each w has its sums by row and by column, compared with q_A and q_B, and -sum w with t."""
-
-    def sums(w):
-        both = {"row": w.sum(3), "column": w.sum(2)}
-        return both | {"t": -w.sum((2, 3))} if minimax else both
-
-    def pushed(rho, f):
-        both = rho + f["row"][..., None] + f["column"][..., None, :]
-        return both - f["t"][..., None, None] if minimax else both
-
-    def copies(y):
-        both = {"row": y["a"][:, None], "column": y["b"][None]}
-        return both | {"t": y["t"]} if minimax else both
-
-    def gather(f):
-        both = {"a": f["row"].sum(1), "b": f["column"].sum(0)}
-        return both | {"t": f["t"].sum()} if minimax else both
-
-    return Coupling(
-        ("row", "column", "t") if minimax else ("row", "column"), sums, pushed, copies, gather
+    return LinearProgram(
+        linear=lambda x: kept_slacks(x, rows),
+        offset=offset,
+        present=present,
+        factor=lambda theta: kept_solver(theta, rows, _eliminate, num_solves=_NUM_SOLVES),
+        certify=certify,
     )
+
+
+# Every w has its sums by row and by column, compared with q_A and q_B, and -sum w with t.
+_ROWS = {
+    "row": Row(
+        "a", lambda w: w.sum(3), lambda f: f[..., None], lambda q: q[:, None], lambda f: f.sum(1)
+    ),
+    "column": Row(
+        "b", lambda w: w.sum(2), lambda f: f[..., None, :], lambda q: q[None], lambda f: f.sum(0)
+    ),
+}
+_TOTAL = Row("t", lambda w: -w.sum((2, 3)), lambda f: -f[..., None, None], lambda t: t, jnp.sum)
 
 
 class _Rows(NamedTuple):
@@ -276,7 +259,7 @@ class _Shared(NamedTuple):
         if "t" in right:
             rest = jnp.append(rest, right["t"])
         half_a = matvec(self.w_a, free(right["a"], -1))  # [A, K - 1]
-        flat = self.half.reshape(half_a.size, -1)
+        flat = self.half.reshape(half_a.size, self.half.shape[-1])
         y = solve_factored(self.w_b, rest - dot(flat.T, half_a.reshape(-1)))
         q_a = whole(matvec(self.w_a.mT, half_a - matvec(self.half, y[None])))
         q_b = whole(y[: num_b * (l - 1)].reshape(num_b, l - 1))
