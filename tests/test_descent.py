@@ -53,6 +53,16 @@ def test_signed_products_bound_two_agents():
     assert exact.lower <= found.value <= exact.upper + 0.05
 
 
+def test_signed_products_take_the_key_first_and_still_second():
+    chain, key = chain_of(jax.random.key(8), (2, 2)), jax.random.key(9)
+    found = jaxent.entanglement_tv_signed(key, chain, num_steps=2)
+    for old in (lambda f: f(chain, key, num_steps=2), lambda f: f(chain, key=key, num_steps=2)):
+        with pytest.warns(DeprecationWarning, match="the key comes first now"):
+            before = old(jaxent.entanglement_tv_signed)
+        assert before.value == found.value
+    assert found.lower <= found.upper
+
+
 @pytest.mark.parametrize(
     ("number", "m"), [(1, 1), (1, 6), (2, 1), (2, 2), (7, 1), (7, 2), (7, 6), (40, 2)]
 )
