@@ -27,11 +27,11 @@ from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector,
 
 Array = jax.Array
 
-# Weight on the diagonal, in rounding errors of it.
+# What is added to the diagonal of the small system, which is singular: its rounding error times this.
 _RIDGE = 64.0
 # Solves of one system: the first, and two of what rounding and that weight left of it.
 _NUM_SOLVES = 3
-# How much a dual entry at its bound may still move when local sums are solved away.
+# How far a dual entry at its bound may still move when local sums are solved away, as a share of it.
 _GIVE = 1e-6
 # The rows of the small system are formed together if that takes no more than this many numbers.
 _AT_ONCE = 2**22
@@ -96,8 +96,8 @@ def additive_fit(
 
 
 def _program(local: _Sum, target: Array, weights: Array) -> LinearProgram:
-    # Weights that span more than all digits cannot be centered. What is left out still counts in
-    # the upper bound, and its dual entry is 0.
+    # Weights below the rounding error of the largest spoil the interior-point steps. What is left
+    # out still counts in the upper bound, and its dual entry is 0.
     there = weights > jnp.finfo(target.dtype).eps * weights.max()
 
     def linear(x):

@@ -65,8 +65,8 @@ def sign_center(
     """
     chex.assert_shape(weights, points.shape[:2])
     chex.assert_shape(signs, (None, points.shape[2]))
-    # Rows of next to no weight spoil the factors. The program leaves them out, but the upper bound
-    # counts them.
+    # Rows of next to no weight spoil the factors, so the program leaves them out; the upper bound
+    # still counts them.
     half = jnp.where(weights > _NEGLIGIBLE * tol / weights.size, weights / 2, 0)  # [X, C]
     program = _program(points, weights, signs, half)
     mean = ratio((weights[..., None] * points).sum(1), weights.sum(1)[:, None], 1 / points.shape[2])
