@@ -37,7 +37,7 @@ def test_descent_meets_the_exact_minimum():
 @pytest.mark.slow
 def test_signed_products_bound_three_agents():
     chain = chain_of(jax.random.key(1), (2, 2, 2))
-    found = jaxent.entanglement_tv_signed(chain, jax.random.key(2), num_steps=300)
+    found = jaxent.entanglement_tv_signed(jax.random.key(2), chain, num_steps=300)
     assert found.lower <= found.upper
     assert not found.converged
     nearest = PairChain.from_matrix(found.minimizer.matrix, sizes=(2, 2, 2))
@@ -48,9 +48,19 @@ def test_signed_products_bound_three_agents():
 @pytest.mark.slow
 def test_signed_products_bound_two_agents():
     chain = chain_of(jax.random.key(3), (2, 2))
-    found = jaxent.entanglement_tv_signed(chain, jax.random.key(4), num_steps=1000)
+    found = jaxent.entanglement_tv_signed(jax.random.key(4), chain, num_steps=1000)
     exact = jaxent.entanglement_tv(chain)
     assert exact.lower <= found.value <= exact.upper + 0.05
+
+
+def test_signed_products_take_the_key_first_and_still_second():
+    chain, key = chain_of(jax.random.key(8), (2, 2)), jax.random.key(9)
+    found = jaxent.entanglement_tv_signed(key, chain, num_steps=2)
+    for old in (lambda f: f(chain, key, num_steps=2), lambda f: f(chain, key=key, num_steps=2)):
+        with pytest.warns(DeprecationWarning, match="the key comes first now"):
+            before = old(jaxent.entanglement_tv_signed)
+        assert before.value == found.value
+    assert found.lower <= found.upper
 
 
 @pytest.mark.parametrize(

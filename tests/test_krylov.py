@@ -1,3 +1,6 @@
+from functools import partial
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,15 +11,18 @@ from . import oracles
 from .tolerances import SOLVE
 
 
-def test_equals_dense_across_restarts():
-    rng = np.random.default_rng(0)
-    P, b = jnp.array(oracles.random_stochastic(rng, 40, 40)), jnp.array(rng.normal(size=40))
-    A = jnp.eye(40) - 0.999 * P + 0.3 * jnp.diag(jnp.arange(40.0))
-    for restart in (3, 30):
-        solution = gmres(lambda x: A @ x, b, tol=1e-13, restart=restart)
-        assert solution.converged
-        assert solution.residual == jnp.abs(b - A @ solution.value).max()
-        np.testing.assert_allclose(solution.value, jnp.linalg.solve(A, b), atol=SOLVE)
+class DenseTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_equals_dense_across_restarts(self):
+        rng = np.random.default_rng(0)
+        P, b = jnp.array(oracles.random_stochastic(rng, 40, 40)), jnp.array(rng.normal(size=40))
+        A = jnp.eye(40) - 0.999 * P + 0.3 * jnp.diag(jnp.arange(40.0))
+        for restart in (3, 30):
+            solve = partial(gmres, lambda x: A @ x, tol=1e-13, restart=restart)
+            solution = self.variant(solve)(b)
+            assert solution.converged
+            assert solution.residual == jnp.abs(b - A @ solution.value).max()
+            np.testing.assert_allclose(solution.value, jnp.linalg.solve(A, b), atol=SOLVE)
 
 
 def test_says_when_it_falls_short():

@@ -11,27 +11,28 @@ separable as well.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from .._checks import check_positive_int
+from .._checks import check_positive_int, key_first
 from ..chains.pair_chain import PairChain
 from ..chains.stationary import stationary_distribution
 from ..chains.views import local_transition
+from ..numerics.arrays import HIGHEST
 from ..numerics.kron import kron
 from ..numerics.simplex import project_simplex, total_variation
 from .entanglement import SeparableChain, entanglement_atv, visited
 from .row_measures import Entanglement
 
 Array = jax.Array
-Tree = Any
+Point = TypeVar("Point", bound=optax.Params)
 
 
-class Descent(NamedTuple):
+class Descent(NamedTuple, Generic[Point]):
     """The best point met in a descent.
 
     Attributes:
@@ -41,18 +42,18 @@ class Descent(NamedTuple):
     """
 
     value: Array
-    minimizer: Tree
+    minimizer: Point
     history: Array
 
 
 def minimize_entanglement(
-    distance: Callable[[Tree], Array],
-    start: Tree,
+    distance: Callable[[Point], Array],
+    start: Point,
     *,
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int = 500,
-    project: Callable[[Tree], Tree] | None = None,
-) -> Descent:
+    project: Callable[[Point], Point] | None = None,
+) -> Descent[Point]:
     """Projected gradient descent on a distance of local transitions.
 
     Args:
@@ -76,7 +77,7 @@ def minimize_entanglement(
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), point, best)
         with jax.numpy_dtype_promotion("standard"):
             move, state = optimizer.update(slope, state, point)
-            moved = project(optax.apply_updates(point, move))
+            moved = project(cast(Point, optax.apply_updates(point, move)))
         return (moved, state, best, jnp.where(better, found, value)), found
 
     start = project(start)
@@ -94,16 +95,17 @@ class SignedProduct(NamedTuple):
     def matrix(self) -> Array:
         """The combination, mixed with the uniform chain as far as a negative entry asks."""
         terms = jax.vmap(lambda *parts: kron(parts))(*self.factors)  # [K, J, J]
-        total = jnp.tensordot(self.weights, terms, 1, precision=lax.Precision.HIGHEST)
+        total = jnp.tensordot(self.weights, terms, 1, precision=HIGHEST)
         uniform = 1 / total.shape[-1]
         worst = jnp.minimum(total.min(), 0)
         share = -worst / (uniform - worst)
         return jnp.maximum((1 - share) * total + share * uniform, 0)
 
 
+@key_first
 def entanglement_tv_signed(
-    chain: PairChain,
     key: Array,
+    chain: PairChain,
     *,
     num_terms: int = 4,
     num_steps: int = 2000,
@@ -116,8 +118,8 @@ def entanglement_tv_signed(
     two meet only by luck or at 0: `converged` says so. The value has no gradient.
 
     Args:
-        chain: N agents, each its own factor; its matrix is formed.
         key: for the first terms.
+        chain: N agents, each its own factor; its matrix is formed.
         num_terms: K. Static.
         num_steps: descent steps. Static.
         optimizer: any optax optimizer.

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from math import comb
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ from .._checks import (
     check_shape,
     refuse_gradient,
 )
+from ..numerics.arrays import nan_unless, ratio
 from .policies import check_budget
 
 Array = jax.Array
@@ -105,13 +106,13 @@ class SoftIndex:
 
 
 def check_soft(policy: SoftIndex, num_states: int | None = None) -> None:
-    """Raise a ValueError unless this is a soft index policy over so many states."""
+    """Raise a ValueError unless this is a soft index policy, over `num_states` states if given."""
     check_shape("index", policy.index, (num_states,))
     check_finite("index", policy.index)
     check_positive("temperature", policy.temperature)
 
 
-def draw_rounding(uniform: Array, policy: SoftIndex, counts: Array, budget: Any) -> Array:
+def draw_rounding(uniform: Array, policy: SoftIndex, counts: Array, budget: Array | int) -> Array:
     """The active counts that one uniform number in [0, 1) chooses, int `[S]`."""
     listed = policy.roundings(counts, budget)
     chosen = jnp.searchsorted(jnp.cumsum(listed.weights), uniform, side="right")
@@ -177,7 +178,7 @@ def _exchangeable_table(policy: SoftIndex, num_agents: int, budget: int) -> Arra
 
 
 @partial(jax.jit, static_argnums=2)
-def _differing_table(index: Sequence[Array], temperature: Any, budget: int) -> Array:
+def _differing_table(index: Sequence[Array], temperature: Array | float, budget: int) -> Array:
     num_states = tuple(len(own) for own in index)
     states = np.indices(num_states).reshape(len(index), -1)  # [N, J]
     actions = np.array(list(product(range(2), repeat=len(index))))  # [2^N, N]
@@ -265,12 +266,12 @@ def _chances(scores: Array, counts: Array, budget: Array) -> Array:
     most, least = jax.nn.sigmoid(scores - low), jax.nn.sigmoid(scores - high)
     spent = (counts * least).sum()
     more = (counts * (most - least)).sum()
-    part = jnp.where(more > 0, (budget - spent) / jnp.where(more > 0, more, 1), 0.5)
+    part = ratio(budget - spent, more, 0.5)
     chances = least + jnp.clip(part, 0, 1) * (most - least)
     edge = jnp.where(budget <= 0, 0.0, 1.0).astype(chances.dtype)
     chances = jnp.where(inside, chances, edge)
     valid = (budget >= 0) & (budget <= total) & jnp.isfinite(scores).all()
-    return jnp.where(valid, chances, jnp.nan)
+    return nan_unless(valid, chances)
 
 
 @_chances.defjvp
@@ -281,6 +282,6 @@ def _chances_jvp(primals, tangents):
     chances = _chances(scores, counts, budget)
     slope = chances * (1 - chances)
     total = (counts * slope).sum()
-    weight = jnp.where(total > 0, slope / jnp.where(total > 0, total, 1), 0)
+    weight = ratio(slope, total)
     excess = (counts * slope * d_scores).sum() + (chances * d_counts).sum() - d_budget
     return chances, slope * d_scores - weight * excess

@@ -1,10 +1,12 @@
 """What is done to arrays everywhere, each said once: exact products, safe quotients, dtypes."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 Array = jax.Array
 
@@ -17,9 +19,22 @@ def dot(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=HIGHEST)
 
 
-def einsum(*operands: Any) -> Array:
+def matvec(a: Array, x: Array) -> Array:
+    """The products a x of matrices `[..., m, n]` and vectors `[..., n]`, in full precision."""
+    return dot(a, x[..., None])[..., 0]
+
+
+def einsum(*operands: Array | np.ndarray | str | Sequence[int]) -> Array:
     """`jnp.einsum` in full precision, with a string of indices first or lists of axes between."""
     return jnp.einsum(*operands, precision=HIGHEST)
+
+
+def block_diagonal(blocks: Array) -> Array:
+    """The matrix `[k n, k n]` with these blocks `[k, n, n]` on its diagonal, 0 elsewhere."""
+    number, size, _ = blocks.shape
+    every = jnp.arange(number)
+    matrix = jnp.zeros((number, size, number, size), blocks.dtype).at[every, :, every].set(blocks)
+    return matrix.reshape(number * size, number * size)
 
 
 def ratio(a: Array | float, b: Array, otherwise: Array | float = 0) -> Array:
@@ -39,7 +54,7 @@ def nan_unless(valid: Array, value: Array) -> Array:
     return value * jnp.where(valid, 1.0, jnp.nan).astype(value.dtype)
 
 
-def as_float(array: Any) -> Array:
+def as_float(array: ArrayLike) -> Array:
     """The array in its own float dtype; integers, lists and the like in JAX's default float."""
     dtype = jnp.result_type(jnp.asarray(array))
     return jnp.asarray(

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .arrays import dot
+
 Array = jax.Array
 
 # Below this size elimination row by row is faster than halving.
 _BASE = 16
+# A pivot below this many rounding errors of its diagonal entry is noise.
 _NOISE = 4.0
-_PRECISION = lax.Precision.HIGHEST
 
 
 def inverse_cholesky(matrix: Array) -> Array:
@@ -34,17 +36,16 @@ def inverse_cholesky(matrix: Array) -> Array:
         return _eliminate(matrix)
     half = max(_BASE, (n // 2) // _BASE * _BASE)
     corner = inverse_cholesky(matrix[..., :half, :half])
-    below = _matmul(matrix[..., half:, :half], _transpose(corner))  # L21
-    rest = inverse_cholesky(matrix[..., half:, half:] - _matmul(below, _transpose(below)))
-    left = -_matmul(_matmul(rest, below), corner)
-    top = jnp.concatenate([corner, jnp.zeros_like(_transpose(left))], -1)
+    below = dot(matrix[..., half:, :half], corner.mT)  # L21
+    rest = inverse_cholesky(matrix[..., half:, half:] - dot(below, below.mT))
+    left = -dot(dot(rest, below), corner)
+    top = jnp.concatenate([corner, jnp.zeros_like(left.mT)], -1)
     return jnp.concatenate([top, jnp.concatenate([left, rest], -1)], -2)
 
 
 def solve_factored(factor: Array, right: Array) -> Array:
     """M^{-1} b from W = `inverse_cholesky(M)`, `[..., n]`."""
-    half = _matmul(factor, right[..., None])
-    return _matmul(_transpose(factor), half)[..., 0]
+    return dot(factor.mT, dot(factor, right[..., None]))[..., 0]
 
 
 def inverse_cholesky_laplacian(links: Array, ground: Array) -> Array:
@@ -62,7 +63,7 @@ def inverse_cholesky_laplacian(links: Array, ground: Array) -> Array:
     """
     n = links.shape[-1]
     rows = _index(links)
-    later = jnp.swapaxes(rows, -1, -2)
+    later = rows.mT
 
     def step(k, state):
         left, inverse = state  # [..., n, n + 1], the last column is the ground; [..., n, n]
@@ -106,11 +107,3 @@ def _index(matrix: Array) -> Array:
     """Number of each row, `[..1, n, 1]`."""
     n = matrix.shape[-1]
     return jnp.arange(n).reshape((1,) * (matrix.ndim - 2) + (n, 1))
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=_PRECISION)
-
-
-def _transpose(a: Array) -> Array:
-    return jnp.swapaxes(a, -1, -2)

@@ -24,14 +24,15 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from .._checks import check_shape, stochastic
+from .arrays import dot, nan_unless
 
 Array = jax.Array
 
-# One chain: so many states are eliminated by rank-one updates of their own rows and columns, then
-# the rest is updated at once by a matrix product.
+# One chain is eliminated in panels of this many states: rank-one updates of the rows and columns of
+# the panel, then one matrix product updates all that is left.
 _PANEL = 64
-# A batch, where a product would have to transpose: rank-one updates of the whole square, which is
-# cut to what is left so many times.
+# In a batch that product would have to transpose, so rank-one updates reach the whole square. The
+# elimination is done in this many phases, each on a square cut down to the states that are left.
 _PHASES = 4
 
 
@@ -59,7 +60,7 @@ def stationary_law(P: Array) -> Array:
     valid = stochastic(P)
     law, _, inverse = _law(P)
     unichain = (inverse == 0).sum() == 1
-    return law * jnp.where(valid & unichain, 1.0, jnp.nan).astype(law.dtype)
+    return nan_unless(valid & unichain, law)
 
 
 @jax.jit
@@ -86,12 +87,12 @@ def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
     factors = _factor(frozen, rate)
     columns = r.reshape(len(r), -1)
     x = lax.custom_linear_solve(
-        lambda x: x - discount * jnp.matmul(P, x, precision=lax.Precision.HIGHEST),
+        lambda x: x - discount * dot(P, x),
         columns,
         solve=lambda _, b: _solve(*factors, b),
         transpose_solve=lambda _, b: _solve_transposed(*factors, b),
     )
-    return x.reshape(r.shape) * jnp.where(valid, 1.0, jnp.nan).astype(dtype)
+    return nan_unless(valid, x.reshape(r.shape))
 
 
 def _check_square(P: Array) -> None:
@@ -126,7 +127,7 @@ def _law_jvp(primals, tangents):
 
     drift = law @ dP
     dlaw = lax.custom_linear_solve(
-        lambda y: y - jnp.matmul(y, P, precision=lax.Precision.HIGHEST) + y.sum() * root,
+        lambda y: y - dot(y, P) + y.sum() * root,
         drift - drift.sum() * law,
         solve=solve,
         transpose_solve=transpose_solve,
@@ -190,8 +191,7 @@ def _factor_last(P: Array, rate: Array) -> tuple[Array, Array]:
         W = W.at[:low, low:high].set(upper).at[low:high, :high].set(rows)
         if low:
             gone, rest = (upper * inverse[None, low:high])[..., 0], rows[:, :low, 0]
-            product = jnp.matmul(gone, rest, precision=lax.Precision.HIGHEST)
-            W = W.at[:low, :low].add(product[..., None])
+            W = W.at[:low, :low].add(dot(gone, rest)[..., None])
     return W, inverse
 
 
@@ -263,8 +263,8 @@ def _forward(W: Array, inverse: Array, b: Array, axis: int) -> Array:
     return lax.fori_loop(0, n, step, jnp.zeros_like(b))
 
 
-# The solution, 0 at the roots; that of the transposed system; and the law, which needs only to be
-# carried upward from the root.
+# Three substitutions: the solution of the system, 0 at the roots; that of the transposed system; and
+# the law, which is only carried upward from the root.
 _solve = _substitution(lambda W, d, b: _forward(W, d, _backward(W, d, b, 1), 0))
 _solve_transposed = _substitution(lambda W, d, b: _forward(W, d, _backward(W, d, b, 0), 1))
 _carry = _substitution(lambda W, d, b: _forward(W, d, b, 1))

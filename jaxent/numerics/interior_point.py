@@ -7,7 +7,8 @@ The program and its dual are
 Mehrotra's predictor-corrector follows s z = constant down to zero. The caller gives G as a function
 and a solver of G' diag(z/s) G dx = rhs, which is where structure pays, and a certificate that turns
 any iterate into numbers on both sides of the optimum. The iteration ends when those meet, so the
-answer never rests on the iterates being feasible. Unknowns, slacks and multipliers are pytrees.
+answer never rests on the iterates being feasible. Unknowns, slacks and multipliers are dicts, an
+array for each kind of unknown and of constraint.
 
 References:
     Mehrotra, On the implementation of a primal-dual interior point method, SIAM J. Optim. 1992.
@@ -16,41 +17,28 @@ References:
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 Array = jax.Array
-Tree = Any
+Vector = dict[str, Array]
+Point = tuple[Vector, Vector, Vector]  # x, s, z
+# The solver of dz + theta G dx = pull, G'dz = 0: from the pull to (dx, dz).
+Solver = Callable[[Vector], tuple[Vector, Vector]]
 
 # How close a step may come to the boundary, as a share of the way.
 _BACK_OFF = 0.995
-# Where to stop: the share of `tol` aimed at, what counts as narrower, how long to go without.
+# The iteration aims at this share of `tol`.
 _AIM = 0.1
+# A step makes progress if it narrows the bracket to this share or less. The iteration ends at the
+# first step without once upper - lower <= tol, and before that after this many of them in a row.
 _PROGRESS = 0.8
 _PATIENCE = 20
-# Polishing: weight of an inactive constraint against an active one, and how often.
+# Polishing: the weight of an inactive constraint against an active one, and the number of solves.
 _FAINT = 1e-6
 _POLISHES = 4
-
-
-class LinearProgram(NamedTuple):
-    """min c'x subject to Gx + h >= 0, with what is needed to solve it; c is G'z of the start.
-
-    Attributes:
-        linear: x -> Gx, a pytree of slacks.
-        offset: h, a pytree like the slacks.
-        present: which constraints there are, a pytree of booleans like the slacks.
-        factor: theta = z/s (0 where absent) -> (pull -> dx, dz), the solver of
-            dz + theta G dx = pull, G'dz = 0.
-        certify: (x, s, z) -> (upper, lower, primal, dual), rigorous for any x and z.
-    """
-
-    linear: Callable[[Tree], Tree]
-    offset: Tree
-    present: Tree
-    factor: Callable[[Tree], Callable[[Tree], Tree]]
-    certify: Callable[[Tree, Tree, Tree], tuple[Array, Array, Tree, Tree]]
 
 
 class Bracket(NamedTuple):
@@ -58,8 +46,26 @@ class Bracket(NamedTuple):
 
     upper: Array
     lower: Array
-    primal: Tree
-    dual: Tree
+    primal: Any
+    dual: Any
+
+
+class LinearProgram(NamedTuple):
+    """min c'x subject to Gx + h >= 0, with what is needed to solve it; c is G'z of the start.
+
+    Attributes:
+        linear: x -> Gx, the slacks less h.
+        offset: h, in the shape of the slacks.
+        present: which constraints there are, booleans in the shape of the slacks.
+        factor: theta = z/s (0 where absent) -> the solver of dz + theta G dx = pull, G'dz = 0.
+        certify: x, z -> a bracket, rigorous for any x and z.
+    """
+
+    linear: Callable[[Vector], Vector]
+    offset: Vector
+    present: Vector
+    factor: Callable[[Vector], Solver]
+    certify: Callable[[Vector, Vector], Bracket]
 
 
 class Solution(NamedTuple):
@@ -72,11 +78,11 @@ class Solution(NamedTuple):
 
 def solve_program(
     program: LinearProgram,
-    x: Tree,
-    z: Tree,
-    guess: tuple,
+    x: Vector,
+    z: Vector,
+    guess: Bracket,
     *,
-    tol: Any,
+    tol: float | Array,
     max_steps: int,
     rivals: str | None = None,
 ) -> Solution:
@@ -86,10 +92,10 @@ def solve_program(
         program: the program.
         x: a start with every present slack positive.
         z: positive multipliers with G'z = c, 0 where there is no constraint.
-        guess: what `certify` returns, for any point: the first bracket.
+        guess: the first bracket.
         tol: the promise. Steps are taken until the bracket is ten times narrower, or until
             it no longer narrows, since the last steps cost little and gain much.
-        max_steps: at most so many iterations. Static.
+        max_steps: the most iterations. Static.
         rivals: the name of a vmapped axis of which only the largest optimum is wanted: what is seen
             to be below another stops. Static.
 
@@ -110,9 +116,10 @@ def solve_program(
     def iterate(state):
         point, (best, least), old, steps, idle, _ = state
         point, alive = _step(program, point)
-        found = program.certify(*point)
+        x, _, z = point
+        found = program.certify(x, z)
         new = _tighten(old, found)
-        gap = found[0] - found[1]
+        gap = found.upper - found.lower
         best = jax.tree.map(lambda a, b: jnp.where(gap < least, a, b), point, best)
         better = new.upper - new.lower < _PROGRESS * (old.upper - old.lower)
         idle = jnp.where(better, 0, idle + 1)
@@ -121,7 +128,8 @@ def solve_program(
 
     zero = jnp.zeros((), jnp.int32)
     point = (x, _slack(program, x), z)
-    guess = Bracket(*guess)
+    chex.assert_trees_all_equal_shapes_and_dtypes(*point[1:])
+    chex.assert_trees_all_equal_shapes(z, program.present)
     best = (point, guess.upper + jnp.inf)
     state = (point, best, guess, zero, zero, jnp.array(True))
     _, (point, _), bracket, steps, _, _ = lax.while_loop(unfinished, iterate, state)
@@ -129,7 +137,7 @@ def solve_program(
     return Solution(bracket, steps, jnp.abs(bracket.upper - bracket.lower) <= tol)
 
 
-def _slack(program: LinearProgram, x: Tree) -> Tree:
+def _slack(program: LinearProgram, x: Vector) -> Vector:
     """Gx + h, and 1 where there is no constraint."""
     there = program.present
     return jax.tree.map(
@@ -137,7 +145,7 @@ def _slack(program: LinearProgram, x: Tree) -> Tree:
     )
 
 
-def _step(program: LinearProgram, point: tuple[Tree, Tree, Tree]) -> tuple[Tree, Array]:
+def _step(program: LinearProgram, point: Point) -> tuple[Point, Array]:
     """One predictor and corrector; False, and no step, once it is no longer a number.
 
     s is kept beside x, not computed from it: near the optimum Gx + h has lost all its digits.
@@ -183,7 +191,7 @@ def _step(program: LinearProgram, point: tuple[Tree, Tree, Tree]) -> tuple[Tree,
     return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, point), alive
 
 
-def _polish(program: LinearProgram, point: tuple[Tree, Tree, Tree], bracket: Bracket) -> Bracket:
+def _polish(program: LinearProgram, point: Point, bracket: Bracket) -> Bracket:
     """The vertex that the iteration was heading for.
 
     The constraints that look active are made so, the multipliers of the others are made 0: least
@@ -207,59 +215,28 @@ def _polish(program: LinearProgram, point: tuple[Tree, Tree, Tree], bracket: Bra
         dx, dz = solve(pull)
         x, z = jax.tree.map(jnp.add, (x, z), (dx, dz))
         inside = jax.tree.map(lambda a: jnp.maximum(a, 0), z)
-        return x, z, _tighten(bracket, program.certify(x, s, inside))
+        return x, z, _tighten(bracket, program.certify(x, inside))
 
     return lax.fori_loop(0, _POLISHES, improve, (x, z, bracket))[-1]
 
 
-def _move(values: Tree, change: Tree, length: Array) -> Tree:
+def _move(values: Vector, change: Vector, length: Array) -> Vector:
     return jax.tree.map(lambda a, d: a + length * d, values, change)
 
 
-def _reach(values: Tree, change: Tree) -> Array:
+def _reach(values: Vector, change: Vector) -> Array:
     """The longest step, at most 1 / _BACK_OFF, that keeps every value nonnegative."""
     leaves = zip(jax.tree.leaves(values), jax.tree.leaves(change), strict=True)
     pace = [jnp.max(-d / jnp.where(v > 0, v, 1), initial=_BACK_OFF) for v, d in leaves]
     return 1 / jnp.max(jnp.stack(pace))
 
 
-def _total(tree: Tree) -> Array:
+def _total(tree: Vector | Point) -> Array:
     return jnp.stack([leaf.sum() for leaf in jax.tree.leaves(tree)]).sum()
 
 
-def _tighten(old: Bracket, found: tuple[Array, Array, Tree, Tree]) -> Bracket:
+def _tighten(old: Bracket, found: Bracket) -> Bracket:
     """Keep the better of either side; a NaN never replaces a number."""
-    upper, lower, primal, dual = found
-    better, higher = upper < old.upper, lower > old.lower
-    pick = lambda flag, new, old: jax.tree.map(  # noqa: E731
-        lambda a, b: jnp.where(flag, a, b), new, old
-    )
-    return Bracket(
-        jnp.where(better, upper, old.upper),
-        jnp.where(higher, lower, old.lower),
-        pick(better, primal, old.primal),
-        pick(higher, dual, old.dual),
-    )
-
-
-def notable(laws: Array) -> Array:
-    """Probabilities that a program keeps a share of; on smaller ones its steps would overflow.
-
-    Certificates count all of them, so what is left out only widens the bracket, by as much.
-    """
-    return laws > float(jnp.finfo(laws.dtype).eps) ** 2
-
-
-def free(array: Array, axis: int) -> Array:
-    """What acts on changes of a law: entries but the last, less the last, which makes up for them.
-
-    A row of probabilities sums to 1, so n - 1 of its entries are unknowns.
-    """
-    size = array.shape[axis]
-    head = lax.slice_in_dim(array, 0, size - 1, axis=axis)
-    return head - lax.slice_in_dim(array, size - 1, size, axis=axis)
-
-
-def whole(change: Array) -> Array:
-    """The change of every entry of a law, `[..., n]`, from that of all but the last."""
-    return jnp.concatenate([change, -change.sum(-1, keepdims=True)], -1)
+    better, higher = found.upper < old.upper, found.lower > old.lower
+    pick = lambda keep, a, b: jax.tree.map(lambda a, b: jnp.where(keep, a, b), a, b)  # noqa: E731
+    return Bracket(*map(pick, (better, higher, better, higher), found, old))

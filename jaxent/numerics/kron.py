@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .arrays import HIGHEST
+
 Array = jax.Array
 
 # Columns of a packed factor, at most: a wider one costs more arithmetic than the pass it saves.
@@ -44,7 +46,7 @@ def kron_mv(matrices: Sequence[Array], v: Array) -> Array:
     for matrix in reversed(_packed(matrices)):
         rows = v.reshape(-1, matrix.shape[1])  # [rest, n_i]
         last = (((1,), (1,)), ((), ()))
-        v = lax.dot_general(matrix, rows, last, precision=lax.Precision.HIGHEST)  # [m_i, rest]
+        v = lax.dot_general(matrix, rows, last, precision=HIGHEST)  # [m_i, rest]
     return v.reshape(-1)
 
 

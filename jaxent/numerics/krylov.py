@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .arrays import dot
+
 Array = jax.Array
 
 
@@ -35,7 +37,7 @@ def gmres(
     mv: Callable[[Array], Array],
     b: Array,
     *,
-    tol: float,
+    tol: float | Array,
     restart: int = 30,
     max_cycles: int = 100,
 ) -> KrylovSolution:
@@ -90,8 +92,8 @@ def _cycle(mv, r, restart, enough):
         w = mv(basis[k])
         h = jnp.zeros(restart + 1, r.dtype)
         for _ in range(2):  # twice is enough for a basis orthogonal to rounding
-            overlap = jnp.matmul(basis, w, precision=lax.Precision.HIGHEST)
-            w = w - jnp.matmul(overlap, basis, precision=lax.Precision.HIGHEST)
+            overlap = dot(basis, w)
+            w = w - dot(overlap, basis)
             h = h + overlap
         norm = jnp.linalg.norm(w)
         basis = basis.at[k + 1].set(w / jnp.where(norm > 0, norm, 1))
@@ -113,13 +115,18 @@ def _cycle(mv, r, restart, enough):
 
     start = (jnp.array(0), basis, triangle, rotations, target)
     k, basis, triangle, _, target = lax.while_loop(unfinished, extend, start)
+    used = jnp.arange(restart) < k
+    y = _substitute_back(triangle, jnp.where(used, target[:restart], 0))
+    return dot(y, basis[:restart]), k
+
+
+def _substitute_back(triangle: Array, right: Array) -> Array:
+    """The solution y of an upper triangular system, from its last entry to its first."""
+    n = len(right)
 
     def substitute(i, y):
-        j = restart - 1 - i
-        row = jnp.where(jnp.arange(restart) > j, triangle[j] * y, 0)
-        return y.at[j].set((target[j] - row.sum()) / triangle[j, j])
+        j = n - 1 - i
+        row = jnp.where(jnp.arange(n) > j, triangle[j] * y, 0)
+        return y.at[j].set((right[j] - row.sum()) / triangle[j, j])
 
-    used = jnp.arange(restart) < k
-    target = jnp.where(used, target[:restart], 0)
-    y = lax.fori_loop(0, restart, substitute, jnp.zeros(restart, r.dtype))
-    return jnp.matmul(y, basis[:restart], precision=lax.Precision.HIGHEST), k
+    return lax.fori_loop(0, n, substitute, jnp.zeros_like(right))

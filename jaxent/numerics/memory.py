@@ -1,9 +1,16 @@
 """How many bytes a computation may count on, known before it starts."""
 
 import os
-from typing import Any
+from typing import Protocol
 
 import jax
+
+
+class Device(Protocol):
+    """What is asked of a `jax.Device`."""
+
+    def memory_stats(self) -> dict[str, int] | None:
+        """Bytes by what they are; None where nobody counts them."""
 
 
 def host_memory() -> int:
@@ -11,7 +18,7 @@ def host_memory() -> int:
     return 3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
-def device_memory(device: Any = None) -> int:
+def device_memory(device: Device | None = None) -> int:
     """Bytes of a device of this process (the first) that may be counted on: three quarters of them.
 
     A device without memory of its own has the host's, and shares it with others of the kind.

@@ -1,4 +1,4 @@
-r"""The probability simplex: projection, total variation, and centers.
+r"""The probability simplex: projection, total variation, centers, and changes of laws.
 
 The weighted center of laws p_1, ..., p_K minimizes a separable convex function on the simplex,
 
@@ -19,8 +19,9 @@ from jax import lax
 Array = jax.Array
 
 
-# So many values are sorted by a network, which vectorizes: four times faster at 64 than XLA's sort
-# on a CPU. Fewer are not worth its compile time, and with more it grows too long.
+# Rows of 32 to 128 values are sorted by a network of exchanges, which vectorizes: at 64 values four
+# times faster than XLA's sort on a CPU. For shorter rows that is not worth the compile time, and
+# for longer ones the network itself grows too long.
 _NETWORK = range(32, 129)
 
 
@@ -186,3 +187,31 @@ def _slopes(points: Array, weights: Array, point: Array, level: Array) -> Array:
     tied = jnp.where(side == 0, weights[:, None], 0).sum(0)  # [m]
     wanted = (-level - weights @ side) / jnp.where(tied > 0, tied, 1)
     return jnp.where(side == 0, jnp.clip(wanted, -0.5, 0.5)[None], side)
+
+
+def notable(laws: Array) -> Array:
+    """Probabilities that a program keeps a share of; on smaller ones its steps would overflow.
+
+    Certificates count all of them, so what is left out only widens the bracket, by as much.
+    """
+    return laws > float(jnp.finfo(laws.dtype).eps) ** 2
+
+
+def free(array: Array, axis: int) -> Array:
+    """What acts on changes of a law: entries but the last, less the last, which makes up for them.
+
+    A row of probabilities sums to 1, so n - 1 of its entries are unknowns.
+    """
+    size = array.shape[axis]
+    head = lax.slice_in_dim(array, 0, size - 1, axis=axis)
+    return head - lax.slice_in_dim(array, size - 1, size, axis=axis)
+
+
+def free_form(matrix: Array) -> Array:
+    """The same of a quadratic form, `[.., n, n]` to `[.., n - 1, n - 1]`."""
+    return free(free(matrix, -1), -2)
+
+
+def whole(change: Array) -> Array:
+    """The change of every entry of a law, `[..., n]`, from that of all but the last."""
+    return jnp.concatenate([change, -change.sum(-1, keepdims=True)], -1)

@@ -170,7 +170,9 @@ def reward_entanglement(
     reward = joint_reward(chain, reward)
     mu = jnp.asarray(mu).astype(reward.dtype)
     fixed, law = jax.lax.stop_gradient((reward, mu))
-    bracket, steps, _ = additive_fit(chain.layout, fixed, law, tol=tol, max_steps=max_steps)
+    bracket, steps, _ = additive_fit(
+        chain.layout, chain.view_sizes, fixed, law, tol=tol, max_steps=max_steps
+    )
     middle, _ = reward_ranges(chain, law, bracket.primal)
     each = middle.mean()
     locals_ = tuple(

@@ -345,7 +345,7 @@ def descended(sizes):
     @partial(jax.jit, static_argnums=2)
     def descend(P, key, steps):
         chain = chain_of(P, sizes)
-        found = je.entanglement_tv_signed(chain, key, num_terms=2, num_steps=steps)
+        found = je.entanglement_tv_signed(key, chain, num_terms=2, num_steps=steps)
         own = je.minimize_entanglement(
             lambda q: je.total_variation(P, q).max(), jnp.full_like(P, 1 / len(P)), num_steps=steps
         )

@@ -13,40 +13,65 @@ make a dual point exact its local sums L'y are solved away, and what then exceed
 scaled back.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import prod
-from typing import Any
+from typing import NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ...numerics.cholesky import inverse_cholesky, solve_factored
-from ...numerics.interior_point import LinearProgram, Solution, solve_program
+from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 
 Array = jax.Array
 
-# Weight on the diagonal, in rounding errors, and how often the error of a solve is solved for.
+# What is added to the diagonal of the small system, which is singular: its rounding error times this.
 _RIDGE = 64.0
-_REFINEMENTS = 3
-# How much a dual entry at its bound may still move when local sums are solved away.
+# Solves of one system: the first, and two of what rounding and that weight left of it.
+_NUM_SOLVES = 3
+# How far a dual entry at its bound may still move when local sums are solved away, as a share of it.
 _GIVE = 1e-6
-# Above so many numbers the rows of the small system are formed one by one.
+# The rows of the small system are formed together if that takes no more than this many numbers.
 _AT_ONCE = 2**22
 
 
-@partial(jax.jit, static_argnames="max_steps")
+class Lift(Protocol):
+    """What is asked of a layout."""
+
+    def lift(self, functions: Sequence[Array], /) -> Array:
+        """The joint function of local ones, sum_i x_i(view_i), `[J]`."""
+        ...
+
+
+class _Sum(NamedTuple):
+    """L and L', from local entries, one view after another, `[n]`, to joint ones `[J]` and back."""
+
+    size: int
+    lift: Callable[[Array], Array]
+    sums: Callable[[Array], Array]
+
+
+@partial(jax.jit, static_argnames=("shapes", "max_steps"))
 def additive_fit(
-    layout: Any, target: Array, weights: Array, *, tol: Any, max_steps: int
+    layout: Lift,
+    shapes: tuple[int, ...],
+    target: Array,
+    weights: Array,
+    *,
+    tol: float | Array,
+    max_steps: int,
 ) -> Solution:
     """The local functions whose sum is nearest to a joint one, in the weighted L1 norm.
 
     Args:
-        layout: with `sizes`, `views` and `lift`, as a chain has.
+        layout: a pytree with `lift`, as a chain's layout.
+        shapes: number of local pairs of each view. Static.
         target: f, `[J]`.
         weights: w, nonnegative, `[J]`; entries of weight 0 have no say.
         tol: stop when the bounds are this close.
-        max_steps: at most so many interior-point steps. Static.
+        max_steps: the most interior-point steps. Static.
 
     Returns:
         A bracket of the minimum, with the local functions, a tuple of `[X_i]`, as primal (0 where
@@ -55,82 +80,81 @@ def additive_fit(
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eq. (14).
     """
-    dtype = target.dtype
-    shapes = [prod(layout.sizes[axis] for axis in view) for view in layout.views]
-    ends = [sum(shapes[:i]) for i in range(1, len(shapes))]
-    # Weights that span more than all digits cannot be centered. What is left out still counts in
-    # the upper bound, and its dual entry is 0.
-    there = weights > jnp.finfo(dtype).eps * weights.max()
+    size, ends = sum(shapes), [sum(shapes[:i]) for i in range(1, len(shapes))]
+    lift = lambda x: layout.lift(jnp.split(x, ends))  # noqa: E731
+    local = jnp.zeros(size, target.dtype)
+    transpose = jax.linear_transpose(lift, local)
+    chex.assert_shape([target, weights], jax.eval_shape(lift, local).shape)
+    program = _program(_Sum(size, lift, lambda y: transpose(y)[0]), target, weights)
+    scale = jnp.where(program.present["over"], jnp.abs(target), 0).max()
+    x = {"local": local, "under": jnp.maximum(target, 0) + jnp.where(scale > 0, scale, 1)}
+    z = {"under": weights, "over": weights}
+    guess = Bracket(weights @ jnp.abs(target), 0 * scale, local, 0 * target)
+    bracket, steps, converged = solve_program(program, x, z, guess, tol=tol, max_steps=max_steps)
+    locals_ = tuple(jnp.split(bracket.primal, ends))
+    return Solution(bracket._replace(primal=locals_), steps, converged)
 
-    def lift(x):
-        return layout.lift(jnp.split(x, ends))
 
-    transpose = jax.linear_transpose(lift, jnp.zeros(sum(shapes), dtype))
-
-    def sums(y):
-        return transpose(y)[0]  # L'y
-
-    def factor_small(omega):
-        """Factor of L' diag(omega) L."""
-        row = lambda x: sums(omega * lift(x))  # noqa: E731
-        basis = jnp.eye(sum(shapes), dtype=dtype)
-        together = basis.shape[0] * target.size <= _AT_ONCE
-        matrix = jax.vmap(row)(basis) if together else lax.map(row, basis)
-        scale = jnp.diagonal(matrix)
-        smallest = _RIDGE * jnp.finfo(dtype).eps
-        ridge = jnp.where(scale > 0, smallest * scale, 1)
-        return inverse_cholesky(matrix + jnp.diag(ridge))
-
-    def factor(theta):
-        total = jnp.where(there, theta["under"] + theta["over"], 1)
-        share = theta["over"] / total
-        omega = theta["under"] * share
-        small = factor_small(omega)
-
-        def solve(pull):
-            pushed = (theta["under"] * pull["over"] - theta["over"] * pull["under"]) / total
-
-            def refine(_, x):
-                return x + solve_factored(small, sums(pushed - omega * lift(x)))
-
-            x = lax.fori_loop(0, _REFINEMENTS, refine, jnp.zeros(sum(shapes), dtype))
-            moved = lift(x)
-            under = (pull["under"] + pull["over"]) / total - share * moved
-            dz = pushed - omega * moved
-            return {"local": x, "under": under}, {"under": -dz, "over": dz}
-
-        return solve
-
-    def certify(x, _, z):
-        apart = target - lift(x["local"])
-        y = jnp.where(there, jnp.clip(z["over"] - weights, -weights, weights), 0)
-        room = jnp.where(there, weights - jnp.abs(y) + _GIVE * weights, 0)
-        small = factor_small(room)
-        solve_away = lambda _, y: y - room * lift(solve_factored(small, sums(y)))  # noqa: E731
-        y = lax.fori_loop(0, _REFINEMENTS, solve_away, y)
-        over = jnp.abs(y) / jnp.where(there, weights, 1)
-        y = y / jnp.maximum(over.max(), 1)
-        return weights @ jnp.abs(apart), y @ target, x["local"], y
+def _program(local: _Sum, target: Array, weights: Array) -> LinearProgram:
+    # Weights below the rounding error of the largest spoil the interior-point steps. What is left
+    # out still counts in the upper bound, and its dual entry is 0.
+    there = weights > jnp.finfo(target.dtype).eps * weights.max()
 
     def linear(x):
-        return {"under": x["under"], "over": x["under"] + lift(x["local"])}
+        return {"under": x["under"], "over": x["under"] + local.lift(x["local"])}
 
-    scale = jnp.where(there, jnp.abs(target), 0).max()
-    start = {
-        "local": jnp.zeros(sum(shapes), dtype),
-        "under": jnp.maximum(target, 0) + jnp.where(scale > 0, scale, 1),
-    }
-    z = {"under": weights, "over": weights}
-    program = LinearProgram(
+    def certify(x, z):
+        apart = target - local.lift(x["local"])
+        y = jnp.where(there, jnp.clip(z["over"] - weights, -weights, weights), 0)
+        y = _without_sums(local, y, jnp.where(there, weights - jnp.abs(y) + _GIVE * weights, 0))
+        over = jnp.abs(y) / jnp.where(there, weights, 1)
+        y = y / jnp.maximum(over.max(), 1)
+        return Bracket(weights @ jnp.abs(apart), y @ target, x["local"], y)
+
+    return LinearProgram(
         linear=linear,
         offset={"under": jnp.zeros_like(target), "over": -target},
         present={"under": there, "over": there},
-        factor=factor,
+        factor=lambda theta: _factor(local, theta, there),
         certify=certify,
     )
-    guess = (weights @ jnp.abs(target), 0 * scale, start["local"], 0 * target)
-    bracket, steps, converged = solve_program(
-        program, start, z, guess, tol=tol, max_steps=max_steps
-    )
-    locals_ = tuple(jnp.split(bracket.primal, ends))
-    return Solution(bracket._replace(primal=locals_), steps, converged)
+
+
+def _without_sums(local: _Sum, y: Array, room: Array) -> Array:
+    """y with L'y = 0, moved least where there is least room."""
+    small = _factor_local(local, room)
+    solve_away = lambda _, y: y - room * local.lift(solve_factored(small, local.sums(y)))  # noqa: E731
+    return lax.fori_loop(0, _NUM_SOLVES, solve_away, y)
+
+
+def _factor_local(local: _Sum, omega: Array) -> Array:
+    """Factor of L' diag(omega) L."""
+    row = lambda x: local.sums(omega * local.lift(x))  # noqa: E731
+    basis = jnp.eye(local.size, dtype=omega.dtype)
+    together = local.size * omega.size <= _AT_ONCE
+    matrix = jax.vmap(row)(basis) if together else lax.map(row, basis)
+    scale = jnp.diagonal(matrix)
+    smallest = _RIDGE * jnp.finfo(omega.dtype).eps
+    return inverse_cholesky(matrix + jnp.diag(jnp.where(scale > 0, smallest * scale, 1)))
+
+
+def _factor(local: _Sum, theta: Vector, there: Array):
+    """Solver of dz + theta G dx = pull, G'dz = 0: the joint entries first, then the local ones."""
+    total = jnp.where(there, theta["under"] + theta["over"], 1)
+    share = theta["over"] / total
+    omega = theta["under"] * share
+    small = _factor_local(local, omega)
+
+    def solve(pull):
+        pushed = (theta["under"] * pull["over"] - theta["over"] * pull["under"]) / total
+
+        def correct(_, x):
+            return x + solve_factored(small, local.sums(pushed - omega * local.lift(x)))
+
+        x = lax.fori_loop(0, _NUM_SOLVES, correct, jnp.zeros(local.size, omega.dtype))
+        moved = local.lift(x)
+        under = (pull["under"] + pull["over"]) / total - share * moved
+        dz = pushed - omega * moved
+        return {"local": x, "under": under}, {"under": -dz, "over": dz}
+
+    return solve

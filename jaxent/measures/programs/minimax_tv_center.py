@@ -15,20 +15,22 @@ is a lower bound. The interior-point step eliminates the rows, each a diagonal a
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from ...numerics.arrays import dot, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
-from ...numerics.interior_point import LinearProgram, Solution, free, notable, solve_program, whole
-from ...numerics.simplex import total_variation
+from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
+from ...numerics.simplex import free, free_form, notable, total_variation, whole
+from .kept_mass import Row, kept_slacks, kept_solver
 
 Array = jax.Array
 
-# The first solve, and how often its error is solved for again.
-_REFINEMENTS = 3
+# Solves of one system: the first, and two of what rounding left of it.
+_NUM_SOLVES = 3
 
 
 class RowPrices(NamedTuple):
@@ -40,7 +42,12 @@ class RowPrices(NamedTuple):
 
 @partial(jax.jit, static_argnames=("max_steps", "rivals"))
 def minimax_center(
-    points: Array, present: Array, *, tol: Any, max_steps: int, rivals: str | None = None
+    points: Array,
+    present: Array,
+    *,
+    tol: float | Array,
+    max_steps: int,
+    rivals: str | None = None,
 ) -> Solution:
     """The law with the least maximal TV distance to those of the given laws that are present.
 
@@ -48,7 +55,7 @@ def minimax_center(
         points: laws, `[K, m]`.
         present: which of them count, bool `[K]`; with none the answer is 0.
         tol: stop when the bounds are this close.
-        max_steps: at most so many interior-point steps. Static.
+        max_steps: the most interior-point steps. Static.
         rivals: the name of a vmapped axis of which only the largest minimum is wanted. Static.
 
     Returns:
@@ -57,55 +64,16 @@ def minimax_center(
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eqs. (5) and (13).
     """
-    num_points, m = points.shape
-    dtype = points.dtype
-    kept = jnp.where(present[:, None], points, 0)
+    chex.assert_shape(present, points.shape[:1])
+    program = _program(points, present)
+    kept = program.offset["cap"]
     count = jnp.maximum(present.sum(), 1)
-    there = {
-        "zero": notable(kept),
-        "cap": notable(kept),
-        "row": jnp.full((num_points, m), True),
-        "t": present,
-    }
-
-    def linear(x):
-        w = x["kept"]
-        return {"zero": w, "cap": -w, "row": x["q"][None] - w, "t": w.sum(1) + x["t"]}
-
-    def certify(x, _, z):
-        q = x["q"] / x["q"].sum()
-        total = z["t"].sum()
-        scale = jnp.where(total > 0, total, 1)
-        prices = RowPrices(z["t"] / scale, z["row"] / scale)
-        upper = jnp.where(present, total_variation(points, q[None]), 0).max()
-        return upper, row_dual_value(kept, prices), q, prices
-
-    program = LinearProgram(
-        linear=linear,
-        offset={
-            "zero": jnp.zeros_like(kept),
-            "cap": kept,
-            "row": jnp.zeros_like(kept),
-            "t": -jnp.ones(num_points, dtype),
-        },
-        present=there,
-        factor=_factor,
-        certify=certify,
-    )
     mean = kept.sum(0) / count
-    q = mean / 2 + (1 - mean.sum() / 2) / m
-    ratio = jnp.where(kept > 0, q[None] / jnp.where(kept > 0, kept, 1), 1)
-    start = jnp.where(notable(kept), kept, 0) * (0.5 * jnp.minimum(ratio.min(1, keepdims=True), 1))
-    x = {"kept": start, "q": q, "t": 1.1 - jnp.where(present, start.sum(1), 1).min()}
-    weight = jnp.where(present, 1 / count, 0).astype(dtype)
-    alpha = jnp.full((num_points, m), 0.25, dtype) / count
-    top = jnp.maximum(weight[:, None] - alpha, 0) + alpha
-    z = {"zero": top - weight[:, None] + alpha, "cap": top, "row": alpha, "t": weight}
-    z = {name: jnp.where(there[name], z[name], 0) for name in z}
+    x, z = _start(program, mean), _multipliers(program, count)
     # With one law, or all the same, their mean is the answer, and 0 bounds any distance.
-    first = jnp.where(mean.sum() > 0, mean / jnp.where(mean.sum() > 0, mean.sum(), 1), 1 / m)
-    guess = certify({"q": first}, None, {"t": weight, "row": 0 * alpha})
-    guess = (guess[0], jnp.maximum(guess[1], 0), *guess[2:])
+    first = ratio(mean, mean.sum(), 1 / points.shape[1])
+    guess = program.certify({"q": first}, {"t": z["t"], "row": 0 * z["row"]})
+    guess = guess._replace(lower=jnp.maximum(guess.lower, 0))
     return solve_program(program, x, z, guess, tol=tol, max_steps=max_steps, rivals=rivals)
 
 
@@ -116,58 +84,72 @@ def row_dual_value(points: Array, prices: RowPrices) -> Array:
     return weight.sum() - carried - alpha.sum(0).max()
 
 
-def _factor(theta: dict):
-    """Solver of dz + theta G dx = pull, G'dz = 0, rows first; as in `nearest`, without columns."""
-    diagonal = theta["zero"] + theta["cap"]
-    v = jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1), 0)  # [K, m]
-    counts = theta["t"] > 0
-    slack = 1 / theta["row"]
-    slack_t = jnp.where(counts, 1 / jnp.where(counts, theta["t"], 1), 0)
-    rows = 1 / (v + slack)
+def _program(points: Array, present: Array) -> LinearProgram:
+    kept = jnp.where(present[:, None], points, 0)
+
+    def certify(x, z):
+        q = x["q"] / x["q"].sum()
+        total = z["t"].sum()
+        scale = jnp.where(total > 0, total, 1)
+        prices = RowPrices(z["t"] / scale, z["row"] / scale)
+        upper = jnp.where(present, total_variation(points, q[None]), 0).max()
+        return Bracket(upper, row_dual_value(kept, prices), q, prices)
+
+    offset = {"zero": 0 * kept, "cap": kept, "row": 0 * kept, "t": -jnp.ones_like(kept[:, 0])}
+    there = notable(kept)
+    every = jnp.full(kept.shape, True)
+    return LinearProgram(
+        linear=lambda x: kept_slacks(x, _ROWS),
+        offset=offset,
+        present={"zero": there, "cap": there, "row": every, "t": present},
+        factor=lambda theta: kept_solver(theta, _ROWS, _eliminate, num_solves=_NUM_SOLVES),
+        certify=certify,
+    )
+
+
+def _start(program: LinearProgram, mean: Array) -> Vector:
+    """A strictly feasible point: q near the mean law, a share of p small enough."""
+    kept, there = program.offset["cap"], program.present
+    q = mean / 2 + (1 - mean.sum() / 2) / len(mean)
+    room = ratio(q[None], kept, 1).min(1, keepdims=True)
+    w = jnp.where(there["cap"], kept, 0) * (0.5 * jnp.minimum(room, 1))
+    return {"kept": w, "q": q, "t": 1.1 - jnp.where(there["t"], w.sum(1), 1).min()}
+
+
+def _multipliers(program: LinearProgram, count: Array) -> Vector:
+    """Positive multipliers with G'z = c, the same for all `count` laws that are present."""
+    there, dtype = program.present, program.offset["cap"].dtype
+    weight = jnp.where(there["t"], 1 / count, 0).astype(dtype)
+    alpha = jnp.full(there["row"].shape, 0.25, dtype) / count
+    top = jnp.maximum(weight[:, None] - alpha, 0) + alpha
+    z = {"zero": top - weight[:, None] + alpha, "cap": top, "row": alpha, "t": weight}
+    return {name: jnp.where(there[name], z[name], 0) for name in z}
+
+
+# Every w_k is compared with q entry by entry, and -sum w_k with t.
+_ROWS = {
+    "row": Row("q", lambda w: w, lambda f: f, lambda q: q[None], lambda f: f.sum(0)),
+    "t": Row("t", lambda w: -w.sum(1), lambda f: -f[:, None], lambda t: t, jnp.sum),
+}
+
+
+def _eliminate(v: Array, slack: Vector):
+    """N of every row, [[diag(rows) + tt h h', tt h], [tt h', tt]], and the solver in q and t."""
+    rows = 1 / (v + slack["row"])  # [K, m]
     h = v * rows
-    tt = jnp.where(counts, 1 / jnp.where(counts, slack_t + (h * slack).sum(1), 1), 0)  # [K]
+    tt = ratio(1, slack["t"] + (h * slack["row"]).sum(1))  # [K], 0 where a law does not count
     weighted = tt[:, None] * h
-    shared = jnp.diag(rows.sum(0)) + jnp.matmul(h.T, weighted, precision=lax.Precision.HIGHEST)
-    shared = free(free(shared, -1), -2)
+
+    def apply(f):
+        t = (weighted * f["row"]).sum(1) + tt * f["t"]
+        return {"row": rows * f["row"] + h * t[:, None], "t": t}
+
+    shared = free_form(jnp.diag(rows.sum(0)) + dot(h.T, weighted))
     edge = free(weighted.sum(0), -1)[:, None]
     factor = inverse_cholesky(jnp.block([[shared, edge], [edge.T, tt.sum()[None, None]]]))
 
-    def apply(gq, gt):
-        """N g for every row."""
-        total = (weighted * gq).sum(1) + tt * gt
-        return rows * gq + h * total[:, None], total
+    def settle(right):
+        y = solve_factored(factor, jnp.append(free(right["q"], -1), right["t"]))
+        return {"q": whole(y[:-1]), "t": y[-1]}
 
-    def meet(gq, gt, rq, rt):
-        nq, nt = apply(gq, gt)
-        right = jnp.append(free(rq - nq.sum(0), -1), rt - nt.sum())
-        y = solve_factored(factor, right)
-        q, t = whole(y[:-1]), y[-1]
-        return q, t, *apply(q[None] + gq, t + gt)
-
-    def solve(pull):
-        rho = pull["zero"] - pull["cap"]
-
-        def refine(_, found):
-            q, t, fq, ft = found
-            w = v * (rho + fq - ft[:, None])
-            change = meet(
-                slack * (fq + pull["row"]) + w - q[None],
-                slack_t * (ft + pull["t"]) - w.sum(1) - t,
-                -fq.sum(0),
-                -ft.sum(),
-            )
-            return jax.tree.map(jnp.subtract, found, change)
-
-        nothing = (0 * rho[0], 0 * tt[0], 0 * rho, 0 * tt)
-        found = lax.fori_loop(0, _REFINEMENTS, refine, nothing)
-        q, t, fq, ft = found
-        w = v * (rho + fq - ft[:, None])
-        dz = {
-            "zero": pull["zero"] - theta["zero"] * w,
-            "cap": pull["cap"] + theta["cap"] * w,
-            "row": -fq,
-            "t": -ft,
-        }
-        return {"kept": w, "q": q, "t": t}, dz
-
-    return solve
+    return apply, settle

@@ -15,20 +15,24 @@ is a lower bound. The interior-point step eliminates every d and is left with a 
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ...numerics.arrays import block_diagonal, dot, einsum, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
-from ...numerics.interior_point import LinearProgram, Solution, free, solve_program, whole
+from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
+from ...numerics.simplex import free, free_form, whole
 
 Array = jax.Array
 
-_PRECISION = lax.Precision.HIGHEST
 # The share of `tol` that the weight of all rows left out may have.
 _NEGLIGIBLE = 1e-3
+# Solves of one system: the first, and one of what rounding left of it.
+_NUM_SOLVES = 2
 
 
 class SignPrices(NamedTuple):
@@ -45,7 +49,7 @@ class SignPrices(NamedTuple):
 
 @partial(jax.jit, static_argnames="max_steps")
 def sign_center(
-    points: Array, weights: Array, signs: Array, *, tol: Any, max_steps: int
+    points: Array, weights: Array, signs: Array, *, tol: float | Array, max_steps: int
 ) -> Solution:
     """The q that minimizes the largest 1/2 sum_ac mu_ac |(p_ac - q_a) x| over the given signs.
 
@@ -54,129 +58,157 @@ def sign_center(
         weights: mu, `[X, C]`.
         signs: x, `[R, m]`.
         tol: stop when the bounds are this close.
-        max_steps: at most so many interior-point steps. Static.
+        max_steps: the most interior-point steps. Static.
 
     Returns:
         A bracket of the minimum over these signs: q `[X, m]` as primal, `SignPrices` as dual.
     """
-    num, _, m = points.shape
-    # Rows of next to no weight spoil the factors; the program leaves them out, the bound above not.
-    counts = weights > _NEGLIGIBLE * tol / weights.size
-    half = jnp.where(counts, weights / 2, 0)  # [X, C]
-    reach = _dot(points, signs)  # [R, X, C], p x
-
-    def residual(q):
-        return half[None] * (reach - _dot(q, signs)[..., None])  # [R, X, C]
-
-    def linear(x):
-        move = half[None] * _dot(x["q"], signs)[..., None]
-        d = x["d"]
-        return {"plus": d + move, "minus": d - move, "t": x["t"] - d.sum((1, 2)), "q": x["q"]}
-
-    there = jnp.broadcast_to(counts, reach.shape)
-    present = {"plus": there, "minus": there, "t": jnp.full(len(signs), True)}
-    present["q"] = jnp.full((num, m), True)
-
-    def certify(x, _, z):
-        q = jnp.maximum(x["q"], 0)
-        q = q / q.sum(-1, keepdims=True)
-        apart = jnp.abs(reach - _dot(q, signs)[..., None])  # [R, X, C]
-        upper = (weights[None] / 2 * apart).sum((1, 2)).max()
-        total = z["t"].sum()
-        omega = (z["t"] / jnp.where(total > 0, total, 1))[:, None, None]
-        v = (z["plus"] - z["minus"]) / jnp.where(total > 0, total, 1)
-        v = jnp.clip(v, -omega, omega)
-        force = jnp.einsum("rxc,rm->xcm", v, signs, precision=_PRECISION)
-        lower = jnp.sum(half[..., None] * force * points)
-        lower -= (half[..., None] * force).sum(1).max(-1).sum()
-        return upper, lower, q, SignPrices(force, lower)
-
-    program = LinearProgram(
-        linear=linear,
-        offset={
-            "plus": -half[None] * reach,
-            "minus": half[None] * reach,
-            "t": jnp.zeros(len(signs), points.dtype),
-            "q": jnp.zeros((num, m), points.dtype),
-        },
-        present=present,
-        factor=lambda theta: _factor(theta, half, signs),
-        certify=certify,
-    )
-    total = weights.sum(1)[:, None]
-    mean = (weights[..., None] * points).sum(1) / jnp.where(total > 0, total, 1)
-    mean = jnp.where(total > 0, mean, 1 / m)
-    q = (mean + 1 / m) / 2
-    d = jnp.abs(residual(q)) + 0.1 * half[None]
-    x = {"q": q, "d": d, "t": 1.1 * d.sum((1, 2)).max() + 0.01}
-    omega = jnp.full(len(signs), 1 / len(signs), points.dtype)
-    z = {
-        "plus": jnp.where(there, omega[:, None, None] / 2, 0),
-        "minus": jnp.where(there, omega[:, None, None] / 2, 0),
-        "t": omega,
-        "q": jnp.full((num, m), 0.1 / num, points.dtype),
-    }
-    guess = certify({"q": mean}, None, {"t": omega, "plus": 0 * d, "minus": 0 * d})
-    guess = (guess[0], jnp.maximum(guess[1], 0), *guess[2:])
+    chex.assert_shape(weights, points.shape[:2])
+    chex.assert_shape(signs, (None, points.shape[2]))
+    # Rows of next to no weight spoil the factors, so the program leaves them out; the upper bound
+    # still counts them.
+    half = jnp.where(weights > _NEGLIGIBLE * tol / weights.size, weights / 2, 0)  # [X, C]
+    program = _program(points, weights, signs, half)
+    mean = ratio((weights[..., None] * points).sum(1), weights.sum(1)[:, None], 1 / points.shape[2])
+    x, z = _start(program, mean, signs, half), _multipliers(program)
+    guess = program.certify({"q": mean}, z | {"plus": 0 * z["plus"], "minus": 0 * z["minus"]})
+    guess = guess._replace(lower=jnp.maximum(guess.lower, 0))
     return solve_program(program, x, z, guess, tol=tol, max_steps=max_steps)
 
 
-def _dot(p: Array, signs: Array) -> Array:
+def _program(points: Array, weights: Array, signs: Array, half: Array) -> LinearProgram:
+    reach = _seen(points, signs)  # [R, X, C]
+
+    def linear(x):
+        d, move = x["d"], half[None] * _seen(x["q"], signs)[..., None]
+        return {"plus": d + move, "minus": d - move, "t": x["t"] - d.sum((1, 2)), "q": x["q"]}
+
+    def certify(x, z):
+        q = jnp.maximum(x["q"], 0)
+        q = q / q.sum(-1, keepdims=True)
+        apart = jnp.abs(reach - _seen(q, signs)[..., None])  # [R, X, C]
+        upper = (weights[None] / 2 * apart).sum((1, 2)).max()
+        total = z["t"].sum()
+        scale = jnp.where(total > 0, total, 1)
+        omega = (z["t"] / scale)[:, None, None]
+        v = jnp.clip((z["plus"] - z["minus"]) / scale, -omega, omega)
+        force = einsum("rxc,rm->xcm", v, signs)
+        paid = half[..., None] * force
+        lower = jnp.sum(paid * points) - paid.sum(1).max(-1).sum()
+        return Bracket(upper, lower, q, SignPrices(force, lower))
+
+    there = jnp.broadcast_to(half > 0, reach.shape)
+    offset = {
+        "plus": -half[None] * reach,
+        "minus": half[None] * reach,
+        "t": jnp.zeros(len(signs), points.dtype),
+        "q": jnp.zeros_like(points[:, 0]),
+    }
+    present = {name: jnp.full(h.shape, True) for name, h in offset.items()}
+    present |= {"plus": there, "minus": there}
+    return LinearProgram(linear, offset, present, lambda th: _factor(th, signs, half), certify)
+
+
+def _start(program: LinearProgram, mean: Array, signs: Array, half: Array) -> Vector:
+    """A strictly feasible point, with q near the mean law."""
+    q = (mean + 1 / mean.shape[1]) / 2
+    apart = program.offset["minus"] - half[None] * _seen(q, signs)[..., None]
+    d = jnp.abs(apart) + 0.1 * half[None]
+    return {"q": q, "d": d, "t": 1.1 * d.sum((1, 2)).max() + 0.01}
+
+
+def _multipliers(program: LinearProgram) -> Vector:
+    """Positive multipliers with G'z = c, the same for every sign vector."""
+    t, q = program.offset["t"], program.offset["q"]
+    omega = jnp.full_like(t, 1 / len(t))
+    each = jnp.where(program.present["plus"], omega[:, None, None] / 2, 0)
+    return {"plus": each, "minus": each, "t": omega, "q": jnp.full_like(q, 0.1 / len(q))}
+
+
+def _seen(p: Array, signs: Array) -> Array:
     """p x for every sign vector, `[R, ..]`."""
-    return jnp.moveaxis(jnp.matmul(p, signs.T, precision=_PRECISION), -1, 0)
+    return jnp.moveaxis(dot(p, signs.T), -1, 0)
 
 
-def _factor(theta: dict, half: Array, signs: Array):
-    """Solver of dz + theta G dx = pull, G'dz = 0, every d first.
+class _Moduli(NamedTuple):
+    """What is left once every d is eliminated, with theta, theta' the two weights of each.
 
-    With u = half q x: sum and difference a, b of the two weights of d leave 4 theta theta' / a of
-    u, and what the sign x needs together, f, acts through b / a.
+    Attributes:
+        inverse: 1 / (theta + theta'), `[R, X, C]`.
+        tilt: (theta - theta') / (theta + theta'), `[R, X, C]`.
+        stiff: 4 theta theta' / (theta + theta'), the weight of u = 1/2 mu q x, `[R, X, C]`.
+        slack: 1 over the weight of t >= sum d, `[R]`.
+        grip: the weight of t + sum tilt u, `[R]`.
     """
+
+    inverse: Array
+    tilt: Array
+    stiff: Array
+    slack: Array
+    grip: Array
+
+
+def _eliminate(theta: Vector) -> _Moduli:
     plus, minus = theta["plus"], theta["minus"]
-    a = plus + minus
-    there = a > 0
-    inverse = jnp.where(there, 1 / jnp.where(there, a, 1), 0)
-    tilt = (plus - minus) * inverse  # [R, X, C]
-    stiff = 4 * plus * minus * inverse
-    slack_t = 1 / theta["t"]
-    grip = 1 / (slack_t + inverse.sum((1, 2)))  # [R]
-    num, m = theta["q"].shape
-    size = num * (m - 1)
+    inverse = ratio(1, plus + minus)
+    slack = 1 / theta["t"]
+    grip = 1 / (slack + inverse.sum((1, 2)))
+    return _Moduli(inverse, (plus - minus) * inverse, 4 * plus * minus * inverse, slack, grip)
+
+
+def _factor_shared(
+    theta: Vector, moduli: _Moduli, signs: Array, half: Array
+) -> tuple[Array, Array]:
+    """How t + sum tilt u depends on y = (q, t), `[R, X (m - 1) + 1]`, and the factored system in y.
+
+    Rows of q sum to 1, so of each the last entry follows from the others.
+    """
     axes = free(signs, -1)  # [R, m - 1]
-    block = jnp.einsum(
-        "rx,rm,rn->xmn", (half[None] ** 2 * stiff).sum(2), axes, axes, precision=_PRECISION
-    )
-    block += jax.vmap(lambda row: free(free(jnp.diag(row), -1), -2))(theta["q"])
-    every = jnp.arange(num)
-    shared = jnp.zeros((num, m - 1, num, m - 1), half.dtype).at[every, :, every].set(block)
-    lever = (half[None] * tilt).sum(2)[..., None] * axes[:, None]  # [R, X, m - 1]
-    lever = jnp.append(lever.reshape(len(signs), size), jnp.ones((len(signs), 1), half.dtype), 1)
-    pulled = jnp.matmul(lever.T, grip[:, None] * lever, precision=_PRECISION)
-    factor = inverse_cholesky(pulled.at[:size, :size].add(shared.reshape(size, size)))
+    lever = (half[None] * moduli.tilt).sum(2)[..., None] * axes[:, None]  # [R, X, m - 1]
+    lever = jnp.append(lever.reshape(len(signs), -1), jnp.ones((len(signs), 1), half.dtype), 1)
+    own = einsum("rx,rm,rn->xmn", (half[None] ** 2 * moduli.stiff).sum(2), axes, axes)
+    own += jax.vmap(lambda row: free_form(jnp.diag(row)))(theta["q"])
+    system = dot(lever.T, moduli.grip[:, None] * lever)
+    return lever, inverse_cholesky(system.at[:-1, :-1].add(block_diagonal(own)))
+
+
+def _factor(theta: Vector, signs: Array, half: Array):
+    """Solver of dz + theta G dx = pull, G'dz = 0: every d first, then f, then y = (q, t).
+
+    Here -f is the change of the multipliers of t >= sum d.
+    """
+    moduli = _eliminate(theta)
+    inverse, tilt, stiff, slack, grip = moduli
+    lever, factor = _factor_shared(theta, moduli, signs, half)
+    num, m = theta["q"].shape
+
+    def moved(y):
+        """q and u = 1/2 mu q x."""
+        q = whole(y[:-1].reshape(num, m - 1))
+        return q, half[None] * _seen(q, signs)[..., None]
+
+    def gather(push, on_q):
+        """What pushes on u and on q do to y; t is not moved."""
+        pushed = einsum("rx,rm->xm", (half[None] * push).sum(2), free(signs, -1))
+        return jnp.append((pushed + free(on_q, -1)).reshape(-1), 0.0)
 
     def solve(pull):
         both, apart = pull["plus"] + pull["minus"], pull["plus"] - pull["minus"]
-        gap = (both * inverse).sum((1, 2)) + slack_t * pull["t"]  # [R]
-        push = (half[None] * (apart - tilt * both)).sum(2)  # [R, X]
-        right = jnp.einsum("rx,rm->xm", push, axes, precision=_PRECISION)
-        right = right + free(pull["q"], -1)
-        right = jnp.append(right.reshape(-1), 0.0) + (grip * gap) @ lever
+        gap = (both * inverse).sum((1, 2)) + slack * pull["t"]  # [R]
+        right = gather(apart - tilt * both, pull["q"])
 
-        def refine(_, found):
+        def correct(_, found):
             y, f = found
-            u = half[None] * _dot(whole(y[:size].reshape(num, m - 1)), signs)[..., None]
+            q, u = moved(y)
             miss_f = f / grip - (y[-1] + (tilt * u).sum((1, 2)) - gap)
-            pushed = (half[None] * (stiff * u)).sum(2)
-            left = jnp.einsum("rx,rm->xm", pushed, axes, precision=_PRECISION)
-            left = left + free(theta["q"] * whole(y[:size].reshape(num, m - 1)), -1)
-            miss_y = right - (grip * gap) @ lever - jnp.append(left.reshape(-1), 0.0) - f @ lever
-            dy = solve_factored(factor, miss_y + (grip * miss_f) @ lever)
-            df = grip * (lever @ dy - miss_f)
-            return y + dy, f + df
+            miss_y = right - gather(stiff * u, theta["q"] * q) - dot(f, lever)
+            dy = solve_factored(factor, miss_y + dot(grip * miss_f, lever))
+            return y + dy, f + grip * (dot(lever, dy) - miss_f)
 
-        y, f = lax.fori_loop(0, 2, refine, (jnp.zeros(size + 1, half.dtype), jnp.zeros_like(grip)))
-        q = whole(y[:size].reshape(num, m - 1))
-        u = half[None] * _dot(q, signs)[..., None]
+        nothing = (jnp.zeros_like(lever[0]), jnp.zeros_like(grip))
+        y, f = lax.fori_loop(0, _NUM_SOLVES, correct, nothing)
+        q, u = moved(y)
+        plus, minus = theta["plus"], theta["minus"]
         d = inverse * (both + f[:, None, None] - (plus - minus) * u)
         dz = {
             "plus": pull["plus"] - plus * (d + u),

@@ -22,18 +22,21 @@ eliminates the rows, then q_A, and is left with one dense system in q_B and t.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
+from ...numerics.arrays import block_diagonal, dot, matvec, ratio
 from ...numerics.cholesky import inverse_cholesky, inverse_cholesky_laplacian, solve_factored
-from ...numerics.interior_point import LinearProgram, Solution, free, notable, solve_program, whole
+from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
+from ...numerics.simplex import free, free_form, notable, whole
+from .kept_mass import Row, kept_slacks, kept_solver
 
-# The first solve, and how often its error is solved for again.
-_REFINEMENTS = 2
-_PRECISION = lax.Precision.HIGHEST
+# Solves of one system: the first, and one of what rounding left of it.
+_NUM_SOLVES = 2
 
 
 class Separable(NamedTuple):
@@ -68,7 +71,7 @@ class Prices(NamedTuple):
 
 @partial(jax.jit, static_argnames=("minimax", "max_steps"))
 def nearest_separable(
-    joint: Array, rows: Array, *, minimax: bool, tol: Any, max_steps: int
+    joint: Array, rows: Array, *, minimax: bool, tol: float | Array, max_steps: int
 ) -> Solution:
     """Nearest separable chain in TV, or in mu-TV.
 
@@ -77,11 +80,12 @@ def nearest_separable(
         rows: which rows count, bool `[A, B]`, for the maximum; mu, `[A, B]`, for the sum.
         minimax: the maximum over rows, or the sum weighted by mu. Static.
         tol: stop when the bounds are this close.
-        max_steps: at most so many interior-point steps. Static.
+        max_steps: the most interior-point steps. Static.
 
     Returns:
         A bracket of the minimum with a `Separable` as primal and `Prices` as dual.
     """
+    chex.assert_shape(rows, joint.shape[:2])
     counts = rows > 0
     joint = jnp.where(counts[..., None, None], joint, 0)
     weight = counts / jnp.maximum(counts.sum(), 1) if minimax else rows
@@ -92,8 +96,8 @@ def nearest_separable(
     # A separable chain is its own answer; and no distance is below 0.
     first = {"kept": joint} | {name: _mean(joint, counts, name) for name in "ab"}
     nothing = {"t": weight, "row": 0 * z["row"], "column": 0 * z["column"]}
-    upper, lower, primal, dual = program.certify(first, None, nothing)
-    guess = (upper, jnp.maximum(lower, 0), primal, dual)
+    guess = program.certify(first, nothing)
+    guess = guess._replace(lower=jnp.maximum(guess.lower, 0))
     return solve_program(program, x, z, guess, tol=tol, max_steps=max_steps)
 
 
@@ -109,15 +113,11 @@ def _fit(joint: Array, kept: Array, q_a: Array, q_b: Array) -> tuple[Array, Sepa
     """Shrink `kept` until it satisfies every constraint, and what every row then loses `[A, B]`."""
     kept = jnp.clip(kept, 0, joint)
     rows = kept.sum(3)  # [A, B, K]
-    kept = kept * jnp.minimum(1, _ratio(q_a[:, None], rows))[..., None]
+    kept = kept * jnp.minimum(1, ratio(q_a[:, None], rows, 1))[..., None]
     columns = kept.sum(2)  # [A, B, L]
-    kept = kept * jnp.minimum(1, _ratio(q_b[None], columns))[..., None, :]
+    kept = kept * jnp.minimum(1, ratio(q_b[None], columns, 1))[..., None, :]
     # Not 1 - sum(kept): the rest of p keeps its accuracy where the distance is near 0.
     return (joint - kept).sum((2, 3)), Separable((q_a, q_b), kept)
-
-
-def _ratio(a: Array, b: Array) -> Array:
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 1)
 
 
 def dual_value(joint: Array, prices: Prices) -> Array:
@@ -135,13 +135,13 @@ def _excess(prices: Prices) -> Array:
     return weight[..., None, None] - alpha[..., None] - beta[..., None, :]
 
 
-def _start(joint: Array, counts: Array, minimax: bool) -> dict:
+def _start(joint: Array, counts: Array, minimax: bool) -> Vector:
     """A strictly feasible point: marginals near the mean ones, a share of p small enough."""
     q_a, q_b = (_mean(joint, counts, name) for name in "ab")
     q_a = (q_a + 1 / q_a.shape[-1]) / 2
     q_b = (q_b + 1 / q_b.shape[-1]) / 2
     room = jnp.minimum(
-        _ratio(q_a[:, None], joint.sum(3)).min(-1), _ratio(q_b[None], joint.sum(2)).min(-1)
+        ratio(q_a[:, None], joint.sum(3), 1).min(-1), ratio(q_b[None], joint.sum(2), 1).min(-1)
     )  # [A, B]
     kept = jnp.where(notable(joint), joint, 0) * (0.5 * jnp.minimum(room, 1))[..., None, None]
     x = {"kept": kept, "a": q_a, "b": q_b}
@@ -150,7 +150,7 @@ def _start(joint: Array, counts: Array, minimax: bool) -> dict:
     return x
 
 
-def _multipliers(weight: Array, shape: tuple[int, ...], present: dict) -> dict:
+def _multipliers(weight: Array, shape: tuple[int, ...], present: Vector) -> Vector:
     """Positive multipliers with G'z = c."""
     num_a, num_b, k, l = shape
     unit = weight.mean() / 4
@@ -158,12 +158,7 @@ def _multipliers(weight: Array, shape: tuple[int, ...], present: dict) -> dict:
     beta = jnp.broadcast_to(unit, (num_a, num_b, l))
     excess = _excess(Prices(weight, alpha, beta))
     top = jnp.maximum(excess, 0) + unit
-    z = {
-        "zero": top - excess,
-        "cap": top,
-        "row": alpha,
-        "column": beta,
-    }
+    z = {"zero": top - excess, "cap": top, "row": alpha, "column": beta}
     if "t" in present:
         z["t"] = weight
     return {name: jnp.where(present[name], z[name], 0) for name in z}
@@ -171,33 +166,20 @@ def _multipliers(weight: Array, shape: tuple[int, ...], present: dict) -> dict:
 
 def _program(joint: Array, weight: Array, counts: Array, minimax: bool) -> LinearProgram:
     num_a, num_b, k, l = joint.shape
-    dtype = joint.dtype
-    there = notable(joint)
-
-    def linear(x):
-        kept = x["kept"]
-        out = {
-            "zero": kept,
-            "cap": -kept,
-            "row": x["a"][:, None] - kept.sum(3),
-            "column": x["b"][None] - kept.sum(2),
-        }
-        if minimax:
-            out["t"] = kept.sum((2, 3)) + x["t"]
-        return out
-
+    rows = _ROWS | ({"t": _TOTAL} if minimax else {})
     offset = {
         "zero": jnp.zeros_like(joint),
         "cap": joint,
-        "row": jnp.zeros((num_a, num_b, k), dtype),
-        "column": jnp.zeros((num_a, num_b, l), dtype),
+        "row": jnp.zeros((num_a, num_b, k), joint.dtype),
+        "column": jnp.zeros((num_a, num_b, l), joint.dtype),
     }
     if minimax:
-        offset["t"] = -jnp.ones((num_a, num_b), dtype)
+        offset["t"] = -jnp.ones((num_a, num_b), joint.dtype)
+    there = notable(joint)
     present = {name: jnp.full(h.shape, True) for name, h in offset.items()}
     present |= {"zero": there, "cap": there} | ({"t": counts} if minimax else {})
 
-    def certify(x, _, z):
+    def certify(x, z):
         q_a, q_b = x["a"], x["b"]
         loss, primal = _fit(
             joint, x["kept"], q_a / q_a.sum(-1, keepdims=True), q_b / q_b.sum(-1, keepdims=True)
@@ -207,125 +189,130 @@ def _program(joint: Array, weight: Array, counts: Array, minimax: bool) -> Linea
         row = z["t"] / total if minimax else weight
         prices = Prices(row, z["row"] / total, z["column"] / total)
         upper = jnp.where(counts, loss, 0).max() if minimax else jnp.sum(weight * loss)
-        return upper, dual_value(joint, prices), primal, prices
+        return Bracket(upper, dual_value(joint, prices), primal, prices)
 
-    return LinearProgram(linear, offset, present, _factor, certify)
+    return LinearProgram(
+        linear=lambda x: kept_slacks(x, rows),
+        offset=offset,
+        present=present,
+        factor=lambda theta: kept_solver(theta, rows, _eliminate, num_solves=_NUM_SOLVES),
+        certify=certify,
+    )
 
 
-def _factor(theta: dict):
-    """Solver of G' diag(theta) G dx = rhs: rows of the joint chain first, then q_A, then q_B, t.
+# Every w has its sums by row and by column, compared with q_A and q_B, and -sum w with t.
+_ROWS = {
+    "row": Row(
+        "a", lambda w: w.sum(3), lambda f: f[..., None], lambda q: q[:, None], lambda f: f.sum(1)
+    ),
+    "column": Row(
+        "b", lambda w: w.sum(2), lambda f: f[..., None, :], lambda q: q[None], lambda f: f.sum(0)
+    ),
+}
+_TOTAL = Row("t", lambda w: -w.sum((2, 3)), lambda f: -f[..., None, None], lambda t: t, jnp.sum)
 
-    Row ab holds diag(1/v) + B'TB for w, B its sums (rows, columns, and minus the total for t), T
-    the weights theta of these. With N = (1/T + B diag(v) B')^{-1}, w = v (rho + B'N(Ey - Bv rho))
-    given the shared y = (q_A, q_B, t), and N is what row ab adds to the system in y.
+
+class _Rows(NamedTuple):
+    """N of every row ab of the joint chain, by blocks; without t there is no `total`.
+
+    Attributes:
+        aa, ab, bb: `[A, B, K, K]`, `[A, B, K, L]` and `[A, B, L, L]`.
+        total: the row of t: `[A, B, K]`, `[A, B, L]` and, on the diagonal, `[A, B]`.
     """
-    minimax = "t" in theta
-    slack_t = 0 * theta["row"][..., 0]
-    diagonal = theta["zero"] + theta["cap"]
-    v = jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1), 0)
-    slack_a, slack_b = 1 / theta["row"], 1 / theta["column"]
-    num_a, num_b, k, l = v.shape
-    # H = [diag(a) v; v' diag(b)] is a Laplacian up to signs: its inverse needs no subtraction.
+
+    aa: Array
+    ab: Array
+    bb: Array
+    total: tuple[Array, Array, Array] | None
+
+    def apply(self, f: Vector) -> Vector:
+        """N f."""
+        row = matvec(self.aa, f["row"]) + matvec(self.ab, f["column"])
+        column = matvec(self.ab.mT, f["row"]) + matvec(self.bb, f["column"])
+        if self.total is None:
+            return {"row": row, "column": column}
+        ta, tb, tt = self.total
+        row, column = row + ta * f["t"][..., None], column + tb * f["t"][..., None]
+        t = (ta * f["row"]).sum(-1) + (tb * f["column"]).sum(-1) + tt * f["t"]
+        return {"row": row, "column": column, "t": t}
+
+
+class _Shared(NamedTuple):
+    """The factored system in y = (q_A, q_B, t), q_A eliminated before q_B and t.
+
+    Rows of q sum to 1, so of each the last entry follows from the others.
+
+    Attributes:
+        w_a: inverse factor of each q_A(.|a), `[A, K - 1, K - 1]`.
+        half: w_a times the block between q_A and the rest, `[A, K - 1, B * (L - 1) (+ 1)]`.
+        w_b: inverse factor of what is left of the rest.
+    """
+
+    w_a: Array
+    half: Array
+    w_b: Array
+
+    def solve(self, right: Vector) -> Vector:
+        """y, from the right-hand sides of every entry of q_A `[A, K]`, q_B `[B, L]` and t."""
+        num_b, l = right["b"].shape
+        rest = free(right["b"], -1).reshape(-1)
+        if "t" in right:
+            rest = jnp.append(rest, right["t"])
+        half_a = matvec(self.w_a, free(right["a"], -1))  # [A, K - 1]
+        flat = self.half.reshape(half_a.size, self.half.shape[-1])
+        y = solve_factored(self.w_b, rest - dot(flat.T, half_a.reshape(-1)))
+        q_a = whole(matvec(self.w_a.mT, half_a - matvec(self.half, y[None])))
+        q_b = whole(y[: num_b * (l - 1)].reshape(num_b, l - 1))
+        return {"a": q_a, "b": q_b} | ({"t": y[-1]} if "t" in right else {})
+
+
+def _eliminate(v: Array, slack: Vector):
+    """N of the rows of the joint chain, and the solver of the system in q_A, q_B and t."""
+    rows = _factor_rows(v, slack["row"], slack["column"])
+    if "t" in slack:
+        rows = _border_by_total(rows, slack)
+    return rows.apply, _factor_shared(rows).solve
+
+
+def _factor_rows(v: Array, slack_a: Array, slack_b: Array) -> _Rows:
+    """N without t, the inverse of H = [diag(v 1 + slack_a), v; v', diag(v' 1 + slack_b)].
+
+    H is a Laplacian up to signs, so its inverse needs no subtraction.
+    """
     top = v.sum(3) + slack_a  # [A, B, K]
     by_row = v / top[..., None]
-    links = _mm(_t(by_row), v)  # [A, B, L, L]
-    w = inverse_cholesky_laplacian(links, slack_b + _mv(_t(by_row), slack_a))
-    bb = _mm(_t(w), w)
-    ab = -_mm(by_row, bb)
-    aa = -_mm(ab, _t(by_row)) + jnp.eye(k, dtype=v.dtype)[None, None] / top[..., None]
-    if minimax:
-        # Border by the total: H^{-1} (B v), again from sums alone.
-        ha, hb = -_mv(ab, slack_b), -_mv(_t(ab), slack_a)
-        counts = theta["t"] > 0
-        slack_t = jnp.where(counts, 1 / jnp.where(counts, theta["t"], 1), 0)
-        pivot = jnp.where(counts, slack_t + (slack_a * ha).sum(-1), 1)
-        tt = jnp.where(counts, 1 / pivot, 0)
-        ta, tb = ha * tt[..., None], hb * tt[..., None]
-        aa += ta[..., :, None] * ha[..., None, :]
-        ab += ta[..., :, None] * hb[..., None, :]
-        bb += tb[..., :, None] * hb[..., None, :]
+    links = dot(by_row.mT, v)  # [A, B, L, L]
+    w = inverse_cholesky_laplacian(links, slack_b + matvec(by_row.mT, slack_a))
+    bb = dot(w.mT, w)
+    ab = -dot(by_row, bb)
+    aa = -dot(ab, by_row.mT) + jnp.eye(v.shape[2], dtype=v.dtype)[None, None] / top[..., None]
+    return _Rows(aa, ab, bb, None)
 
-    def apply(fa, fb, ft):
-        """N f for every row of the joint chain."""
-        ga = _mv(aa, fa) + _mv(ab, fb)
-        gb = _mv(_t(ab), fa) + _mv(bb, fb)
-        if not minimax:
-            return ga, gb, 0 * ft
-        ga, gb = ga + ta * ft[..., None], gb + tb * ft[..., None]
-        return ga, gb, (ta * fa).sum(-1) + (tb * fb).sum(-1) + tt * ft
 
-    # Rows of q sum to 1, so of each the last entry follows from the others.
-    w_a = inverse_cholesky(free(free(aa.sum(1), -1), -2))  # [A, K - 1, K - 1]
-    cross = free(free(ab, -1), -2)  # [A, B, K - 1, L - 1]
-    cross = jnp.moveaxis(cross, 2, 1).reshape(num_a, k - 1, num_b * (l - 1))
-    shared = jnp.zeros((num_b, l - 1, num_b, l - 1), v.dtype)
-    every = jnp.arange(num_b)
-    shared = shared.at[every, :, every].add(free(free(bb.sum(0), -1), -2))
-    shared = shared.reshape(num_b * (l - 1), num_b * (l - 1))
-    if minimax:
+def _border_by_total(rows: _Rows, slack: Vector) -> _Rows:
+    """N with t, which reads minus the total of w: the border is H^{-1} B v, from sums alone."""
+    aa, ab, bb, _ = rows
+    ha, hb = -matvec(ab, slack["column"]), -matvec(ab.mT, slack["row"])
+    tt = ratio(1, slack["t"] + (slack["row"] * ha).sum(-1))  # 0 where a row does not count
+    ta, tb = ha * tt[..., None], hb * tt[..., None]
+    aa = aa + ta[..., :, None] * ha[..., None, :]
+    ab = ab + ta[..., :, None] * hb[..., None, :]
+    bb = bb + tb[..., :, None] * hb[..., None, :]
+    return _Rows(aa, ab, bb, (ta, tb, tt))
+
+
+def _factor_shared(rows: _Rows) -> _Shared:
+    """Assemble E'N E, where the rows of the joint chain meet, and factor it."""
+    num_a, num_b, k, l = rows.ab.shape
+    w_a = inverse_cholesky(free_form(rows.aa.sum(1)))
+    cross = jnp.moveaxis(free_form(rows.ab), 2, 1)  # [A, K - 1, B, L - 1]
+    cross = cross.reshape(num_a, k - 1, num_b * (l - 1))
+    rest = block_diagonal(free_form(rows.bb.sum(0)))
+    if rows.total is not None:
+        ta, tb, tt = rows.total
         cross = jnp.concatenate([cross, free(ta.sum(1), -1)[..., None]], -1)
         edge = free(tb.sum(0), -1).reshape(-1, 1)
-        shared = jnp.block([[shared, edge], [edge.T, tt.sum()[None, None]]])
-    half = _mm(w_a, cross)  # [A, K - 1, B * (L - 1) (+ 1)]
+        rest = jnp.block([[rest, edge], [edge.T, tt.sum()[None, None]]])
+    half = dot(w_a, cross)
     flat = half.reshape(num_a * (k - 1), half.shape[-1])
-    w_b = inverse_cholesky(shared - _mm(flat.T, flat))
-
-    def meet(ga, gb, gt, ra, rb, rt):
-        """y and f = N(Ey + g) with E'f = r: what is left of the equations once w is gone."""
-        na, nb, nt = apply(ga, gb, gt)
-        right_a = free(ra - na.sum(1), -1)  # [A, K - 1]
-        right_b = free(rb - nb.sum(0), -1).reshape(-1)
-        if minimax:
-            right_b = jnp.append(right_b, rt - nt.sum())
-        half_a = _mv(w_a, right_a)
-        y_b = solve_factored(w_b, right_b - _mv(flat.T, half_a.reshape(-1)))
-        y_a = whole(_mv(_t(w_a), half_a - _mv(half, y_b[None])))
-        y_t = y_b[-1] if minimax else 0 * ga[0, 0, 0]
-        y_b = whole(y_b[: num_b * (l - 1)].reshape(num_b, l - 1))
-        return y_a, y_b, y_t, *apply(y_a[:, None] + ga, y_b[None] + gb, y_t + gt)
-
-    def solve(pull):
-        rho = pull["zero"] - pull["cap"]
-        pull_t = pull["t"] if minimax else 0 * v[..., 0, 0]
-
-        def spread(fa, fb, ft):
-            return v * (rho + fa[..., None] + fb[..., None, :] - ft[..., None, None])
-
-        def refine(_, found):
-            ya, yb, yt, fa, fb, ft = found
-            kept = spread(fa, fb, ft)
-            change = meet(
-                slack_a * (fa + pull["row"]) + kept.sum(3) - ya[:, None],
-                slack_b * (fb + pull["column"]) + kept.sum(2) - yb[None],
-                slack_t * (ft + pull_t) - kept.sum((2, 3)) - yt,
-                -fa.sum(1),
-                -fb.sum(0),
-                -ft.sum(),
-            )
-            return jax.tree.map(jnp.subtract, found, change)
-
-        row, column, total = 0 * pull["row"], 0 * pull["column"], 0 * v[..., 0, 0]
-        nothing = (row[:, 0], column[0], total[0, 0], row, column, total)
-        ya, yb, yt, fa, fb, ft = lax.fori_loop(0, _REFINEMENTS, refine, nothing)
-        dx = {"a": ya, "b": yb, "kept": spread(fa, fb, ft)}
-        dz = {
-            "zero": pull["zero"] - theta["zero"] * dx["kept"],
-            "cap": pull["cap"] + theta["cap"] * dx["kept"],
-            "row": -fa,
-            "column": -fb,
-        }
-        return (dx | {"t": yt}, dz | {"t": -ft}) if minimax else (dx, dz)
-
-    return solve
-
-
-def _mm(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=_PRECISION)
-
-
-def _mv(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b[..., None], precision=_PRECISION)[..., 0]
-
-
-def _t(a: Array) -> Array:
-    return jnp.swapaxes(a, -1, -2)
+    return _Shared(w_a, half, inverse_cholesky(rest - dot(flat.T, flat)))
