@@ -170,12 +170,12 @@ def key_first(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _
 
     @wraps(function)
     def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        positions: list[Any] = list(args)
+        positions: tuple[Any, ...] = args
         place = next((k for k, value in enumerate(positions) if is_key(value)), 0)
         if positions and "key" in kwargs:
-            positions.insert(0, kwargs.pop("key"))
+            positions = (kwargs.pop("key"), *positions)
         elif place > 0:
-            positions.insert(0, positions.pop(place))
+            positions = (positions[place], *positions[:place], *positions[place + 1 :])
         else:
             return function(*args, **kwargs)
         _deprecated(f"{function.__name__}: the key comes first now")
