@@ -122,8 +122,7 @@ def from_jaxmarl(
             observation itself is the state if not given.
         shared_reward: whether the reward is one for all agents.
         separate_episodes: whether a game that starts anew is another episode.
-        max_states: with more local states than this the play is refused, since no log is long
-            enough to audit them.
+        max_states: more local states than this are refused, as too many for an audit.
 
     Returns:
         A trajectory of T epochs, its labels the names of the agents, the observations (or what
@@ -138,21 +137,16 @@ def from_jaxmarl(
     References:
         Rutherford et al., JaxMARL: Multi-Agent RL Environments and Algorithms in JAX, 2024.
     """
-    if isinstance(env, str):
-        try:
-            import jaxmarl  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            _missing("JaxMARL")
-        env = jaxmarl.make(env)
-    agents = tuple(env.agents)
+    game = _jaxmarl(env) if isinstance(env, str) else env
+    agents = tuple(game.agents)
 
     def reset(key):
-        observations, state = env.reset(key)
+        observations, state = game.reset(key)
         return tuple(observations[a] for a in agents), state
 
     def step(key, state, actions):
         named = dict(zip(agents, actions, strict=True))
-        observations, state, rewards, ends, _ = env.step(key, state, named)
+        observations, state, rewards, ends, _ = game.step(key, state, named)
         paid = jnp.stack([jnp.asarray(rewards[a], float) for a in agents])
         return tuple(observations[a] for a in agents), state, paid, ends["__all__"]
 
@@ -162,10 +156,10 @@ def from_jaxmarl(
             raise ValueError(f"policy: wanted a dict with an action for each of {list(agents)}")
         return tuple(actions[a] for a in agents)
 
-    sizes = tuple(_num_actions(a, env.action_space(a)) for a in agents)
-    game = _Game(agents, sizes, reset, step, act)
+    sizes = tuple(_num_actions(a, game.action_space(a)) for a in agents)
+    adapted = _Game(agents, sizes, reset, step, act)
     options = (num_steps, encode, shared_reward, separate_episodes, max_states)
-    return _record(game, key, *options)
+    return _record(adapted, key, *options)
 
 
 @key_first
@@ -194,7 +188,7 @@ def from_gymnax(
         encode: from an observation to a nonnegative integer, the local state; the observation
             itself is the state if not given.
         separate_episodes: whether a game that starts anew is another episode.
-        max_states: with more local states than this the play is refused.
+        max_states: more local states than this are refused.
 
     Raises:
         ImportError: for a name, if gymnax is not installed.
@@ -203,29 +197,40 @@ def from_gymnax(
     References:
         Lange, gymnax: A JAX-based Reinforcement Learning Environment Library, 2022.
     """
-    if isinstance(env, str):
-        try:
-            import gymnax  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            _missing("gymnax")
-        env, _ = gymnax.make(env)
-    params = env.default_params if params is None else params
+    game = _gymnax(env) if isinstance(env, str) else env
+    params = game.default_params if params is None else params
 
     def reset(key):
-        observation, state = env.reset(key, params)
+        observation, state = game.reset(key, params)
         return (observation,), state
 
     def step(key, state, actions):
         # Before version 1 there is one flag for the end, then one for each way to end.
-        observation, state, reward, *ends, _ = env.step(key, state, actions[0], params)
+        observation, state, reward, *ends, _ = game.step(key, state, actions[0], params)
         end = jnp.stack([jnp.asarray(x, bool) for x in ends]).any()
         return (observation,), state, jnp.asarray(reward, float).reshape(1), end
 
     def act(key, observations):
         return (policy(key, observations[0]),)
 
-    game = _Game((0,), (_num_actions(0, env.action_space(params)),), reset, step, act)
-    return _record(game, key, num_steps, encode, False, separate_episodes, max_states)
+    adapted = _Game((0,), (_num_actions(0, game.action_space(params)),), reset, step, act)
+    return _record(adapted, key, num_steps, encode, False, separate_episodes, max_states)
+
+
+def _jaxmarl(name: str) -> Any:
+    try:
+        import jaxmarl  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        _missing("JaxMARL")
+    return jaxmarl.make(name)
+
+
+def _gymnax(name: str) -> Any:
+    try:
+        import gymnax  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        _missing("gymnax")
+    return gymnax.make(name)[0]
 
 
 def _missing(name: str) -> NoReturn:
@@ -287,7 +292,7 @@ def _record(
 def _stretches(
     game: _Game, see: Callable[..., Array], key: Array, num_steps: int
 ) -> Iterator[list[np.ndarray]]:
-    """Seen `[L, N, d]`, chosen and paid `[L, N]`, ended `[L]`, until at least T steps are played."""
+    """Seen `[L, N, d]`, chosen and paid `[L, N]`, ended `[L]`, until T steps or more are played."""
     length = min(num_steps, _STRETCH)
 
     def step(carry, key):
