@@ -21,6 +21,8 @@ Array = jax.Array
 
 # Agents estimated in one call, and calls at a time.
 _CHUNK, _WORKERS = 10, 2
+# With more agents than this there is no map of who moves whom, which takes a call for each agent.
+_MAPPED = 8
 # Batches of consecutive epochs, whose spread makes the interval.
 _BATCHES = 20
 
@@ -44,23 +46,17 @@ class AgentEstimates(NamedTuple):
 
     def without(self, lacking: np.ndarray) -> "AgentEstimates":
         """NaN, and batches of 0, for the agents that lack data."""
-        return AgentEstimates(
-            np.where(lacking, np.nan, self.entanglement),
-            np.where(lacking, np.nan, self.lower),
-            np.where(lacking, np.nan, self.upper),
-            np.where(lacking, np.nan, self.p_value),
-            np.where(lacking[:, None], 0, self.batches),
-        )
+        numbers = np.where(lacking, np.nan, self[:4])
+        return AgentEstimates._make([*numbers, np.where(lacking[:, None], 0, self.batches)])
 
 
 def from_logs(
     key: Array,
     trajectory: Trajectory,
     features: Array | np.ndarray | None,
-    progress: Callable[[int], object],
-    *,
     min_visits: int,
     num_permutations: int,
+    progress: Callable[[int], object],
 ) -> AgentEstimates:
     """Chunks of agents, two at a time: a chunk of one shape is compiled once."""
     agents = np.arange(trajectory.num_agents)
@@ -114,8 +110,10 @@ def from_policy(
 
 
 def influence_map(key: Array, trajectory: Trajectory, min_visits: int) -> np.ndarray:
-    """Lower estimate of each E_i relative to the state of one other agent, `[N, N]`."""
+    """Lower estimate of each E_i relative to one other's state, `[N, N]`; `[0, 0]` for many."""
     num_agents = trajectory.num_agents
+    if num_agents > _MAPPED:
+        return np.zeros((0, 0))
     states = np.asarray(trajectory.states)[..., None] == np.arange(trajectory.num_states)
     states = states & np.asarray(trajectory.present)[..., None]  # [T, N, S]
     table = np.zeros((num_agents, num_agents))

@@ -29,9 +29,6 @@ from .verdict import ENOUGH, agent_words, relative_bound, team_verdict
 
 Array = jax.Array
 
-# With more agents than this there is no map of who moves whom, which takes a pass for each agent.
-_MAPPED = 8
-
 
 class Audit(NamedTuple):
     """What an audit found; printing it shows the report.
@@ -126,39 +123,28 @@ def audit(
     References:
         Chen and Peng, Section 7.2, Meta Algorithms 1 and 2, Theorem 6.
     """
-    if seed is not None:
-        moved = (
-            "audit: the argument seed is now key=jax.random.key(seed); the old way goes with 0.3"
-        )
-        warnings.warn(moved, DeprecationWarning, stacklevel=2)
-        key = jax.random.key(seed)
-    key = jax.random.key(0) if key is None else key
+    key = _key(key, seed)
     _check_log(trajectory, discount, min_visits)
-    progress = (lambda _: None) if progress is None else progress
-
     trajectory, reward_error, rough = _own_rewards(trajectory)
     learned = jax.tree.map(np.asarray, lstd_local_q(_as_float(trajectory), discount=discount))
     visits = _visits(trajectory)
     known = visits >= min_visits  # [N, X]
     scale = _mean_total(trajectory, learned.value)
-
-    influence = np.zeros((0, 0))
+    progress = (lambda _: None) if progress is None else progress
     if policy is None:
-        options = {"min_visits": min_visits, "num_permutations": num_permutations}
-        found = from_logs(key, trajectory, features, progress, **options)
-        if trajectory.num_agents <= _MAPPED:
-            influence = influence_map(key, trajectory, min_visits)
+        found = from_logs(key, trajectory, features, min_visits, num_permutations, progress)
+        influence = influence_map(key, trajectory, min_visits)
     else:
         found = from_policy(trajectory, policy, progress)
+        influence = np.zeros((0, 0))
     share = np.where(known, visits, 0).sum(1) / np.maximum(visits.sum(1), 1)
     lacking = (share < ENOUGH) | np.isnan(found.entanglement)
     found = found.without(lacking)
     words = agent_words(found._asdict(), lacking, from_logs=policy is None)
-    bound, bound_upper, theorem_6 = _bounds(
-        found, trajectory, learned.value, known, discount, num_folds=2 if policy is None else 1
-    )
+    num_folds = 2 if policy is None else 1
+    bounds = _bounds(found, trajectory, learned.value, known, discount, num_folds)
     verdict, sentence = team_verdict(
-        words, bound_upper, scale, trajectory.num_agents, policy is None
+        words, bounds["bound_upper"], scale, trajectory.num_agents, policy is None
     )
     return Audit(
         verdict=verdict,
@@ -175,14 +161,21 @@ def audit(
         pairs=tuple(trajectory.pair_label(x) for x in range(trajectory.num_pairs)),
         q_local=np.where(known, learned.value, np.nan),
         occupancy=learned.occupancy,
-        theorem_6=theorem_6,
-        bound=bound,
-        bound_upper=bound_upper,
+        **bounds,
         scale=scale,
         influence=influence,
         reward_error=reward_error,
         notes=notes + rough,
     )
+
+
+def _key(key: Array | None, seed: int | None) -> Array:
+    """The key, that of a deprecated seed, or the one that stands for neither."""
+    if seed is None:
+        return jax.random.key(0) if key is None else key
+    moved = "audit: the argument seed is now key=jax.random.key(seed)"
+    warnings.warn(f"{moved}; the old way goes with 0.3", DeprecationWarning, stacklevel=3)
+    return jax.random.key(seed)
 
 
 def _check_log(trajectory: Trajectory, discount: float, min_visits: int) -> None:
@@ -235,7 +228,7 @@ def _bounds(
     known: np.ndarray,
     discount: float,
     num_folds: int,
-) -> tuple[float, float, float]:
+) -> dict[str, float]:
     """The bound by spans of local values, the upper end of its interval, and that of Theorem 6."""
     high, low = np.where(known, value, -np.inf).max(1), np.where(known, value, np.inf).min(1)
     span = np.where(known.any(1), high - low, 0)
@@ -248,8 +241,11 @@ def _bounds(
     error = error * np.sqrt(num_folds)
     largest = np.abs(np.where(trajectory.present, trajectory.rewards, 0)).max(0)
     upper = np.nansum(np.minimum(found.upper, 1) * largest)
-    theorem_6 = 4 * discount / (1 - discount) ** 2 * upper
-    return bound, bound + student(0.95, num_batches) * float(error), float(theorem_6)
+    return {
+        "theorem_6": float(4 * discount / (1 - discount) ** 2 * upper),
+        "bound": bound,
+        "bound_upper": bound + student(0.95, num_batches) * float(error),
+    }
 
 
 def _report(a: Audit) -> list[str]:

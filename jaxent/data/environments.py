@@ -16,7 +16,8 @@ environment that is passed as an object, which needs only the methods of `Enviro
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +138,7 @@ def from_jaxmarl(
     References:
         Rutherford et al., JaxMARL: Multi-Agent RL Environments and Algorithms in JAX, 2024.
     """
-    game = _jaxmarl(env) if isinstance(env, str) else env
+    game = _package("jaxmarl", "JaxMARL").make(env) if isinstance(env, str) else env
     agents = tuple(game.agents)
 
     def reset(key):
@@ -197,7 +198,7 @@ def from_gymnax(
     References:
         Lange, gymnax: A JAX-based Reinforcement Learning Environment Library, 2022.
     """
-    game = _gymnax(env) if isinstance(env, str) else env
+    game = _package("gymnax", "gymnax").make(env)[0] if isinstance(env, str) else env
     params = game.default_params if params is None else params
 
     def reset(key):
@@ -217,24 +218,13 @@ def from_gymnax(
     return _record(adapted, key, num_steps, encode, False, separate_episodes, max_states)
 
 
-def _jaxmarl(name: str) -> Any:
+def _package(module: str, name: str) -> Any:
     try:
-        import jaxmarl  # pyright: ignore[reportMissingImports]
+        return import_module(module)
     except ImportError:
-        _missing("JaxMARL")
-    return jaxmarl.make(name)
-
-
-def _gymnax(name: str) -> Any:
-    try:
-        import gymnax  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        _missing("gymnax")
-    return gymnax.make(name)[0]
-
-
-def _missing(name: str) -> NoReturn:
-    raise ImportError(f"an environment by name needs {name}: pip install 'jaxent[envs]'") from None
+        raise ImportError(
+            f"an environment by name needs {name}: pip install 'jaxent[envs]'"
+        ) from None
 
 
 def _num_actions(agent: Hashable, space: object) -> int:

@@ -136,8 +136,6 @@ def lstd_local_q(
 
 
 def _lstd(flow: Array, reward: Array, discount: Array | float, features: Array | None) -> LocalQ:
-    flow = jnp.asarray(flow, jnp.result_type(flow, reward, float))
-    reward = jnp.asarray(reward, flow.dtype)
     transition, visits = flow_rows(flow), flow.sum(1)
     if features is None:
         value = discounted_solve(transition, reward, discount)
@@ -203,7 +201,6 @@ def network_local_q(
 
 @partial(jax.jit, static_argnames=("hidden", "num_steps", "learning_rate"))
 def _network(flow, reward, discount, features, key, *, hidden, num_steps, learning_rate) -> LocalQ:
-    flow = jnp.asarray(flow, jnp.result_type(flow, reward, float))
     transition, visits = flow_rows(flow), flow.sum(1)
     share = share_of(visits)
     features = jnp.asarray(features, flow.dtype)
@@ -257,20 +254,20 @@ def _each_type(
     types: ArrayLike | None,
     solve: Callable[..., LocalQ],
     key: Array | None = None,
-) -> tuple[Array | np.ndarray, Array | np.ndarray, Callable[..., LocalQ]]:
+) -> tuple[Array, Array, Callable[..., LocalQ]]:
     """Flow, reward and a solver for one flow as given, or for all types of a trajectory."""
     extra = () if key is None else (key,)
     if isinstance(flow, Trajectory):
         check_paid(flow, reward)
         counted = local_flow(flow, types=types)
-        if key is not None:
-            extra = (jax.random.split(key, len(counted.flow)),)
-        axes = (0, 0, None, None, *(0 for _ in extra))
-        many = jax.vmap(solve, in_axes=axes)
+        extra = tuple(jax.random.split(k, len(counted.flow)) for k in extra)
+        many = jax.vmap(solve, in_axes=(0, 0, None, None, *(0 for _ in extra)))
         return counted.flow, counted.reward, lambda *args: many(*args, *extra)
     if reward is None or types is not None:
         raise ValueError("reward: a flow needs one, and has no types")
     check_shape("flow", flow, (None, jnp.shape(flow)[0]))
+    flow = jnp.asarray(flow, jnp.result_type(flow, reward, float))
+    reward = jnp.asarray(reward, flow.dtype)
     return flow, reward, lambda *args: solve(*args, *extra)
 
 
