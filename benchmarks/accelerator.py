@@ -205,7 +205,7 @@ def sweeping(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row]:
         size=np.linspace(600, 1800, sizes.points // several).astype(int) // 30 * 30,
         seed=range(several),
     )
-    call = partial(jaxent.sweep, circulant, grid, key=jax.random.key(0))
+    call = partial(jaxent.sweep, jax.random.key(0), circulant, grid)
     [(seconds, table)] = timed(call)
     scaled = np.sqrt(table["size"]) * np.asarray(table["entanglement"], np.float64)
     field = jaxent.mean_field(jaxent.circulant_bandit(30), jaxent.CIRCULANT_PRIORITY)

@@ -94,7 +94,7 @@ def run(config: Config, seed: int, progress: Any = None) -> jaxent.Audit:
     return jaxent.audit(
         jaxent.read_log(table, known={"state": STATES}).trajectory,
         discount=0.5,
-        seed=seed,
+        key=jax.random.key(seed),
         num_permutations=config.permutations,
         progress=progress,
     )

@@ -21,12 +21,9 @@ from .data.estimators import entanglement_interval as entanglement_interval
 from .data.estimators import estimate_entanglement as estimate_entanglement
 from .data.local_learning import LocalFlow as LocalFlow
 from .data.local_learning import LocalQ as LocalQ
-from .data.local_learning import LocalReturns as LocalReturns
 from .data.local_learning import local_flow as local_flow
 from .data.local_learning import lstd_local_q as lstd_local_q
-from .data.local_learning import monte_carlo_local_q as monte_carlo_local_q
 from .data.local_learning import network_local_q as network_local_q
-from .data.local_learning import td_local_q as td_local_q
 from .data.log_entanglement import LogsEstimate as LogsEstimate
 from .data.log_entanglement import entanglement_from_logs as entanglement_from_logs
 from .data.log_entanglement import pair_counts as pair_counts
@@ -37,6 +34,9 @@ from .data.reward_split import with_rewards as with_rewards
 from .data.tables import Log as Log
 from .data.tables import read_log as read_log
 from .data.tables import to_frame as to_frame
+from .data.td_learning import LocalReturns as LocalReturns
+from .data.td_learning import monte_carlo_local_q as monte_carlo_local_q
+from .data.td_learning import td_local_q as td_local_q
 from .data.trajectory import Labels as Labels
 from .data.trajectory import Trajectory as Trajectory
 from .data.trajectory import chain_trajectory as chain_trajectory

@@ -166,15 +166,16 @@ def renamed(
 
 
 def key_first(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Take the key where it stood before: by name after other arguments, or second."""
+    """Take the key where it stood before: by name after other arguments, or at a later place."""
 
     @wraps(function)
     def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         positions: tuple[Any, ...] = args
+        place = next((k for k, value in enumerate(positions) if is_key(value)), 0)
         if positions and "key" in kwargs:
             positions = (kwargs.pop("key"), *positions)
-        elif len(positions) > 1 and is_key(positions[1]) and not is_key(positions[0]):
-            positions = (positions[1], positions[0], *positions[2:])
+        elif place > 0:
+            positions = (positions[place], *positions[:place], *positions[place + 1 :])
         else:
             return function(*args, **kwargs)
         _deprecated(f"{function.__name__}: the key comes first now")

@@ -59,7 +59,7 @@ EXPERIMENTS = {
 def run(experiment, **options):
     """One of the experiments, always with the same key."""
     function, grid, chunk = EXPERIMENTS[experiment]
-    return jaxent.sweep(function, grid, key=jax.random.key(7), chunk=chunk, **options)
+    return jaxent.sweep(jax.random.key(7), function, grid, chunk=chunk, **options)
 
 
 def die_while_saving(number):

@@ -1,6 +1,7 @@
 """The audit and its command: numbers, words, files, and one line for bad input."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 import jaxent
-from jaxent.auditing.report import _verdict, _words, to_dict
+from jaxent.auditing.report import to_dict
+from jaxent.auditing.verdict import agent_words, team_verdict
 from tests.reference import cases
 from tests.tolerances import EXACT, SOLVE
 
@@ -61,6 +63,17 @@ def test_numbers(log, found):
     report = str(found)
     assert report.startswith(f"verdict: {found.verdict}\n")
     assert f"{found.entanglement[0]:.4f}" in report
+
+
+def test_key_and_the_seed_of_old(log, found):
+    """`seed=0` gives what no key gives, and `seed=3` what its key does."""
+    told = partial(jaxent.audit, log[0], discount=0.8, num_permutations=39)
+    with pytest.warns(DeprecationWarning, match="audit: the argument seed is now key="):
+        assert str(told(seed=0)) == str(found)
+    with pytest.warns(DeprecationWarning, match="seed"):
+        old = told(seed=3)
+    new = told(key=jax.random.key(3))
+    jax.tree.map(np.testing.assert_array_equal, old, new)
 
 
 def test_with_the_policy(log):
@@ -198,12 +211,12 @@ def test_words_are_the_numbers_of_the_docs():
         "upper": np.array([0.04, 0.06, 0.2, 0.2, 0.2]),
     }
     lacking = np.array([False, False, False, False, True])
-    words = _words(found, lacking, from_logs=True)
+    words = agent_words(found, lacking, from_logs=True)
     # Benjamini and Hochberg: p <= .05 k / 4 holds for .01 and .012, not for .04.
     nothing = "no entanglement seen"
     assert words == ("weakly entangled", "entangled", nothing, nothing, "not enough data")
     known = {"lower": np.array([0.0, 0.01]), "upper": np.array([0.02, 0.05])}
-    assert _words(known, np.zeros(2, bool), from_logs=False) == (nothing, "entangled")
+    assert agent_words(known, np.zeros(2, bool), from_logs=False) == (nothing, "entangled")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +232,7 @@ def test_words_are_the_numbers_of_the_docs():
     ],
 )
 def test_verdicts(words, relative, verdict):
-    assert _verdict(words, 2 * relative, 2.0, 2, True)[0] == verdict
+    assert team_verdict(words, 2 * relative, 2.0, 2, True)[0] == verdict
 
 
 def test_nothing_known_is_null_in_json(log):

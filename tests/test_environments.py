@@ -62,7 +62,7 @@ KEY = jax.random.key(0)
 
 
 def play(env=None, policy=run_at_random, num_steps=1500, **options):
-    return je.from_jaxmarl(env or Relay(), policy, KEY, num_steps=num_steps, **options)
+    return je.from_jaxmarl(KEY, env or Relay(), policy, num_steps=num_steps, **options)
 
 
 def test_rows_are_the_game():
@@ -90,6 +90,17 @@ def test_rows_are_the_game():
     assert joined.follows.all()
     np.testing.assert_array_equal(joined.states, seen.states)
     np.testing.assert_array_equal(joined.rewards, np.stack([reached, reached], 1))
+
+
+def test_the_key_may_still_come_third():
+    new = play(num_steps=20)
+    with pytest.warns(DeprecationWarning, match="from_jaxmarl: the key comes first now"):
+        old = je.from_jaxmarl(Relay(), run_at_random, KEY, num_steps=20)
+    np.testing.assert_array_equal(old.states, new.states)
+    new = je.from_gymnax(KEY, Walk(1), lambda key, seen: 1, num_steps=9)
+    with pytest.warns(DeprecationWarning, match="from_gymnax: the key comes first now"):
+        old = je.from_gymnax(Walk(1), lambda key, seen: 1, key=KEY, num_steps=9)
+    np.testing.assert_array_equal(old.states, new.states)
 
 
 def test_encode_makes_the_states():
@@ -140,7 +151,7 @@ def test_sizes_that_differ_ask_for_encode():
 def test_names_need_the_extra(call, module, name, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"needs {name}: pip install 'jaxent\[envs\]'"):
-        call("switch_riddle", run_at_random, KEY, num_steps=10)
+        call(KEY, "switch_riddle", run_at_random, num_steps=10)
 
 
 class Walk:
@@ -166,7 +177,7 @@ class Walk:
 @pytest.mark.parametrize("flags", [1, 2])
 def test_one_agent(flags):
     always = lambda key, seen: 1  # noqa: E731
-    seen = je.from_gymnax(Walk(flags), always, KEY, num_steps=9, separate_episodes=True)
+    seen = je.from_gymnax(KEY, Walk(flags), always, num_steps=9, separate_episodes=True)
     np.testing.assert_array_equal(seen.states[:, 0], [0, 1, 2, 3, 0, 1, 2, 3, 0])
     np.testing.assert_array_equal(seen.episode, [0, 0, 0, 0, 1, 1, 1, 1, 2])
     np.testing.assert_array_equal(seen.rewards[:, 0], [0, 0, 0, 1, 0, 0, 0, 1, 0])
@@ -191,7 +202,7 @@ def test_switch_riddle(foreign):
         keys = jax.random.split(key, len(seen))
         return {a: jax.random.randint(k, (), 0, 3) for a, k in zip(seen, keys)}
 
-    seen = je.from_jaxmarl("switch_riddle", policy, KEY, num_steps=3000, shared_reward=True)
+    seen = je.from_jaxmarl(KEY, "switch_riddle", policy, num_steps=3000, shared_reward=True)
     assert seen.labels.agents == ("agent_0", "agent_1", "agent_2")
     assert seen.labels.states == ((0, 0), (1, 0), (1, 1))  # in the room, and sees the light
     inside = seen.states > 0
@@ -210,9 +221,9 @@ def test_coin_game(foreign):
 
     env = foreign.make("coin_game", egocentric=True)
     with pytest.raises(ValueError, match=r"observations: .* wanted at most 256; pass encode="):
-        je.from_jaxmarl(env, policy, KEY, num_steps=1000)
+        je.from_jaxmarl(KEY, env, policy, num_steps=1000)
     own_coin = lambda seen: seen.reshape(9, 4)[:, 2].argmax()  # noqa: E731
-    seen = je.from_jaxmarl(env, policy, KEY, num_steps=3000, encode=own_coin)
+    seen = je.from_jaxmarl(KEY, env, policy, num_steps=3000, encode=own_coin)
     assert seen.labels.agents == ("0", "1")
     assert (seen.num_states, seen.num_actions) == (9, 5)
     # Each field is stepped on with chance 1/9: 1 for either coin, -2 if the other takes mine.
@@ -223,7 +234,7 @@ def test_coin_game(foreign):
 @pytest.mark.parametrize("foreign", ["gymnax"], indirect=True)
 def test_gymnax(foreign):
     act = lambda key, seen: jax.random.randint(key, (), 0, 3)  # noqa: E731
-    seen = je.from_gymnax("Catch-bsuite", act, KEY, num_steps=2000, max_states=300)
+    seen = je.from_gymnax(KEY, "Catch-bsuite", act, num_steps=2000, max_states=300)
     assert seen.num_agents == 1
     # A ball falls for nine steps, and is caught or not.
     assert abs((seen.rewards[:, 0] != 0).mean() - 1 / 9) < 0.01

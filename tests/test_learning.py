@@ -188,8 +188,17 @@ def test_features():
     np.testing.assert_allclose(phi.T @ residual, 0, atol=SOLVE)
     weight = np.linalg.lstsq(phi, few.value, rcond=None)[0]
     np.testing.assert_allclose(phi @ weight, few.value, atol=SOLVE)
-    network = jaxent.network_local_q(flow, reward, discount=0.8, key=jax.random.key(0))
+    network = jaxent.network_local_q(jax.random.key(0), flow, reward, discount=0.8)
     np.testing.assert_allclose(network.value, table.value, atol=0.02)
+
+
+def test_the_key_may_still_come_last():
+    key, call = jax.random.key(1), (np.eye(2), np.ones(2))
+    options = {"discount": 0.5, "hidden": (4,), "num_steps": 2}
+    with pytest.warns(DeprecationWarning, match="network_local_q: the key comes first now"):
+        old = jaxent.network_local_q(*call, key=key, **options)
+    new = jaxent.network_local_q(key, *call, **options)
+    np.testing.assert_array_equal(old.value, new.value)
 
 
 def shared(states, reward):

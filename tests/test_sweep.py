@@ -8,22 +8,22 @@ import subprocess
 import sys
 import time
 from functools import partial
-from importlib import import_module
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxent
+from jaxent.sweeps import checkpoint
 from tests import sweep_worker
 
 from .tolerances import EXACT
 
-module = import_module("jaxent.sweeps.grid")
 GRID = sweep_worker.EXPERIMENTS["small"][1]
 KEY = jax.random.key(7)
-SMALL = partial(jaxent.sweep, sweep_worker.small, GRID, key=KEY, chunk=8)
+SMALL = partial(jaxent.sweep, KEY, sweep_worker.small, GRID, chunk=8)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +49,14 @@ def begun(tmp_path, monkeypatch):
     """A folder with a sweep that was interrupted after its first save."""
     folder = tmp_path / "begun"
     with monkeypatch.context() as patch:
-        save = module.save_npz
+        save = checkpoint.save_npz
 
         def save_and_stop(path, arrays):
             save(path, arrays)
-            patch.setattr(module, "save_npz", save)
+            patch.setattr(checkpoint, "save_npz", save)
             raise KeyboardInterrupt
 
-        patch.setattr(module, "save_npz", save_and_stop)
+        patch.setattr(checkpoint, "save_npz", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
             SMALL(folder=folder)
     return folder
@@ -82,12 +82,29 @@ def test_table_is_the_loop_over_points(whole):
         assert whole["scale"][p] == GRID["scale"][p]
 
 
+def test_the_key_may_still_come_last(whole):
+    with pytest.warns(DeprecationWarning, match="sweep: the key comes first now"):
+        same(jaxent.sweep(sweep_worker.small, GRID, key=KEY, chunk=8), whole)
+
+
+def test_all_points_share_one_compilation():
+    """Traced twice, to see what it returns and to compile it, however many points there are."""
+
+    def experiment(key, point):
+        return point["size"] + jax.random.uniform(key)
+
+    chex.clear_trace_counter()
+    counted = chex.assert_max_traces(experiment, n=2)
+    found = jaxent.sweep(KEY, counted, {"size": np.arange(60.0)}, chunk=4)
+    assert found["value"].shape == (60,)
+
+
 def test_chosen_chunk_and_folder(tmp_path, whole):
     """Progress adds up; the header says what ran; a finished sweep is only read."""
     told = []
     function = lambda key, point: 2.0 * point["seed"] + 0 * jax.random.uniform(key)  # noqa: E731
     grid = {"seed": np.arange(45)}
-    found = jaxent.sweep(function, grid, key=KEY, folder=tmp_path, progress=told.append)
+    found = jaxent.sweep(KEY, function, grid, folder=tmp_path, progress=told.append)
     np.testing.assert_array_equal(found["value"], 2.0 * np.arange(45))
     assert told[0] == 0
     assert sum(told) == 45
@@ -96,7 +113,7 @@ def test_chosen_chunk_and_folder(tmp_path, whole):
     assert header["jax"] == jax.__version__
     assert header["key"][1:] == [0, 7]
     before = contents(tmp_path)
-    again = jaxent.sweep(function, grid, key=KEY, folder=tmp_path)
+    again = jaxent.sweep(KEY, function, grid, folder=tmp_path)
     same(found, again)
     assert contents(tmp_path) == before
     assert set(before) == {"sweep.json", "sweep.npz"}
@@ -218,7 +235,7 @@ def test_too_much_memory_is_refused():
         return jnp.arange(1000.0) * point["a"]
 
     grid = {"a": np.ones(64)}
-    call = partial(jaxent.sweep, large, grid, key=KEY)
+    call = partial(jaxent.sweep, KEY, large, grid)
     with pytest.raises(ValueError, match=r"chunk: 32 points at once need \d+ bytes") as refused:
         call(chunk=32, memory=100_000)
     fits = int(str(refused.value).split("a chunk of ")[1].split()[0])
@@ -229,7 +246,7 @@ def test_too_much_memory_is_refused():
     with pytest.raises(
         ValueError, match=r"results of 3 points need \d+ bytes, of \d+; 0 points fit"
     ):
-        jaxent.sweep(lambda key, point: jnp.zeros(1 << 50), {"a": np.ones(3)}, key=KEY)
+        jaxent.sweep(KEY, lambda key, point: jnp.zeros(1 << 50), {"a": np.ones(3)})
 
 
 def constant(value):

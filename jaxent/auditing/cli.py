@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import jax
+
 try:
     import tyro
     from tqdm import tqdm
@@ -87,7 +89,7 @@ def run_audit(options: AuditOptions) -> int:
             found = audit(
                 log.trajectory,
                 discount=options.discount,
-                seed=options.seed,
+                key=jax.random.key(options.seed),
                 min_visits=options.min_visits,
                 num_permutations=options.num_permutations,
                 notes=gaps,

@@ -10,25 +10,75 @@ again has a stationary law and a reward at the end is followed by something; `se
 marks the ends instead, and then the last row of an episode, which nothing follows, teaches nothing.
 
 Both packages are optional: `pip install jaxent[envs]`. Nothing of them is imported for an
-environment that is passed as an object, which needs only the methods named below.
+environment that is passed as an object, which needs only the methods of `Environment` or
+`SingleAgentEnvironment`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, NoReturn
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._checks import check_finite, check_positive_int
+from .._checks import check_finite, check_positive_int, key_first
 from .trajectory import Labels, Trajectory
 
 Array = jax.Array
 
+# What an agent sees: an array, or a pytree of arrays.
+Observation = TypeVar("Observation")
+_Seen = TypeVar("_Seen", covariant=True)
+
 # Steps that are played before observations are looked at.
 _STRETCH = 1024
+
+
+class Environment(Protocol[_Seen]):
+    """A game of several agents, as JaxMARL's are; one that has ended starts anew by itself."""
+
+    @property
+    def agents(self) -> Sequence[str]:
+        """Their names."""
+        ...
+
+    def action_space(self, agent: str) -> object:
+        """What an agent may do; a finite set has their number, `n`."""
+        ...
+
+    def reset(self, key: Array) -> tuple[Mapping[str, _Seen], Any]:
+        """What each agent sees at the start, by name, and the state."""
+        ...
+
+    def step(
+        self, key: Array, state: Any, actions: dict[str, Any]
+    ) -> tuple[Mapping[str, _Seen], Any, Mapping[str, Any], Mapping[str, Any], Any]:
+        """What is seen next, the next state, rewards, ends (with "__all__"), anything else."""
+        ...
+
+
+class SingleAgentEnvironment(Protocol[_Seen]):
+    """A game of one agent, as gymnax's are; one that has ended starts anew by itself."""
+
+    @property
+    def default_params(self) -> Any:
+        """Parameters of the game."""
+        ...
+
+    def action_space(self, params: Any) -> object:
+        """What the agent may do; a finite set has their number, `n`."""
+        ...
+
+    def reset(self, key: Array, params: Any) -> tuple[_Seen, Any]:
+        """What is seen at the start, and the state."""
+        ...
+
+    def step(self, key: Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
+        """What is seen next, the next state, the reward, one or more ends, anything else."""
+        ...
 
 
 class _Game(NamedTuple):
@@ -42,20 +92,21 @@ class _Game(NamedTuple):
         act: key and observations to actions.
     """
 
-    agents: tuple[Any, ...]
+    agents: tuple[Hashable, ...]
     num_actions: tuple[int, ...]
     reset: Callable[..., Any]
     step: Callable[..., Any]
     act: Callable[..., Any]
 
 
+@key_first
 def from_jaxmarl(
-    env: Any,
-    policy: Callable[[Array, dict[Any, Any]], dict[Any, Any]],
     key: Array,
+    env: Environment[Observation] | str,
+    policy: Callable[[Array, dict[str, Observation]], Mapping[str, Array | int]],
     *,
     num_steps: int,
-    encode: Callable[[Any], Any] | None = None,
+    encode: Callable[[Observation], Array | int] | None = None,
     shared_reward: bool = False,
     separate_episodes: bool = False,
     max_states: int = 256,
@@ -63,17 +114,16 @@ def from_jaxmarl(
     """Play a policy in a JaxMARL environment and record it.
 
     Args:
-        env: with `agents`, `action_space(agent)`, `reset(key)` and `step(key, state, actions)` that
-            starts anew where it ended, as JaxMARL's are; or the name of one of them.
+        key: of `jax.random.key`.
+        env: an `Environment`, as JaxMARL's are; or the name of one of them.
         policy: from a key and the observation of each agent, by name, to its action, by name. Its
             own choice of what to read: an agent that reads the others' is entangled with them.
-        key: of `jax.random.key`.
         num_steps: T. Static.
         encode: from one agent's observation to a nonnegative integer, its local state; the
             observation itself is the state if not given.
         shared_reward: whether the reward is one for all agents.
         separate_episodes: whether a game that starts anew is another episode.
-        max_states: so many local states are enough for an audit of any length.
+        max_states: more local states than this are refused, as too many for an audit.
 
     Returns:
         A trajectory of T epochs, its labels the names of the agents, the observations (or what
@@ -88,21 +138,16 @@ def from_jaxmarl(
     References:
         Rutherford et al., JaxMARL: Multi-Agent RL Environments and Algorithms in JAX, 2024.
     """
-    if isinstance(env, str):
-        try:
-            import jaxmarl  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            _missing("JaxMARL")
-        env = jaxmarl.make(env)
-    agents = tuple(env.agents)
+    game = _package("jaxmarl", "JaxMARL").make(env) if isinstance(env, str) else env
+    agents = tuple(game.agents)
 
     def reset(key):
-        observations, state = env.reset(key)
+        observations, state = game.reset(key)
         return tuple(observations[a] for a in agents), state
 
     def step(key, state, actions):
         named = dict(zip(agents, actions, strict=True))
-        observations, state, rewards, ends, _ = env.step(key, state, named)
+        observations, state, rewards, ends, _ = game.step(key, state, named)
         paid = jnp.stack([jnp.asarray(rewards[a], float) for a in agents])
         return tuple(observations[a] for a in agents), state, paid, ends["__all__"]
 
@@ -112,20 +157,21 @@ def from_jaxmarl(
             raise ValueError(f"policy: wanted a dict with an action for each of {list(agents)}")
         return tuple(actions[a] for a in agents)
 
-    sizes = tuple(_num_actions(a, env.action_space(a)) for a in agents)
-    game = _Game(agents, sizes, reset, step, act)
+    sizes = tuple(_num_actions(a, game.action_space(a)) for a in agents)
+    adapted = _Game(agents, sizes, reset, step, act)
     options = (num_steps, encode, shared_reward, separate_episodes, max_states)
-    return _record(game, key, *options)
+    return _record(adapted, key, *options)
 
 
+@key_first
 def from_gymnax(
-    env: Any,
-    policy: Callable[[Array, Any], Any],
     key: Array,
+    env: SingleAgentEnvironment[Observation] | str,
+    policy: Callable[[Array, Observation], Array | int],
     *,
     num_steps: int,
-    params: Any = None,
-    encode: Callable[[Any], Any] | None = None,
+    params: object = None,
+    encode: Callable[[Observation], Array | int] | None = None,
     separate_episodes: bool = False,
     max_states: int = 256,
 ) -> Trajectory:
@@ -135,15 +181,15 @@ def from_gymnax(
     asks for more.
 
     Args:
-        env: with `default_params`, `action_space(params)`, `reset(key, params)` and
-            `step(key, state, action, params)`, as gymnax's are; or the name of one of them.
-        policy: from a key and the observation to the action.
         key: of `jax.random.key`.
+        env: a `SingleAgentEnvironment`, as gymnax's are; or the name of one of them.
+        policy: from a key and the observation to the action.
         num_steps: T. Static.
         params: of the environment; its default ones if not given.
-        encode: as for `from_jaxmarl`.
-        separate_episodes: as for `from_jaxmarl`.
-        max_states: as for `from_jaxmarl`.
+        encode: from an observation to a nonnegative integer, the local state; the observation
+            itself is the state if not given.
+        separate_episodes: whether a game that starts anew is another episode.
+        max_states: more local states than this are refused.
 
     Raises:
         ImportError: for a name, if gymnax is not installed.
@@ -152,36 +198,36 @@ def from_gymnax(
     References:
         Lange, gymnax: A JAX-based Reinforcement Learning Environment Library, 2022.
     """
-    if isinstance(env, str):
-        try:
-            import gymnax  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            _missing("gymnax")
-        env, _ = gymnax.make(env)
-    params = env.default_params if params is None else params
+    game = _package("gymnax", "gymnax").make(env)[0] if isinstance(env, str) else env
+    params = game.default_params if params is None else params
 
     def reset(key):
-        observation, state = env.reset(key, params)
+        observation, state = game.reset(key, params)
         return (observation,), state
 
     def step(key, state, actions):
         # Before version 1 there is one flag for the end, then one for each way to end.
-        observation, state, reward, *ends, _ = env.step(key, state, actions[0], params)
+        observation, state, reward, *ends, _ = game.step(key, state, actions[0], params)
         end = jnp.stack([jnp.asarray(x, bool) for x in ends]).any()
         return (observation,), state, jnp.asarray(reward, float).reshape(1), end
 
     def act(key, observations):
         return (policy(key, observations[0]),)
 
-    game = _Game((0,), (_num_actions(0, env.action_space(params)),), reset, step, act)
-    return _record(game, key, num_steps, encode, False, separate_episodes, max_states)
+    adapted = _Game((0,), (_num_actions(0, game.action_space(params)),), reset, step, act)
+    return _record(adapted, key, num_steps, encode, False, separate_episodes, max_states)
 
 
-def _missing(name: str) -> NoReturn:
-    raise ImportError(f"an environment by name needs {name}: pip install 'jaxent[envs]'") from None
+def _package(module: str, name: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        raise ImportError(
+            f"an environment by name needs {name}: pip install 'jaxent[envs]'"
+        ) from None
 
 
-def _num_actions(agent: Any, space: Any) -> int:
+def _num_actions(agent: Hashable, space: object) -> int:
     size = getattr(space, "n", None)
     if size is None or np.ndim(size):
         raise ValueError(
@@ -195,7 +241,7 @@ def _record(
     game: _Game,
     key: Array,
     num_steps: int,
-    encode: Callable[[Any], Any] | None,
+    encode: Callable[..., Array | int] | None,
     shared_reward: bool,
     separate_episodes: bool,
     max_states: int,
@@ -204,33 +250,15 @@ def _record(
     check_positive_int("num_steps", num_steps)
     check_positive_int("max_states", max_states)
     see = _seer(game, key, encode)
-    length = min(num_steps, _STRETCH)
-
-    def step(carry, key):
-        observations, state = carry
-        act_key, step_key = jax.random.split(key)
-        actions = game.act(act_key, observations)
-        after, state, rewards, ended = game.step(step_key, state, actions)
-        chosen = jnp.stack([jnp.asarray(a).reshape(()) for a in actions])
-        return (after, state), (see(observations), chosen, rewards, ended)
-
-    @jax.jit
-    def play(carry, key):
-        return lax.scan(step, carry, jax.random.split(key, length))
-
-    reset_key, play_key = jax.random.split(key)
-    carry = jax.jit(game.reset)(reset_key)
     tables, parts, offset = [], [], 0
-    for k in range(-(-num_steps // length)):
-        carry, (seen, *rest) = play(carry, jax.random.fold_in(play_key, k))
-        seen = np.asarray(seen)  # [length, N, d]
+    for seen, *rest in _stretches(game, see, key, num_steps):
         check_finite("observations", seen)
         table, codes = np.unique(seen.reshape(-1, seen.shape[-1]), axis=0, return_inverse=True)
+        if not tables:  # later stretches can only add to what is seen
+            _check_few(len(table), len(seen), max_states, encode)
         tables.append(table)
-        parts.append([offset + codes.reshape(seen.shape[:2]), *map(np.asarray, rest)])
+        parts.append([offset + codes.reshape(seen.shape[:2]), *rest])
         offset += len(table)
-        if k == 0:  # the rest may only tell more of them
-            _check_few(len(table), length, max_states, encode)
     table, place = np.unique(np.concatenate(tables), axis=0, return_inverse=True)
     _check_few(len(table), num_steps, max_states, encode)
     codes, actions, rewards, ended = (
@@ -251,7 +279,34 @@ def _record(
     )
 
 
-def _seer(game: _Game, key: Array, encode: Callable[[Any], Any] | None) -> Callable[..., Array]:
+def _stretches(
+    game: _Game, see: Callable[..., Array], key: Array, num_steps: int
+) -> Iterator[list[np.ndarray]]:
+    """Seen `[L, N, d]`, chosen and paid `[L, N]`, ended `[L]`, until T steps or more are played."""
+    length = min(num_steps, _STRETCH)
+
+    def step(carry, key):
+        observations, state = carry
+        act_key, step_key = jax.random.split(key)
+        actions = game.act(act_key, observations)
+        after, state, rewards, ended = game.step(step_key, state, actions)
+        chosen = jnp.stack([jnp.asarray(a).reshape(()) for a in actions])
+        return (after, state), (see(observations), chosen, rewards, ended)
+
+    @jax.jit
+    def play(carry, key):
+        return lax.scan(step, carry, jax.random.split(key, length))
+
+    reset_key, play_key = jax.random.split(key)
+    carry = jax.jit(game.reset)(reset_key)
+    for k in range(-(-num_steps // length)):
+        carry, played = play(carry, jax.random.fold_in(play_key, k))
+        yield [np.asarray(x) for x in played]
+
+
+def _seer(
+    game: _Game, key: Array, encode: Callable[..., Array | int] | None
+) -> Callable[..., Array]:
     """From the observations of all agents to rows of numbers, `[N, d]`."""
     if encode is not None:
         one = encode
@@ -281,7 +336,7 @@ def _seer(game: _Game, key: Array, encode: Callable[[Any], Any] | None) -> Calla
     return lambda observations: jnp.stack([row(x) for x in observations])
 
 
-def _check_few(found: int, steps: int, max_states: int, encode: Any) -> None:
+def _check_few(found: int, steps: int, max_states: int, encode: Callable | None) -> None:
     if found > max_states:
         remedy = (
             "pass encode= that makes a small integer of an observation (what the agent needs to "
@@ -295,7 +350,7 @@ def _check_few(found: int, steps: int, max_states: int, encode: Any) -> None:
         )
 
 
-def _one_for_all(rewards: np.ndarray, agents: tuple[Any, ...]) -> np.ndarray:
+def _one_for_all(rewards: np.ndarray, agents: tuple[Hashable, ...]) -> np.ndarray:
     apart = np.argwhere(rewards != rewards[:, :1])
     if len(apart):
         t, i = apart[0]
@@ -306,7 +361,7 @@ def _one_for_all(rewards: np.ndarray, agents: tuple[Any, ...]) -> np.ndarray:
     return rewards[:, 0]
 
 
-def _state_labels(table: np.ndarray) -> tuple[Any, ...]:
+def _state_labels(table: np.ndarray) -> tuple[Hashable, ...]:
     """One number, or a tuple of them, for each row; whole ones as integers."""
     whole = table.astype(np.int64)
     rows = (whole if (whole == table).all() else table).tolist()

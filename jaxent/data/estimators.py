@@ -11,14 +11,16 @@ off it is.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 from scipy import special
 
 from .._checks import check_finite, check_positive_int, check_shape
+from ..numerics.arrays import ratio
 from ..numerics.simplex import total_variation, tv_center, weighted_median
 
 Array = jax.Array
@@ -239,19 +241,19 @@ def batch_of(weights: Array, num_batches: int) -> Array:
 
 
 def batch_means(
-    cost: Array, mass: Array, quantile: Any, *, in_sample: Array
+    cost: Array, mass: Array, quantile: Array | float, *, in_sample: Array
 ) -> EntanglementInterval:
     """Ratio of sums over batches, with the interval of batch means: `EntanglementInterval`."""
+    chex.assert_equal_shape([cost, mass])  # [K]
     num_batches = len(cost)
     value = cost.sum() / mass.sum()
     apart = (cost - value * mass) / mass.mean()
     error = jnp.sqrt((apart**2).sum() / (num_batches * (num_batches - 1)))
-    batches = cost / jnp.where(mass > 0, mass, 1)
     return EntanglementInterval(
         value,
         in_sample,
         error,
         jnp.maximum(value - quantile * error, 0),
         value + quantile * error,
-        batches,
+        ratio(cost, mass),
     )

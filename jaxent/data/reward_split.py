@@ -1,23 +1,28 @@
 r"""A reward that agents share, split into local ones: Meta Algorithm 2.
 
-Its first step, by least squares; the second is Meta Algorithm 1 (`learning`) on what
-`with_rewards` gives.
+The algorithm's first step is here, the least-squares fit $r \approx \sum_i r_i(x_i)$. Its second is
+Meta Algorithm 1 (local_learning.py) on the trajectory that `with_rewards` gives.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 from .._checks import check_shape
+from ..numerics.arrays import ratio
 from .trajectory import Trajectory, agent_types
 
 Array = jax.Array
 
-# Rounding errors to which conjugate gradients go, and steps without a better point that end them.
+# Conjugate gradients end at a relative residual of 64 machine epsilons, or after 64 steps none of
+# which was better than the best before.
 _ROUNDING = 64
 _PATIENCE = 64
 
@@ -41,7 +46,7 @@ class RewardFit(NamedTuple):
     converged: Array
 
 
-def fit_local_rewards(trajectory: Trajectory, *, types: Any = None) -> RewardFit:
+def fit_local_rewards(trajectory: Trajectory, *, types: ArrayLike | None = None) -> RewardFit:
     r"""Split a shared reward into local ones (Meta Algorithm 2, its first step).
 
     $\min_{r} \sum_t (r^t - \sum_i r_i(x_i^t))^2$, by conjugate gradients.
@@ -75,7 +80,7 @@ def _fit_rewards(pairs, rewards, present, types, shape) -> RewardFit:
 
     # In units in which the diagonal is 1.
     visits = scatter(jnp.ones_like(rewards))
-    scale = jnp.where(visits > 0, 1 / jnp.sqrt(jnp.where(visits > 0, visits, 1)), 0)
+    scale = ratio(1.0, jnp.sqrt(visits))
     eps = float(jnp.finfo(rewards.dtype).eps)
     solution, left, residual = _least_squares(
         lambda x: gather(scale * x),
@@ -108,7 +113,7 @@ def _least_squares(
         back: its transpose.
         wanted: `[T]`.
         tol: of |A' (wanted - A x)|, relative to |A' wanted|.
-        max_steps: at most so many.
+        max_steps: steps after which it ends in any case.
 
     Returns:
         x, what it leaves, and the relative residual of the normal equations.
@@ -139,10 +144,13 @@ def _least_squares(
     x = lax.while_loop(going, step, carry)[5]
     left = wanted - forward(x)
     slope = back(left)
+    # Not `ratio`, which would make 0, that is converged, of a NaN.
     return x, left, jnp.sqrt((slope * slope).sum() / jnp.where(size > 0, size, 1))
 
 
-def with_rewards(trajectory: Trajectory, reward: Any, *, types: Any = None) -> Trajectory:
+def with_rewards(
+    trajectory: Trajectory, reward: Array | np.ndarray, *, types: ArrayLike | None = None
+) -> Trajectory:
     """The trajectory with every agent paid by a table, `[K, X]`, for its local pair.
 
     Args:
@@ -153,5 +161,4 @@ def with_rewards(trajectory: Trajectory, reward: Any, *, types: Any = None) -> T
     types, num_types = agent_types(trajectory, types)
     check_shape("reward", reward, (num_types, trajectory.num_pairs))
     paid = jnp.asarray(reward)[types[None], jnp.asarray(trajectory.pairs)]
-    names = ("states", "actions", "signal", "episode", "time", "present", "labels")
-    return Trajectory(rewards=paid, **{name: getattr(trajectory, name) for name in names})
+    return replace(trajectory, rewards=paid)

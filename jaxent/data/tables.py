@@ -6,16 +6,19 @@ reported by row and column: for a CSV file the line that an editor shows (the he
 else the position from 0. Nothing is dropped without being named.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
 from .trajectory import Labels, Trajectory
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _NEEDED = ("t", "agent", "state", "action", "reward")
-# So many gaps are named one by one.
+# The first 1000 gaps are named one by one, the others counted.
 _NAMED = 1000
 
 
@@ -43,9 +46,9 @@ class _Rows(NamedTuple):
 
 
 def read_log(
-    table: Any,
+    table: "pd.DataFrame | Path | str",
     *,
-    known: Mapping[str, Sequence[Any]] | None = None,
+    known: Mapping[str, Sequence[Hashable]] | None = None,
     allow_gaps: bool = False,
     shared_reward: bool = False,
 ) -> Log:
@@ -65,24 +68,8 @@ def read_log(
             rows of one agent and epoch, signals of one epoch that differ, and gaps.
     """
     frame, rows = _open(table)
-    missing = [c for c in _NEEDED if c not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{rows.name}: column {missing[0]} is missing; wanted {', '.join(_NEEDED)} and maybe "
-            f"episode and signal, got {', '.join(map(str, frame.columns))}"
-        )
-    if not len(frame):
-        raise ValueError(f"{rows.name}: has no rows")
-    for column in (*_NEEDED, "episode", "signal"):
-        if column in frame.columns:
-            empty = frame[column].isna().to_numpy()
-            if empty.any():
-                rows.fail(int(empty.argmax()), column, "is empty or not a number")
-    reward = _numbers(frame, "reward", rows)
-    time = _whole(frame, "t", rows)
-    if (time < 0).any():
-        row = int((time < 0).argmax())
-        rows.fail(row, "t", f"{time[row]} is negative; count epochs from 0")
+    _check_columns(frame, rows)
+    reward, time = _numbers(frame, "reward", rows), _times(frame, rows)
     may = dict(known or {})
     (agent, agents), (state, states), (action, actions), (signal, signals) = (
         _codes(frame, column, may.pop(column, None), rows)
@@ -95,44 +82,22 @@ def read_log(
     # Epochs of all episodes, in order.
     length = int(time.max()) + 1
     when, epoch = np.unique(part.astype(np.int64) * length + time, return_inverse=True)
-    num_epochs, num_agents = len(when), len(agents)
-    cell = epoch * num_agents + agent
-    filled = np.bincount(cell, minlength=num_epochs * num_agents)
-    if filled.max() > 1:
-        # The first row whose cell an earlier row has taken.
-        taken = np.full(num_epochs * num_agents, len(cell))
-        np.minimum.at(taken, cell, np.arange(len(cell)))
-        row = int((taken[cell] < np.arange(len(cell))).argmax())
-        rows.fail(
-            row,
-            "agent",
-            f"{agents[agent[row]]!s} has a row for t = {time[row]} already, "
-            f"{rows.word} {taken[cell[row]] + rows.first}",
-        )
-    shape = (num_epochs, num_agents)
 
-    def spread(codes: np.ndarray) -> np.ndarray:
-        out = np.zeros(num_epochs * num_agents, codes.dtype)
-        out[cell] = codes
-        return out.reshape(shape)
+    def spread(values: np.ndarray, nothing: int = 0) -> np.ndarray:
+        out = np.full((len(when), len(agents)), nothing, values.dtype)
+        out[epoch, agent] = values
+        return out
 
-    seen_at = np.full(num_epochs * num_agents, -1)
-    seen_at[cell] = np.arange(len(cell))
-    seen_at = seen_at.reshape(shape)
-    one_signal = _one_an_epoch("signal", signal, epoch, num_epochs, rows)
-    paid = (
-        _one_an_epoch("reward", reward, epoch, num_epochs, rows)
-        if shared_reward
-        else spread(reward)
-    )
-    episode, time = (when // length).astype(np.int32), (when % length).astype(np.int32)
+    seen_at = spread(np.arange(len(frame)), -1)  # the row of each epoch and agent
+    if (seen_at[epoch, agent] != np.arange(len(frame))).any():
+        _fail_twice(epoch * len(agents) + agent, time, agents, rows)
     trajectory = Trajectory(
         states=spread(state),
         actions=spread(action),
-        rewards=paid,
-        signal=one_signal,
-        episode=episode,
-        time=time,
+        signal=_one_an_epoch("signal", signal, epoch, rows),
+        rewards=_one_an_epoch("reward", reward, epoch, rows) if shared_reward else spread(reward),
+        episode=(when // length).astype(np.int32),
+        time=(when % length).astype(np.int32),
         present=seen_at >= 0,
         labels=Labels(agents, states, actions, signals),
     )
@@ -143,7 +108,7 @@ def read_log(
     return Log(trajectory, gaps)
 
 
-def to_frame(trajectory: Trajectory) -> Any:
+def to_frame(trajectory: Trajectory) -> "pd.DataFrame":
     """The trajectory as a pandas frame, with the labels, one row for each agent and epoch."""
     import pandas as pd
 
@@ -164,7 +129,8 @@ def to_frame(trajectory: Trajectory) -> Any:
     return pd.DataFrame(columns)
 
 
-def _open(table: Any) -> tuple[Any, _Rows]:
+def _open(table: "pd.DataFrame | Path | str") -> "tuple[pd.DataFrame, _Rows]":
+    """The table as a frame, and how its rows are counted."""
     try:
         import pandas as pd
     except ImportError:
@@ -183,7 +149,24 @@ def _open(table: Any) -> tuple[Any, _Rows]:
     return frame, _Rows(str(path), 2 if comma else 0, "row")
 
 
-def _numbers(frame: Any, column: str, rows: _Rows) -> np.ndarray:
+def _check_columns(frame: "pd.DataFrame", rows: _Rows) -> None:
+    """Raise unless the columns are there, with a row and no empty cell."""
+    missing = [c for c in _NEEDED if c not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{rows.name}: column {missing[0]} is missing; wanted {', '.join(_NEEDED)} and maybe "
+            f"episode and signal, got {', '.join(map(str, frame.columns))}"
+        )
+    if not len(frame):
+        raise ValueError(f"{rows.name}: has no rows")
+    for column in (*_NEEDED, "episode", "signal"):
+        if column in frame.columns:
+            empty = frame[column].isna().to_numpy()
+            if empty.any():
+                rows.fail(int(empty.argmax()), column, "is empty or not a number")
+
+
+def _numbers(frame: "pd.DataFrame", column: str, rows: _Rows) -> np.ndarray:
     values = frame[column].to_numpy()
     if values.dtype.kind not in "iufb":
         for row, value in enumerate(values):
@@ -198,17 +181,34 @@ def _numbers(frame: Any, column: str, rows: _Rows) -> np.ndarray:
     return values
 
 
-def _whole(frame: Any, column: str, rows: _Rows) -> np.ndarray:
-    values = _numbers(frame, column, rows)
+def _times(frame: "pd.DataFrame", rows: _Rows) -> np.ndarray:
+    values = _numbers(frame, "t", rows)
     if (values != np.round(values)).any():
         row = int((values != np.round(values)).argmax())
-        rows.fail(row, column, f"{values[row]:g} is not an integer")
+        rows.fail(row, "t", f"{values[row]:g} is not an integer")
+    if (values < 0).any():
+        row = int((values < 0).argmax())
+        rows.fail(row, "t", f"{values[row]:.0f} is negative; count epochs from 0")
     return values.astype(np.int64)
 
 
+def _fail_twice(
+    cell: np.ndarray, time: np.ndarray, agents: tuple[Hashable, ...], rows: _Rows
+) -> NoReturn:
+    """Name the first row whose cell, epoch * N + agent, an earlier row has taken."""
+    _, first, which = np.unique(cell, return_index=True, return_inverse=True)
+    row = int((first[which] < np.arange(len(cell))).argmax())
+    rows.fail(
+        row,
+        "agent",
+        f"{agents[cell[row] % len(agents)]!s} has a row for t = {time[row]} already, "
+        f"{rows.word} {first[which[row]] + rows.first}",
+    )
+
+
 def _codes(
-    frame: Any, column: str, known: Sequence[Any] | None, rows: _Rows
-) -> tuple[np.ndarray, tuple[Any, ...]]:
+    frame: "pd.DataFrame", column: str, known: Sequence[Hashable] | None, rows: _Rows
+) -> tuple[np.ndarray, tuple[Hashable, ...]]:
     """Codes of a column, and the labels that they stand for."""
     import pandas as pd
 
@@ -228,11 +228,9 @@ def _codes(
     return codes.astype(np.int32), tuple(known)
 
 
-def _one_an_epoch(
-    column: str, values: np.ndarray, epoch: np.ndarray, num_epochs: int, rows: _Rows
-) -> np.ndarray:
+def _one_an_epoch(column: str, values: np.ndarray, epoch: np.ndarray, rows: _Rows) -> np.ndarray:
     """The value that all rows of an epoch have."""
-    one = np.zeros(num_epochs, values.dtype)
+    one = np.zeros(epoch.max() + 1, values.dtype)
     one[epoch] = values
     if (one[epoch] != values).any():
         row = int((one[epoch] != values).argmax())

@@ -6,15 +6,16 @@ What agent i sees is its local pair, x = (s A + a) Z + z, and everything learned
 data starts from these codes, so an exogenous signal is never a case of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 from .._checks import check_finite, check_positive_int, check_shape, concrete
 from ..chains.pair_chain import PairChain
@@ -33,10 +34,10 @@ class Labels(NamedTuple):
         signals: Z of them; one where there is no signal.
     """
 
-    agents: tuple[Any, ...]
-    states: tuple[Any, ...]
-    actions: tuple[Any, ...]
-    signals: tuple[Any, ...] = (0,)
+    agents: tuple[Hashable, ...]
+    states: tuple[Hashable, ...]
+    actions: tuple[Hashable, ...]
+    signals: tuple[Hashable, ...] = (0,)
 
     @classmethod
     def numbers(cls, *, agents: int, states: int, actions: int, signals: int = 1) -> "Labels":
@@ -61,24 +62,24 @@ class Trajectory:
         labels: what the codes stand for. Static.
     """
 
-    states: Any
-    actions: Any
-    rewards: Any
-    signal: Any
-    episode: Any
-    time: Any
-    present: Any
+    states: Array | np.ndarray
+    actions: Array | np.ndarray
+    rewards: Array | np.ndarray
+    signal: Array | np.ndarray
+    episode: Array | np.ndarray
+    time: Array | np.ndarray
+    present: Array | np.ndarray
     labels: Labels = field(metadata={"static": True})
 
     @classmethod
     def from_arrays(
         cls,
-        states: Any,
-        actions: Any,
-        rewards: Any,
+        states: ArrayLike,
+        actions: ArrayLike,
+        rewards: ArrayLike,
         *,
-        signal: Any = None,
-        episode: Any = None,
+        signal: ArrayLike | None = None,
+        episode: ArrayLike | None = None,
         labels: Labels | None = None,
     ) -> "Trajectory":
         """A trajectory of NumPy arrays of labels of any kind.
@@ -115,9 +116,7 @@ class Trajectory:
         rewards = rewards.reshape(-1) if shared else rewards.reshape(-1, num_agents)
         signal = signal.reshape(-1)
         check_shape("episode", episode, (len(states),))
-        if (np.diff(episode) < 0).any():
-            row = int(np.argmax(np.diff(episode) < 0)) + 1
-            raise ValueError(f"episode[{row}] is lower than the one before; sort rows by episode")
+        number, time = _times(episode)
         if labels is None:
             kinds = [tuple(np.unique(x).tolist()) for x in (states, actions, signal)]
             labels = Labels(tuple(range(num_agents)), *kinds)
@@ -126,15 +125,13 @@ class Trajectory:
                 f"labels.agents: wanted one for each of {num_agents} columns of states, "
                 f"got {len(labels.agents)}"
             )
-        first = np.concatenate([[True], episode[1:] != episode[:-1]])
-        started = np.maximum.accumulate(np.where(first, np.arange(len(episode)), 0))
         return cls(
             states=encode("states", states, labels.states),
             actions=encode("actions", actions, labels.actions),
             rewards=rewards.astype(np.result_type(rewards, np.float32)),
             signal=encode("signal", signal, labels.signals),
-            episode=np.cumsum(first, dtype=np.int32) - 1,
-            time=(np.arange(len(episode)) - started).astype(np.int32),
+            episode=number,
+            time=time,
             present=np.ones(states.shape, bool),
             labels=labels,
         )
@@ -175,18 +172,18 @@ class Trajectory:
         return self.rewards.ndim == 1
 
     @property
-    def pairs(self) -> Array:
+    def pairs(self) -> Array | np.ndarray:
         """Local pair of every agent, (s A + a) Z + z, `[T, N]`."""
         own = self.states * self.num_actions + self.actions
         return own * self.num_signals + self.signal[:, None]
 
     @property
-    def follows(self) -> Array:
+    def follows(self) -> Array | np.ndarray:
         """Whether row t + 1 is the epoch after row t and has the agent in both, `[T - 1, N]`."""
         apart = (self.episode[1:] == self.episode[:-1]) & (self.time[1:] == self.time[:-1] + 1)
         return apart[:, None] & self.present[1:] & self.present[:-1]
 
-    def pair_label(self, pair: int) -> tuple[Any, ...]:
+    def pair_label(self, pair: int) -> tuple[Hashable, ...]:
         """Labels (state, action) of a local pair, with the signal where there is one."""
         own, signal = divmod(pair, self.num_signals)
         state, action = divmod(own, self.num_actions)
@@ -194,7 +191,18 @@ class Trajectory:
         return label + ((self.labels.signals[signal],) if self.num_signals > 1 else ())
 
 
-def encode(name: str, values: np.ndarray, labels: Sequence[Any]) -> np.ndarray:
+def _times(episode: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Episodes numbered from 0, and the epoch within its episode of every row."""
+    if (np.diff(episode) < 0).any():
+        row = int(np.argmax(np.diff(episode) < 0)) + 1
+        raise ValueError(f"episode[{row}] is lower than the one before; sort rows by episode")
+    first = np.concatenate([[True], episode[1:] != episode[:-1]])
+    row = np.arange(len(episode))
+    started = np.maximum.accumulate(np.where(first, row, 0))
+    return np.cumsum(first, dtype=np.int32) - 1, (row - started).astype(np.int32)
+
+
+def encode(name: str, values: np.ndarray, labels: Sequence[Hashable]) -> np.ndarray:
     """Codes of labels, int32 in the shape of `values`.
 
     Raises:
@@ -304,8 +312,8 @@ def _sample_path(key: Array, P: Array, law: Array, num_steps: int) -> Array:
     return lax.scan(step, first.astype(jnp.int32), draws)[1]
 
 
-def agent_types(trajectory: Trajectory, types: Any) -> tuple[Array, int]:
-    """Type of every agent, and how many there are."""
+def agent_types(trajectory: Trajectory, types: ArrayLike | None) -> tuple[Array, int]:
+    """Type of every agent, each its own if not given, and how many types there are."""
     if types is None:
         return jnp.arange(trajectory.num_agents), trajectory.num_agents
     if not concrete(types):

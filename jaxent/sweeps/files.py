@@ -10,6 +10,8 @@ from typing import IO, Any
 
 import numpy as np
 
+Columns = dict[str, np.ndarray]
+
 
 def open_folder(out: Path) -> None:
     """Make a folder and see that it can be written; an OSError says why not."""
@@ -18,7 +20,7 @@ def open_folder(out: Path) -> None:
         pass
 
 
-def save_json(path: Path, content: Any) -> None:
+def save_json(path: Path, content: object) -> None:
     """Write JSON so that the file is the old one or the new one, never half of either."""
     with _replacing(path, "w") as file:
         json.dump(content, file, indent=1)

@@ -265,7 +265,7 @@ def test_networks_learn_finite_values(seed, kind):
     flow = laws(rng, kind, 4, 4)
     reward = numbers(rng, 1, 4)
     found = je.network_local_q(
-        flow, reward, discount=0.9, key=jax.random.key(seed), hidden=(4,), num_steps=20
+        jax.random.key(seed), flow, reward, discount=0.9, hidden=(4,), num_steps=20
     )
     assert finite(found)
 

@@ -1,0 +1,130 @@
+"""The entanglement of every agent of a log: from the log alone, or from its policy.
+
+From the log alone it is a lower estimate of E_i relative to features of the others, with a test of
+"no entanglement"; with the policy it is Eq. (10), which bounds E_i for weakly coupled agents.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_finite, check_shape
+from ..data.estimators import by_local, entanglement_interval
+from ..data.log_entanglement import entanglement_from_logs
+from ..data.trajectory import Trajectory
+
+Array = jax.Array
+
+# Agents estimated in one call, and calls at a time.
+_CHUNK, _WORKERS = 10, 2
+# With more agents than this there is no map of who moves whom, which takes a call for each agent.
+_MAPPED = 8
+# Batches of consecutive epochs, whose spread makes the interval.
+_BATCHES = 20
+
+
+class AgentEstimates(NamedTuple):
+    """Of N agents.
+
+    Attributes:
+        entanglement: estimate of E_i, `[N]`.
+        lower: end of its 95% interval, `[N]`.
+        upper: end of its 95% interval, `[N]`.
+        p_value: of "no entanglement", `[N]`; NaN with a policy, which needs no test.
+        batches: the estimate in each batch of epochs, `[N, 20]`.
+    """
+
+    entanglement: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    p_value: np.ndarray
+    batches: np.ndarray
+
+    def without(self, lacking: np.ndarray) -> "AgentEstimates":
+        """NaN, and batches of 0, for the agents that lack data."""
+        numbers = np.where(lacking, np.nan, self[:4])
+        return AgentEstimates._make([*numbers, np.where(lacking[:, None], 0, self.batches)])
+
+
+def from_logs(
+    key: Array,
+    trajectory: Trajectory,
+    features: Array | np.ndarray | None,
+    min_visits: int,
+    num_permutations: int,
+    progress: Callable[[int], object],
+) -> AgentEstimates:
+    """Chunks of agents, two at a time: a chunk of one shape is compiled once."""
+    agents = np.arange(trajectory.num_agents)
+    size = min(_CHUNK, len(agents))
+    chunks = [agents[k : k + size] for k in range(0, len(agents), size)]
+    keys = jax.random.split(key, len(chunks))
+
+    def estimate(key, chunk):
+        padded = np.resize(chunk, size)
+        found = entanglement_from_logs(
+            key,
+            trajectory,
+            agents=padded,
+            features=features,
+            min_visits=min_visits,
+            num_permutations=num_permutations,
+        )
+        progress(len(chunk))
+        columns = (found.value, found.lower, found.upper, found.p_value, found.batches)
+        return [np.asarray(x, float)[: len(chunk)] for x in columns]
+
+    # The first alone, or two threads would compile the same.
+    parts = [estimate(keys[0], chunks[0])]
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        parts += pool.map(estimate, keys[1:], chunks[1:])
+    return AgentEstimates(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def from_policy(
+    trajectory: Trajectory, policy: Array | np.ndarray, progress: Callable[[int], object]
+) -> AgentEstimates:
+    """Eq. (10), cross-fitted, for every agent."""
+    laws = jnp.asarray(policy)
+    check_shape("policy", laws, (*trajectory.states.shape, trajectory.num_actions))
+    check_finite("policy", laws)
+    local = trajectory.states * trajectory.num_signals + trajectory.signal[:, None]
+    num_local = trajectory.num_states * trajectory.num_signals
+
+    @jax.jit
+    def one(laws, local, present):
+        every, here = by_local(laws, local, num_local=num_local)
+        return entanglement_interval(every, here * present[:, None], num_batches=_BATCHES)
+
+    rows = []
+    for i in range(trajectory.num_agents):
+        present = jnp.asarray(trajectory.present[:, i], laws.dtype)
+        found = one(laws[:, i], local[:, i], present)
+        rows.append([found.value, found.lower, found.upper, np.nan, found.batches])
+        progress(1)
+    return AgentEstimates(*(np.asarray(x, float) for x in zip(*rows, strict=True)))
+
+
+def influence_map(key: Array, trajectory: Trajectory, min_visits: int) -> np.ndarray:
+    """Lower estimate of each E_i relative to one other's state, `[N, N]`; `[0, 0]` for many."""
+    num_agents = trajectory.num_agents
+    if num_agents > _MAPPED:
+        return np.zeros((0, 0))
+    states = np.asarray(trajectory.states)[..., None] == np.arange(trajectory.num_states)
+    states = states & np.asarray(trajectory.present)[..., None]  # [T, N, S]
+    table = np.zeros((num_agents, num_agents))
+    for j in range(num_agents):
+        found = entanglement_from_logs(
+            key,
+            trajectory,
+            features=np.repeat(states[:, j : j + 1], num_agents, axis=1).astype(int),
+            min_visits=min_visits,
+            num_permutations=1,  # of the test, which is not asked
+        )
+        table[:, j] = np.maximum(np.asarray(found.value), 0)
+    np.fill_diagonal(table, 0)
+    return table
