@@ -69,7 +69,7 @@ HELP = {
 BURN_IN, LENGTH = 1, 6  # in units of N: T = 6 N epochs, the last 5 N used
 DATA_LENGTH = 11  # Figure 3: burn-in, then 10 N
 DATA_POINTS = 24
-SIZES_AT_ONCE = 6  # one compiled call handles so many N
+SIZES_AT_ONCE = 6  # how many N one compiled call handles
 PRIORITY = jaxent.CIRCULANT_PRIORITY
 
 

@@ -65,7 +65,7 @@ HELP = {
 KINDS = {"both may act": 2.0, "at most one acts": 1.0}
 RATE, KEPT = 0.1, 20
 HELD, PENALTY = 0.96, 50.0
-# What is claimed: so many times less error, for no more than this share of the return.
+# What is claimed: the error falls at least tenfold, and the return by no more than 5%.
 WANTED, ALLOWED = 10, 0.05
 
 

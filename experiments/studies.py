@@ -39,7 +39,7 @@ def check_states(num_states: int) -> None:
 
 
 def limited(agents: tuple[jaxent.MDP, ...], discount: Any, limit: Any) -> jaxent.WeaklyCoupledMDP:
-    """Agents of whom at most so many act at once; the limit may be traced."""
+    """Agents of whom at most `limit` act at once; it may be traced."""
     costs = tuple(jnp.zeros_like(agent.reward).at[:, 1].set(1) for agent in agents)
     return jaxent.WeaklyCoupledMDP(agents, discount, (jaxent.Coupling(costs, limit),))
 
