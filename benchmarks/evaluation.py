@@ -20,7 +20,7 @@ from benchmarks.race import OURS, Row, race
 
 TITLE = "Joint policy evaluation, N agents of 8 pairs, discount 0.95"
 DISCOUNT, STATES, ACTIONS = 0.95, 4, 2
-DENSE, SPARSE = 6, 7  # up to so many agents their matrices are formed
+DENSE, SPARSE = 6, 7  # the most agents whose matrix is formed, dense or sparse
 
 
 class Config(NamedTuple):

@@ -21,7 +21,7 @@ from jaxent.restless.next_counts import configuration_index
 
 TITLE = "Exact exchangeable chain against Monte Carlo at a relative error of 1e-6"
 WANTED = 1e-6
-STEPS = 50  # what is left out after so many epochs is 1e-15 of a value at discount 0.5
+STEPS = 50  # a value at discount 0.5 has 1e-15 of it left after these epochs
 
 
 class Config(NamedTuple):

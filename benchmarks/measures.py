@@ -35,7 +35,7 @@ class Config(NamedTuple):
 
 QUICK = Config(tv=(3,), atv=(8,), eq7=(8,), batch=4, rounds=3)
 
-# Up to so many local pairs: HiGHS' simplex and CVXPY's reading of the program take long beyond.
+# The most local pairs at which HiGHS and CVXPY also run: beyond, they take too long.
 SLOW = {"tv": 8, "atv": 32, "eq7": 8}
 
 

@@ -5,8 +5,8 @@ true value of 50 states.
 
 The peers take the true values as the paper does, from 3 N plain runs of 30 epochs each; jaxent from
 32 runs with a control variate, whose noise is smaller. What takes a peer too long is done in part
-and its time scaled up: so many of the 50 states and, for the sweep, so many of the sizes,
-simulation in proportion to epochs (and agents, where they are simulated one by one).
+and its time scaled up: by how many of the 50 states and of the sizes it did, and simulation in
+proportion to epochs (and agents, where they are simulated one by one).
 """
 
 import time

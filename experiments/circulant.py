@@ -34,8 +34,6 @@ from experiments.measure import (
 
 Array = jax.Array
 
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
-
 
 class Config(NamedTuple):
     """The protocol of Appendix K.
@@ -71,7 +69,7 @@ HELP = {
 BURN_IN, LENGTH = 1, 6  # in units of N: T = 6 N epochs, the last 5 N used
 DATA_LENGTH = 11  # Figure 3: burn-in, then 10 N
 DATA_POINTS = 24
-SIZES_AT_ONCE = 6  # one compiled call handles so many N
+SIZES_AT_ONCE = 6  # how many N one compiled call handles
 PRIORITY = jaxent.CIRCULANT_PRIORITY
 
 
@@ -298,56 +296,41 @@ def _figure3(data: dict, field: jaxent.MeanField) -> Figure:
     return figure
 
 
-def check_config(config: Config) -> None:
-    """End with one line if the config cannot be run."""
-    for n in (*config.sizes, config.data_size):
-        if n < 30 or n % 30:
-            command.fail(f"{n} agents: the budget N/5 and the start N/6, N/3, N/2 need 30, 60, ...")
-    for name in ("runs", "value_runs", "test_states"):
-        if getattr(config, name) < 2:
-            command.fail(f"--{name.replace('_', '-')}: at least 2, for a standard error")
-    if len(set(config.sizes)) < 2:
-        command.fail("--sizes: at least two, for a slope")
-    if config.value_steps < 1:
-        command.fail("--value-steps: at least 1")
+def check(config: Config) -> None:
+    """Raise a ValueError that names the field unless the config can be run."""
+    for field, sizes in (("sizes", config.sizes), ("data-size", (config.data_size,))):
+        for n in sizes:
+            if n < 30 or n % 30:
+                told = "agents: the budget N/5 and the start N/6, N/3, N/2 need 30, 60, ..."
+                raise ValueError(f"{field}: {n} {told}")
+    command.at_least(config, runs=2, value_runs=2, test_states=2, value_steps=1)
+    if len(config.sizes) < 2:
+        raise ValueError("sizes: at least two, for a slope")
+
+
+def work(job: command.Job) -> command.Report:
+    """Measure the sizes that are not stored, then Figure 3; draw all three."""
+    config = job.config
+    done = {row["size"]: row for row in job.stored.get("sizes", [])}
+    key_sizes, key_data = jax.random.split(jax.random.key(job.seed))
+    missing = [n for n in config.sizes if n not in done]
+    pieces = [missing[i : i + SIZES_AT_ONCE] for i in range(0, len(missing), SIZES_AT_ONCE)]
+    for piece in command.progress(pieces, "size"):
+        done |= {int(row.size): command.plain(row) for row in run_sizes(key_sizes, piece, config)}
+        rows = [done[n] for n in config.sizes if n in done]
+        job.save({"sizes": rows}, f"{len(rows)} of {len(config.sizes)} sizes are")
+    rows = [done[n] for n in config.sizes]
+    data = command.plain(measure_data(key_data, _control(), config))
+    found = {"sizes": rows, "data": data}
+    return command.Report(found, check_claims(rows, data), figures(rows, data, job.out))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the protocol, draw the figures, print the table; 0 if every claim holds, else 1."""
-    options = command.parse("circulant", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config._replace(sizes=tuple(sorted(set(options.config.sizes))))
-    check_config(config)
-    path = options.out / "results.json"
-    done: dict[int, dict] = {}
-    if options.resume:
-        stored = command.load_results(path, config, options.seed, besides=("sizes",))
-        done = {r["size"]: r for r in stored["sizes"]}
-    command.open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
-    key_sizes, key_data = jax.random.split(jax.random.key(options.seed))
-
-    def results() -> dict[str, Any]:
-        rows = [done[n] for n in config.sizes if n in done]
-        return command.header(config, options.seed) | {"sizes": rows}
-
-    missing = [n for n in config.sizes if n not in done]
-    pieces = [missing[i : i + SIZES_AT_ONCE] for i in range(0, len(missing), SIZES_AT_ONCE)]
-    try:
-        for piece in command.progress(pieces, "size"):
-            for row in run_sizes(key_sizes, piece, config):
-                done[int(row.size)] = command.plain(row)
-            command.save_json(path, results())
-        data = command.plain(measure_data(key_data, _control(), config))
-    except KeyboardInterrupt:
-        command.save_json(path, results())
-        kept = f"{len(done)} of {len(config.sizes)} sizes are kept in {path}"
-        print(f"\nstopped; {kept}; go on with --resume", file=sys.stderr)
-        return 130
-
-    rows = results()["sizes"]
-    claims = check_claims(rows, data)
-    paths = figures(rows, data, options.out)
-    return command.conclude(path, results() | {"data": data}, claims, paths)
+    """Run the protocol, draw the figures, print the table; 0 if every claim holds."""
+    return command.run(
+        "circulant", __doc__, Config(), QUICK, HELP, argv,
+        check=check, work=work, besides=("sizes",),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What every experiment's command shares: options, results that survive, progress.
 
-An experiment is a `Config` (a NamedTuple of plain numbers with a `QUICK` variant), a pure `run`,
-and figures. Its command reads the options of the config, writes `results.json` atomically after
-every finished piece, and goes on from there with `--resume`. Bad options and folders end with one
-line and exit code 2.
+An experiment is a `Config` (a NamedTuple of plain numbers with a `QUICK` variant), a `check` of it,
+and its `work`, from a `Job` to a `Report`. `run` is the command around them: it reads the options
+of the config, lets `work` write `results.json` atomically after every finished piece and go on from
+there with `--resume`, saves the claims and prints them. Bad options and folders end with one line
+and exit code 2.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import json
 import logging
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -46,6 +47,43 @@ class Claim(NamedTuple):
     claim: str
     measured: str
     holds: bool
+
+
+class Job(NamedTuple):
+    """What an experiment is given to work on.
+
+    Attributes:
+        config: of the experiment, checked.
+        seed: of every random number.
+        out: folder for figures, open.
+        stored: what `results.json` holds from the run to go on from; empty without `--resume`.
+        save: `save(content, told)` writes what is finished so far; after Ctrl-C the command says
+            that `told` is kept.
+    """
+
+    config: Any
+    seed: int
+    out: Path
+    stored: dict[str, Any]
+    save: Callable[[dict[str, Any], str], None]
+
+
+class Report(NamedTuple):
+    """What an experiment ends with.
+
+    Attributes:
+        content: of `results.json`, beside the config, the seed, the versions and the claims.
+        claims: what should hold, beside what was measured.
+        figures: the files drawn.
+        heading: of a table to print.
+        rows: of that table.
+    """
+
+    content: dict[str, Any]
+    claims: Sequence[Claim]
+    figures: Sequence[Path]
+    heading: tuple[str, ...] = ()
+    rows: Sequence[tuple[str, ...]] = ()
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -98,8 +136,11 @@ def parse(
     config = quick if given["quick"] else full
     for field in full._fields:
         value = given[field]
+        if isinstance(value, list):  # numbers from the smallest on, names as given; each once
+            names = isinstance(value[0], str)
+            value = tuple(dict.fromkeys(value) if names else sorted(set(value)))
         if value is not None:
-            config = config._replace(**{field: tuple(value) if isinstance(value, list) else value})
+            config = config._replace(**{field: value})
     return Options(config, given["seed"], given["out"], given["resume"])
 
 
@@ -170,18 +211,52 @@ def load_results(path: Path, config: Any, seed: int, besides: tuple[str, ...]) -
     return stored
 
 
-def begin(
-    options: Options, check: Callable[[Any], None]
-) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """Check, read what is there and open the folder, for what is computed in one piece.
+def at_least(config: Any, **least: float) -> None:
+    """Raise a ValueError that names the field of the config that is smaller than this."""
+    for field, bound in least.items():
+        if getattr(config, field) < bound:
+            raise ValueError(f"{field.replace('_', '-')}: at least {bound}")
+
+
+def check_bandits(names: Sequence[str], *sizes: int) -> None:
+    """Raise a ValueError unless there are bandits of these names at each of these N."""
+    for name in names:
+        for size in sizes:
+            try:
+                jaxent.named_bandit(name, size)
+            except ValueError as error:
+                raise ValueError(f"bandit {name}: {error}") from None
+
+
+def run(
+    name: str,
+    doc: str | None,
+    full: Any,
+    quick: Any,
+    help: dict[str, str],
+    argv: list[str] | None,
+    *,
+    check: Callable[[Any], None],
+    work: Callable[[Job], Report],
+    besides: tuple[str, ...] = (),
+) -> int:
+    """An experiment from its command line to its exit code, in double precision.
 
     Args:
-        options: of `parse`.
+        name: as in `python -m experiments.NAME`, and of the folder in `results`.
+        doc: of the module; its first paragraph is for `--help`.
+        full: the default config.
+        quick: the config that `--quick` starts from.
+        help: one line for each field.
+        argv: the arguments; those of the process if None.
         check: raises a ValueError that starts with the field where the config makes no sense.
+        work: computes what is not stored yet, and draws.
+        besides: fields in which a run to go on from may differ.
 
     Returns:
-        The path of `results.json`, what it begins with, and the results to go on from, if any.
+        0 if every claim holds, 1 if not, 130 after Ctrl-C.
     """
+    options = parse(name, (doc or "").split("\n\n")[0], full, quick, help, argv)
     try:
         check(options.config)
     except ValueError as error:
@@ -189,9 +264,24 @@ def begin(
     path = options.out / "results.json"
     stored: dict[str, Any] = {}
     if options.resume:
-        stored = load_results(path, options.config, options.seed, besides=())
+        stored = load_results(path, options.config, options.seed, besides)
     open_folder(options.out)
-    return path, header(options.config, options.seed), stored
+    jax.config.update("jax_enable_x64", True)
+    head = header(options.config, options.seed)
+    kept = "what was finished before is" if stored else ""
+
+    def save(content: dict[str, Any], told: str) -> None:
+        nonlocal kept
+        save_json(path, head | content)
+        kept = told
+
+    try:
+        report = work(Job(options.config, options.seed, options.out, stored, save))
+    except KeyboardInterrupt:
+        found = f"{kept} kept in {path}; go on with --resume" if kept else "nothing was finished"
+        print(f"\nstopped; {found}", file=sys.stderr)
+        return 130
+    return conclude(path, head, report)
 
 
 def progress(pieces: list[list[int]], unit: str) -> Iterator[list[int]]:
@@ -213,19 +303,22 @@ def save_figure(figure: Any, path: Path) -> list[Path]:
     return paths
 
 
-def print_table(rows: list[tuple[str, ...]], heading: tuple[str, ...]) -> None:
+def print_table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """A table with aligned columns."""
     widths = [max(len(r[i]) for r in [heading, *rows]) for i in range(len(heading))]
     for row in [heading, tuple("-" * w for w in widths), *rows]:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+    print()
 
 
-def conclude(path: Path, results: dict[str, Any], claims: list[Claim], figures: list[Path]) -> int:
+def conclude(path: Path, head: dict[str, Any], report: Report) -> int:
     """Save the results with their claims and print these; 0 if all hold, else 1."""
-    save_json(path, results | {"claims": claims})
-    print_table(
-        [(c.claim, c.measured, "holds" if c.holds else "DOES NOT HOLD") for c in claims],
-        ("claim", "measured", "verdict"),
-    )
-    print("\n" + "\n".join(str(p) for p in [path, *figures]))
+    claims = report.claims
+    save_json(path, head | report.content | ({"claims": claims} if claims else {}))
+    if report.rows:
+        print_table(report.heading, report.rows)
+    if claims:
+        told = [(c.claim, c.measured, "holds" if c.holds else "DOES NOT HOLD") for c in claims]
+        print_table(("claim", "measured", "verdict"), told)
+    print("\n".join(str(p) for p in [path, *report.figures]))
     return 0 if all(c.holds for c in claims) else 1

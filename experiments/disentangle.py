@@ -33,8 +33,6 @@ from jaxent import bounds
 
 Array = jax.Array
 
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
-
 
 class Config(NamedTuple):
     """What is computed.
@@ -67,7 +65,7 @@ HELP = {
 KINDS = {"both may act": 2.0, "at most one acts": 1.0}
 RATE, KEPT = 0.1, 20
 HELD, PENALTY = 0.96, 50.0
-# What is claimed: so many times less error, for no more than this share of the return.
+# What is claimed: the error falls at least tenfold, and the return by no more than 5%.
 WANTED, ALLOWED = 10, 0.05
 
 
@@ -217,38 +215,40 @@ def claims(results: dict[str, dict]) -> list[Claim]:
 
 def check(config: Config) -> None:
     """Raise a ValueError that names the field unless the config makes sense."""
-    if config.seeds < 1:
-        raise ValueError("seeds: at least 1")
+    command.at_least(config, seeds=1)
     if config.steps < 1 or config.steps % KEPT:
         raise ValueError(f"steps: {config.steps} is not a positive multiple of {KEPT}")
-    if not 2 <= config.states <= 6:
-        raise ValueError("states: 2 to 6, the joint policy has 4 logits for each pair of states")
+    studies.check_states(config.states)
     if not (0 < config.scale < np.inf and 0 <= config.pull < np.inf):
         raise ValueError("scale, pull: a scale above 0, a pull of at least 0")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Compute, draw and print; 0 if every claim holds."""
-    options = command.parse("disentangle", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config
-    path, content, stored = command.begin(options._replace(config=config), check)
-    jax.config.update("jax_enable_x64", True)
-    if not stored:
-        found = run(jax.random.key(options.seed), config)
-        by_kind = (jax.tree.map(lambda x: x[k], found) for k in range(len(KINDS)))  # noqa: B023
-        stored = {"kinds": dict(zip(KINDS, map(command.plain, by_kind), strict=True))}
-        command.save_json(path, content | stored)
-    results: dict[str, dict] = stored["kinds"]
-    figure = figures(results, config.steps, options.out)
+def work(job: command.Job) -> command.Report:
+    """Compute every path unless they are stored, and draw."""
+    found = job.stored.get("kinds")
+    if found is None:
+        reached = run(jax.random.key(job.seed), job.config)
+        by_kind = (jax.tree.map(lambda x: x[k], reached) for k in range(len(KINDS)))  # noqa: B023
+        found = dict(zip(KINDS, map(command.plain, by_kind), strict=True))
+        job.save({"kinds": found}, "every path is")
     table = []
-    for kind, found in results.items():
-        for name, values in paths(found).items():
+    for kind, result in found.items():
+        for name, values in paths(result).items():
             ends = values[:, 0], values[:, -1], values[:, -1] / values[:, 0]
             told = [f"{np.median(x):.4g}" for x in ends]
             table.append((kind, name.replace("_", " "), *told, f"{ends[2].max():.4g}"))
-    command.print_table(table, ("pairs", "median over seeds", "start", "end", "ratio", "worst"))
-    print()
-    return command.conclude(path, content | {"kinds": results}, claims(results), figure)
+    return command.Report(
+        {"kinds": found},
+        claims(found),
+        figures(found, job.config.steps, job.out),
+        ("pairs", "median over seeds", "start", "end", "ratio", "worst"),
+        table,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute, draw and print; 0 if every claim holds."""
+    return command.run("disentangle", __doc__, Config(), QUICK, HELP, argv, check=check, work=work)
 
 
 if __name__ == "__main__":

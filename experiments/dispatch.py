@@ -26,8 +26,6 @@ from jaxent.models.layouts import product_layout
 
 Array = jax.Array
 
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
-
 
 class Config(NamedTuple):
     """What is computed.
@@ -238,45 +236,46 @@ def claims(rows: list[dict]) -> list[Claim]:
     return found if apart else found[1:]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Compute, draw and print; 0 if every claim holds."""
-    options = command.parse("dispatch", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config
+def check(config: Config) -> None:
+    """Raise a ValueError that names the field unless the config makes sense."""
     if not all(1 <= n <= len(COLORS) for n in config.drivers):
-        command.fail(f"--drivers: from 1 to {len(COLORS)}")
+        raise ValueError(f"drivers: from 1 to {len(COLORS)}")
     if not all(0 <= share <= 100 for share in config.nearest):
-        command.fail("--nearest: from 0 to 100 percent")
-    if config.epochs < 100:
-        command.fail("--epochs: at least 100, for a standard error")
-    path = options.out / "results.json"
-    rows: list[dict] = []
-    if options.resume:
-        rows = command.load_results(path, config, options.seed, besides=())["rows"]
-    command.open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
+        raise ValueError("nearest: from 0 to 100 percent")
+    command.at_least(config, epochs=100)
+
+
+def work(job: command.Job) -> command.Report:
+    """Every number of drivers under every share that is not stored, and the figure."""
+    config, key = job.config, jax.random.key(job.seed)
+    rows = job.stored.get("rows", [])
     done = {(row["drivers"], row["nearest"]) for row in rows}
-    key = jax.random.key(options.seed)
-    for n in sorted(set(config.drivers)):
-        for share in sorted(set(config.nearest)):
+    for n in config.drivers:
+        for share in config.nearest:
             if (n, share) not in done:
                 run = jax.random.fold_in(jax.random.fold_in(key, n), share)
                 rows.append(command.plain(measure(run, n, share, config.epochs)))
-                command.save_json(path, command.header(config, options.seed) | {"rows": rows})
-    paths = figures(rows, options.out)
-    command.print_table(
-        [
-            (
-                str(r["drivers"]), f"{r['nearest']}%", f"{r['atv'] / r['drivers']:.4f}",
-                f"{r['policy']:.4f}", f"{r['relative_error']:.3%}", f"{r['blind_error']:.3%}",
-                f"{r['reward']:.4f}", f"{r['simulated']:.4f} ± {r['simulated_error']:.4f}",
-            )
-            for r in rows
-        ],
+                job.save({"rows": rows}, f"{len(rows)} rows are")
+    table = [
+        (
+            str(r["drivers"]), f"{r['nearest']}%", f"{r['atv'] / r['drivers']:.4f}",
+            f"{r['policy']:.4f}", f"{r['relative_error']:.3%}", f"{r['blind_error']:.3%}",
+            f"{r['reward']:.4f}", f"{r['simulated']:.4f} ± {r['simulated_error']:.4f}",
+        )
+        for r in rows
+    ]  # fmt: skip
+    return command.Report(
+        {"rows": rows},
+        claims(rows),
+        figures(rows, job.out),
         ("drivers", "nearest", "Eq. (13)", "Prop. 3", "error", "without z", "reward", "simulated"),
-    )  # fmt: skip
-    print()
-    results = command.header(config, options.seed) | {"rows": rows}
-    return command.conclude(path, results, claims(rows), paths)
+        table,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute, draw and print; 0 if every claim holds."""
+    return command.run("dispatch", __doc__, Config(), QUICK, HELP, argv, check=check, work=work)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 import jaxent
@@ -20,7 +19,6 @@ from experiments import command
 from jaxent.auditing.plotting import plot_audit
 from jaxent.auditing.report import to_dict
 
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
 STATES = ("idle", "late", "on time")
 
 
@@ -100,23 +98,25 @@ def run(config: Config, seed: int, progress: Any = None) -> jaxent.Audit:
     )
 
 
+def check(config: Config) -> None:
+    """Raise a ValueError that names the field unless the config makes sense."""
+    if not 2 <= config.aircraft <= 1000 or config.permutations < 19:
+        raise ValueError("aircraft: wanted 2..1000, and --permutations: at least 19")
+
+
+def work(job: command.Job) -> command.Report:
+    """Audit, draw and print."""
+    if job.stored:
+        command.fail("--resume: the audit is one piece; run it again")
+    found = run(job.config, job.seed)
+    print(f"{found}\n")
+    paths = command.save_figure(plot_audit(found), job.out / "flights")
+    return command.Report({"audit": to_dict(found)}, [], paths)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Audit, draw and print."""
-    options = command.parse("flights", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config
-    if options.resume:
-        command.fail("--resume: the audit is one piece; run it again")
-    if not 2 <= config.aircraft <= 1000 or config.permutations < 19:
-        command.fail("--aircraft: wanted 2..1000, and --permutations: at least 19")
-    command.open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
-    found = run(config, options.seed)
-    print(found)
-    path = options.out / "results.json"
-    command.save_json(path, command.header(config, options.seed) | {"audit": to_dict(found)})
-    paths: list[Path] = command.save_figure(plot_audit(found), options.out / "flights")
-    print("\n" + "\n".join(str(p) for p in [path, *paths]))
-    return 0
+    return command.run("flights", __doc__, Config(), QUICK, HELP, argv, check=check, work=work)
 
 
 if __name__ == "__main__":

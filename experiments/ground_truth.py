@@ -29,8 +29,6 @@ from experiments.measure import Protocol, SizeResult, control_values, measure_si
 
 Array = jax.Array
 
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
-
 
 class Config(NamedTuple):
     """What is computed.
@@ -348,69 +346,52 @@ def _panel(axis: Any, name: str, result: dict, curves: tuple[tuple[str, str, str
     axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
 
 
-def check_config(config: Config) -> None:
-    """End with one line if the config cannot be run."""
+def check(config: Config) -> None:
+    """Raise a ValueError that names the field unless the config can be run."""
     for name in config.bandit:
         if name not in jaxent.BANDITS:
-            command.fail(f"--bandit: {name!r} is not one of {', '.join(sorted(jaxent.BANDITS))}")
+            raise ValueError(f"bandit: {name!r} is not one of {', '.join(sorted(jaxent.BANDITS))}")
         for field in ("exact", "simulated"):
             if not fitting(name, tuple(n for n in getattr(config, field) if n > 0)):
-                command.fail(f"--{field}: no N makes the budget of {name} an integer")
+                raise ValueError(f"{field}: no N makes the budget of {name} an integer")
         if np.isnan(list(limits(name).values())).any():
-            command.fail(f"--bandit: {name} has no limit; `theorem7` shows it")
-    for field in ("runs", "test_states", "value_runs"):
-        if getattr(config, field) < 2:
-            command.fail(f"--{field.replace('_', '-')}: at least 2, for a standard error")
-    for field in ("epochs", "value_steps"):
-        if getattr(config, field) < 1:
-            command.fail(f"--{field.replace('_', '-')}: at least 1")
+            raise ValueError(f"bandit: {name} has no limit; `theorem7` shows it")
+    command.at_least(config, runs=2, test_states=2, value_runs=2, epochs=1, value_steps=1)
+
+
+def work(job: command.Job) -> command.Report:
+    """Every exact N and every bandit's simulation that is not stored, and the figure."""
+    config, key = job.config, jax.random.key(job.seed)
+    done = job.stored.get("bandits", {})
+    for name in config.bandit:
+        found = done.setdefault(name, {"exact": [], "simulated": []})
+        kept = {r["size"]: r for r in found["exact"]}
+        missing = [[n] for n in fitting(name, config.exact) if n not in kept]
+        for (n,) in command.progress(missing, "size"):
+            kept[n] = command.plain(measure_exactly(name, n))
+            found["exact"] = [kept[n] for n in sorted(kept)]
+            job.save({"bandits": done}, f"what is finished up to {name}, N = {n}, is")
+        if not found["simulated"]:
+            found["simulated"] = [command.plain(r) for r in simulate(key, name, config)]
+            job.save({"bandits": done}, f"what is finished up to {name}, simulated, is")
+    rows = {name: done[name] for name in config.bandit}
+    claims = [c for name, r in rows.items() for c in check_claims(name, r["exact"], r["simulated"])]
+    agree = [row for name, r in rows.items() for row in agreement(name, r["exact"], r["simulated"])]
+    return command.Report(
+        {"bandits": done, "agreement": agree},
+        claims,
+        figures(rows, job.out),
+        tuple(agree[0]),
+        [tuple(row.values()) for row in agree],
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Compute, draw, print the table; 0 if everything agrees, else 1."""
-    options = command.parse("ground_truth", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config._replace(
-        exact=tuple(sorted(set(options.config.exact))),
-        simulated=tuple(sorted(set(options.config.simulated))),
-    )
-    check_config(config)
-    path = options.out / "results.json"
-    done: dict[str, dict] = {}
-    if options.resume:
-        stored = command.load_results(path, config, options.seed, besides=("bandit", "exact"))
-        done = stored["bandits"]
-    command.open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
-    key = jax.random.key(options.seed)
-
-    def results() -> dict[str, Any]:
-        return command.header(config, options.seed) | {"bandits": done}
-
-    try:
-        for name in config.bandit:
-            found = done.setdefault(name, {"exact": [], "simulated": []})
-            kept = {r["size"]: r for r in found["exact"]}
-            missing = [[n] for n in fitting(name, config.exact) if n not in kept]
-            for (n,) in command.progress(missing, "size"):
-                kept[n] = command.plain(measure_exactly(name, n))
-                found["exact"] = [kept[n] for n in sorted(kept)]
-                command.save_json(path, results())
-            if not found["simulated"]:
-                found["simulated"] = [command.plain(r) for r in simulate(key, name, config)]
-                command.save_json(path, results())
-    except KeyboardInterrupt:
-        command.save_json(path, results())
-        kept = f"{len(done)} of {len(config.bandit)} bandits are begun in {path}"
-        print(f"\nstopped; {kept}; go on with --resume", file=sys.stderr)
-        return 130
-
-    rows = {name: done[name] for name in config.bandit}
-    claims = [c for name, r in rows.items() for c in check_claims(name, r["exact"], r["simulated"])]
-    agree = [row for name, r in rows.items() for row in agreement(name, r["exact"], r["simulated"])]
-    command.print_table([tuple(row.values()) for row in agree], tuple(agree[0]))
-    print()
-    paths = figures(rows, options.out)
-    return command.conclude(path, results() | {"agreement": agree}, claims, paths)
+    return command.run(
+        "ground_truth", __doc__, Config(), QUICK, HELP, argv,
+        check=check, work=work, besides=("bandit", "exact"),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

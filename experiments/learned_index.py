@@ -27,8 +27,6 @@ from experiments import command, drawing
 
 Array = jax.Array
 
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
-
 
 class Config(NamedTuple):
     """What is learned.
@@ -341,35 +339,30 @@ def _look(kind: str, mark: str) -> dict[str, Any]:
     }
 
 
+def check(config: Config) -> None:
+    """Raise a ValueError that names the field unless the config makes sense."""
+    command.check_bandits(config.bandit, config.few, config.many)
+    if config.many > _LARGEST:
+        raise ValueError(f"many: {config.many} is more than {_LARGEST}, the most simulated")
+    command.at_least(config, starts=1, steps=1, runs=2, epochs=10)
+
+
+def work(job: command.Job) -> command.Report:
+    """Learn an index for every bandit that is not stored, and draw."""
+    config, key = job.config, jax.random.key(job.seed)
+    done = job.stored.get("bandits", {})
+    save = lambda done: job.save({"bandits": done}, f"{len(done)} bandits are")  # noqa: E731
+    results = run(key, config, done, save)
+    drawn = figures(results, config, job.out)
+    return command.Report({"bandits": results}, claims(results, config), drawn)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Learn, draw and print; 0 if every claim holds."""
-    options = command.parse("learned_index", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config
-    for name in config.bandit:
-        for size in (config.few, config.many):
-            try:
-                jaxent.named_bandit(name, size)
-            except ValueError as error:
-                command.fail(f"--bandit {name}: {error}")
-    if config.many > _LARGEST:
-        command.fail(f"--many: {config.many} is more than {_LARGEST}, which the simulation serves")
-    if min(config.starts, config.steps, config.runs - 1, config.epochs // 10) < 1:
-        command.fail("--starts, --steps: at least 1; --runs: at least 2; --epochs: at least 10")
-    path = options.out / "results.json"
-    done: dict[str, Any] = {}
-    if options.resume:
-        done = command.load_results(path, config, options.seed, besides=("bandit",))["bandits"]
-    command.open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
-    head = command.header(config, options.seed)
-    results = run(
-        jax.random.key(options.seed),
-        config,
-        done,
-        lambda done: command.save_json(path, head | {"bandits": done}),
-    )
-    drawn = figures(results, config, options.out)
-    return command.conclude(path, head | {"bandits": results}, claims(results, config), drawn)
+    return command.run(
+        "learned_index", __doc__, Config(), QUICK, HELP, argv,
+        check=check, work=work, besides=("bandit",),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -22,8 +22,6 @@ from matplotlib.figure import Figure
 import jaxent
 from experiments import command, drawing
 
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
-
 DISCOUNT = 0.9
 # Standard deviation of the logits of joint policies and of kernels.
 SHARPNESS = 2.0
@@ -213,32 +211,36 @@ def figures(results: dict[str, Errors], out: Path) -> list[Path]:
         return command.save_figure(figure, out / "mixing")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Compute, draw and print; 0 if every claim holds."""
-    options = command.parse("mixing", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config._replace(agents=tuple(sorted(set(options.config.agents))))
+def check(config: Config) -> None:
+    """Raise a ValueError that names the field unless the config makes sense."""
     if not all(2 <= n <= 4 for n in config.agents):
-        command.fail(f"--agents: {config.agents} are not all from 2 to 4")
+        raise ValueError(f"agents: {config.agents} are not all from 2 to 4")
     for name in ("models", "levels", "states"):
         if getattr(config, name) < 2:
-            command.fail(f"--{name}: {getattr(config, name)} is fewer than 2")
-    path = options.out / "results.json"
-    done: dict[str, dict] = {}
-    if options.resume:
-        done = command.load_results(path, config, options.seed, besides=("agents",))["by_agents"]
-    command.open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
-    header = command.header(config, options.seed)
+            raise ValueError(f"{name}: {getattr(config, name)} is fewer than 2")
+
+
+def work(job: command.Job) -> command.Report:
+    """Every number of agents that is not stored, and the figure."""
+    config = job.config
+    done = job.stored.get("by_agents", {})
     for n in config.agents:
         if str(n) not in done:
-            key = jax.random.fold_in(jax.random.key(options.seed), n)
+            key = jax.random.fold_in(jax.random.key(job.seed), n)
             done[str(n)] = command.plain(run(key, n, config))
-            command.save_json(path, header | {"by_agents": done})
+            job.save({"by_agents": done}, f"{len(done)} of {len(config.agents)} are")
     results = {
         str(n): Errors(**{k: np.array(v) for k, v in done[str(n)].items()}) for n in config.agents
     }
-    paths = figures(results, options.out)
-    return command.conclude(path, header | {"by_agents": done}, claims(results), paths)
+    return command.Report({"by_agents": done}, claims(results), figures(results, job.out))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute, draw and print; 0 if every claim holds."""
+    return command.run(
+        "mixing", __doc__, Config(), QUICK, HELP, argv,
+        check=check, work=work, besides=("agents",),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

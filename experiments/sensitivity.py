@@ -31,8 +31,6 @@ from experiments.command import Claim
 
 Array = jax.Array
 
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
-
 
 class Config(NamedTuple):
     """What is computed.
@@ -216,38 +214,36 @@ def claims(results: list[dict]) -> list[Claim]:
 
 def check(config: Config) -> None:
     """Raise a ValueError that names the field unless the config makes sense."""
-    if config.checked < 1:
-        raise ValueError("checked: at least 1 entry")
-    if not 2 <= config.states <= 6:
-        raise ValueError("states: 2 to 6, the joint policy has 4 entries for each pair of states")
-    for name in config.bandit:
-        try:
-            jaxent.named_bandit(name, config.size)
-        except ValueError as error:
-            raise ValueError(f"bandit {name}: {error}") from None
+    command.at_least(config, checked=1)
+    studies.check_states(config.states)
+    command.check_bandits(config.bandit, config.size)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Compute, draw and print; 0 if every claim holds."""
-    options = command.parse("sensitivity", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config
-    path, content, stored = command.begin(options._replace(config=config), check)
-    jax.config.update("jax_enable_x64", True)
-    if not stored:
-        stored = {"models": command.plain(run(jax.random.key(options.seed), config))}
-        command.save_json(path, content | stored)
-    results: list[dict] = stored["models"]
-    paths = figures(results, options.out)
+def work(job: command.Job) -> command.Report:
+    """Differentiate the error of every model unless that is stored, and draw."""
+    models = job.stored.get("models")
+    if models is None:
+        models = command.plain(run(jax.random.key(job.seed), job.config))
+        job.save({"models": models}, "every model is")
     table = []
-    for result in results:
+    for result in models:
         slope = np.array(result["slope"])
         for entry in np.argsort(-np.abs(slope), axis=None)[:3]:
             place = np.unravel_index(entry, slope.shape)
             change = f"{slope[place]:+.3f}"
             table.append((result["name"], f"{result['error']:.5f}", named(result, place), change))
-    command.print_table(table, ("model", "error", "matters most", "change per mass moved"))
-    print()
-    return command.conclude(path, content | {"models": results}, claims(results), paths)
+    return command.Report(
+        {"models": models},
+        claims(models),
+        figures(models, job.out),
+        ("model", "error", "matters most", "change per mass moved"),
+        table,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute, draw and print; 0 if every claim holds."""
+    return command.run("sensitivity", __doc__, Config(), QUICK, HELP, argv, check=check, work=work)
 
 
 if __name__ == "__main__":

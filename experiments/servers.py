@@ -7,6 +7,7 @@ matrix-free; a long one is known from the neighbor set of one server, with that 
 from a simulated run.
 """
 
+import itertools
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,6 @@ from experiments.command import Claim
 from jaxent import bounds
 
 Array = jax.Array
-
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
 
 
 class Config(NamedTuple):
@@ -247,57 +246,57 @@ def claims(rows: list[dict]) -> list[Claim]:
     ]
 
 
+def check(config: Config) -> None:
+    """Raise a ValueError that names the field unless the config makes sense."""
+    if unknown := set(config.policy) - set(COLORS):
+        raise ValueError(f"policy: {sorted(unknown)[0]!r} is not one of {', '.join(COLORS)}")
+    if not all(3 <= n <= 7 for n in config.sizes):
+        raise ValueError("sizes: from 3 to 7 servers; beyond that only the long ring is known")
+    if min(config.sharpness) < 0:
+        raise ValueError("sharpness: is at least 0")
+    command.at_least(config, ring=4, epochs=100)
+    if config.ring in config.sizes:
+        raise ValueError(f"ring: {config.ring} is one of the sizes that are solved exactly")
+
+
+def work(job: command.Job) -> command.Report:
+    """Every policy, sharpness and ring that is not stored, and the figure."""
+    config, key = job.config, jax.random.key(job.seed)
+    rows = job.stored.get("rows", [])
+    done = {(row["policy"], row["sharpness"], row["size"]) for row in rows}
+    every = itertools.product(
+        enumerate(config.policy), config.sharpness, sorted({*config.sizes, config.ring})
+    )
+    for (k, policy), beta, size in every:
+        if (policy, beta, size) in done:
+            continue
+        if size == config.ring:
+            run = jax.random.fold_in(jax.random.fold_in(key, k), beta)
+            row = measure_long(run, policy, beta, config)
+        else:
+            row = measure(policy, beta, size)
+        rows.append(command.plain(row))
+        job.save({"rows": rows}, f"{len(rows)} rows are")
+    shown = lambda value, form: "" if value is None else format(value, form)  # noqa: E731
+    table = [
+        (
+            r["policy"], str(r["sharpness"]), str(r["size"]), f"{r['atv']:.4f}",
+            f"{r['mu_atv']:.4f}", shown(r["relative_error"], ".3%"), f"{r['reward']:.4f}",
+        )
+        for r in rows
+    ]  # fmt: skip
+    return command.Report(
+        {"rows": rows},
+        claims(rows),
+        figures(rows, job.out),
+        ("policy", "beta", "N", "Eq. (5)", "Eq. (7)", "relative error", "mean reward"),
+        table,
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Compute, draw and print; 0 if every claim holds."""
-    options = command.parse("servers", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config
-    if unknown := set(config.policy) - set(COLORS):
-        command.fail(f"--policy: {sorted(unknown)[0]!r} is not one of {', '.join(COLORS)}")
-    if not all(3 <= n <= 7 for n in config.sizes):
-        command.fail("--sizes: from 3 to 7 servers; beyond that only the long ring is known")
-    if min(config.sharpness) < 0:
-        command.fail("--sharpness: is at least 0")
-    if config.ring < 4:
-        command.fail("--ring: at least 4 servers")
-    if config.ring in config.sizes:
-        command.fail(f"--ring: {config.ring} is one of the sizes that are solved exactly")
-    if config.epochs < 100:
-        command.fail("--epochs: at least 100, for a standard error")
-    path = options.out / "results.json"
-    rows: list[dict] = []
-    if options.resume:
-        rows = command.load_results(path, config, options.seed, besides=())["rows"]
-    command.open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
-    done = {(row["policy"], row["sharpness"], row["size"]) for row in rows}
-    key = jax.random.key(options.seed)
-    for k, policy in enumerate(config.policy):
-        for beta in config.sharpness:
-            for size in sorted({*config.sizes, config.ring}):
-                if (policy, beta, size) in done:
-                    continue
-                if size == config.ring:
-                    run = jax.random.fold_in(jax.random.fold_in(key, k), beta)
-                    row = measure_long(run, policy, beta, config)
-                else:
-                    row = measure(policy, beta, size)
-                rows.append(command.plain(row))
-                command.save_json(path, command.header(config, options.seed) | {"rows": rows})
-    paths = figures(rows, options.out)
-    shown = lambda value, form: "" if value is None else format(value, form)  # noqa: E731
-    command.print_table(
-        [
-            (
-                r["policy"], str(r["sharpness"]), str(r["size"]), f"{r['atv']:.4f}",
-                f"{r['mu_atv']:.4f}", shown(r["relative_error"], ".3%"), f"{r['reward']:.4f}",
-            )
-            for r in rows
-        ],
-        ("policy", "beta", "N", "Eq. (5)", "Eq. (7)", "relative error", "mean reward"),
-    )  # fmt: skip
-    print()
-    results = command.header(config, options.seed) | {"rows": rows}
-    return command.conclude(path, results, claims(rows), paths)
+    return command.run("servers", __doc__, Config(), QUICK, HELP, argv, check=check, work=work)
 
 
 if __name__ == "__main__":

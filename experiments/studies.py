@@ -32,8 +32,14 @@ class Measured(NamedTuple):
     error: Any
 
 
+def check_states(num_states: int) -> None:
+    """Raise a ValueError unless so small a pair of agents is computed in seconds."""
+    if not 2 <= num_states <= 6:
+        raise ValueError("states: 2 to 6, the joint policy has 4 entries for each pair of states")
+
+
 def limited(agents: tuple[jaxent.MDP, ...], discount: Any, limit: Any) -> jaxent.WeaklyCoupledMDP:
-    """Agents of whom at most so many act at once; the limit may be traced."""
+    """Agents of whom at most `limit` act at once; it may be traced."""
     costs = tuple(jnp.zeros_like(agent.reward).at[:, 1].set(1) for agent in agents)
     return jaxent.WeaklyCoupledMDP(agents, discount, (jaxent.Coupling(costs, limit),))
 

@@ -10,15 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 import jaxent
 from experiments import command, drawing
-
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
 
 
 class Config(NamedTuple):
@@ -116,51 +113,61 @@ def figures(results: dict[str, dict], out: Path) -> list[Path]:
         return command.save_figure(figure, out / "theorem7")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Compute, draw and print; 0 unless E_1 exceeds its bound."""
-    options = command.parse("theorem7", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config._replace(sizes=tuple(sorted(set(options.config.sizes))))
+def claims(results: dict[str, dict]) -> list[command.Claim]:
+    """What should hold, what came out, and whether it holds."""
+    rows = [row for r in results.values() for row in r["rows"]]
+    over = [r["deviation_bound"] / r["entanglement"] for r in rows if r["entanglement"] > 0]
+    below = all(row["entanglement"] <= row["deviation_bound"] for row in rows)
+    times = f"at least {min(over, default=np.inf):.3g} times"
+    return [command.Claim("E_1 below the bound of Lemma 8", times, below)]
+
+
+def check(config: Config) -> None:
+    """Raise a ValueError that names the field unless the config makes sense."""
     if len(config.sizes) < 2:
-        command.fail("--sizes: at least two, for a slope")
+        raise ValueError("sizes: at least two, for a slope")
     if len(config.bandit) > len(COLORS):
-        command.fail(f"--bandit: at most {len(COLORS)}")
-    for name in config.bandit:
-        for n in config.sizes:
-            try:
-                jaxent.named_bandit(name, n)
-            except ValueError as error:
-                command.fail(f"--bandit {name}: {error}")
-    path = options.out / "results.json"
-    done: dict[str, dict] = {}
-    if options.resume:
-        done = command.load_results(path, config, options.seed, besides=("bandit",))["bandits"]
-    command.open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
+        raise ValueError(f"bandit: at most {len(COLORS)}")
+    command.check_bandits(config.bandit, *config.sizes)
+
+
+def work(job: command.Job) -> command.Report:
+    """Every bandit that is not stored, and the figure."""
+    config = job.config
+    done = job.stored.get("bandits", {})
     for name in config.bandit:
         if name not in done:
             rows = [measure(name, n) for n in config.sizes]
             done[name] = command.plain(conditions(name) | {"rows": rows})
-            command.save_json(path, command.header(config, options.seed) | {"bandits": done})
+            job.save({"bandits": done}, f"{len(done)} bandits are")
     results = {name: done[name] for name in config.bandit}
-    paths = figures(results, options.out)
-    command.print_table(
-        [
-            (
-                name,
-                r["attractor"],
-                f"{len(r['orbit'])} points" if r["orbit"] else f"contracts, {r['contraction']:.3g}",
-                "yes" if r["nondegenerate"] else "no",
-                f"{r['spectral_radius']:.3f}",
-                f"N^{exponent(r['rows'], 'entanglement'):.2f}",
-                f"N^{exponent(r['rows'], 'relative_error'):.2f}",
-            )
-            for name, r in results.items()
-        ],
+    table = [
+        (
+            name,
+            r["attractor"],
+            f"{len(r['orbit'])} points" if r["orbit"] else f"contracts, {r['contraction']:.3g}",
+            "yes" if r["nondegenerate"] else "no",
+            f"{r['spectral_radius']:.3f}",
+            f"N^{exponent(r['rows'], 'entanglement'):.2f}",
+            f"N^{exponent(r['rows'], 'relative_error'):.2f}",
+        )
+        for name, r in results.items()
+    ]
+    return command.Report(
+        {"bandits": done},
+        claims(results),
+        figures(results, job.out),
         ("bandit", "attractor", "evidence", "non-degenerate", "radius", "E_1", "relative error"),
+        table,
     )
-    print("\n" + "\n".join(str(p) for p in [path, *paths]))
-    rows = [row for r in results.values() for row in r["rows"]]
-    return 0 if all(row["entanglement"] <= row["deviation_bound"] for row in rows) else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute, draw and print; 0 unless E_1 exceeds its bound."""
+    return command.run(
+        "theorem7", __doc__, Config(), QUICK, HELP, argv,
+        check=check, work=work, besides=("bandit",),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

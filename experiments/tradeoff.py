@@ -32,8 +32,6 @@ from experiments.command import Claim
 
 Array = jax.Array
 
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
-
 
 class Config(NamedTuple):
     """What is computed.
@@ -93,11 +91,8 @@ def check(config: Config) -> None:
             )
     if len(set(config.price)) < 2:
         raise ValueError("price: at least two, for a front")
-    for name in ("models", "starts", "steps"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: at least 1")
-    if not 2 <= config.states <= 6:
-        raise ValueError("states: 2 to 6, the joint policy has 4 logits for each pair of states")
+    command.at_least(config, models=1, starts=1, steps=1)
+    studies.check_states(config.states)
 
 
 def model(key: Array, num_states: int) -> jaxent.WeaklyCoupledMDP:
@@ -319,31 +314,34 @@ def claims(results: list[dict], price: tuple[float, ...]) -> list[Claim]:
     ]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Compute, draw and print; 0 if every claim holds."""
-    options = command.parse("tradeoff", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config._replace(price=tuple(sorted(set(options.config.price))))
-    path, content, stored = command.begin(options._replace(config=config), check)
-    jax.config.update("jax_enable_x64", True)
-    if not stored:
-        stored = {"models": run(jax.random.key(options.seed), config)}
-        command.save_json(path, content | stored)
-    results: list[dict] = stored["models"]
-    paths = figures(results, config.price, options.out)
+def work(job: command.Job) -> command.Report:
+    """Climb from every start for every price unless that is stored, and draw."""
+    price = job.config.price
+    models = job.stored.get("models")
+    if models is None:
+        models = run(jax.random.key(job.seed), job.config)
+        job.save({"models": models}, "every model is")
     table = []
-    for k, result in enumerate(results):
-        known, best = result["reference"], best_starts(result, config.price)
+    for k, result in enumerate(models):
+        known, best = result["reference"], best_starts(result, price)
         rows = [("optimum", known["optimum"], None, None)]
-        rows += [(f"λ = {p:g}", *each) for p, *each in zip(config.price, *best, strict=True)]
+        rows += [(f"λ = {p:g}", *each) for p, *each in zip(price, *best, strict=True)]
         rows += [("shared randomness", known["separable"], 0, 0)]
         for who, *numbers in rows:
             told = ["" if x is None else f"{x:.4f}" for x in numbers]
             table.append((str(k + 1), who, *told))
-    command.print_table(table, ("model", "policy", "J", "E", "error"))
-    print()
-    return command.conclude(
-        path, content | {"models": results}, claims(results, config.price), paths
+    return command.Report(
+        {"models": models},
+        claims(models, price),
+        figures(models, price, job.out),
+        ("model", "policy", "J", "E", "error"),
+        table,
     )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute, draw and print; 0 if every claim holds."""
+    return command.run("tradeoff", __doc__, Config(), QUICK, HELP, argv, check=check, work=work)
 
 
 if __name__ == "__main__":

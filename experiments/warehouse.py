@@ -25,8 +25,6 @@ from jaxent import bounds
 
 Array = jax.Array
 
-ABOUT = __doc__.split("\n\n")[0] if __doc__ else ""
-
 
 class Config(NamedTuple):
     """What is computed.
@@ -229,47 +227,50 @@ def claims(rows: list[dict]) -> list[Claim]:
     ]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Compute, draw and print; 0 if every claim holds."""
-    options = command.parse("warehouse", ABOUT, Config(), QUICK, HELP, argv)
-    config = options.config
+def check(config: Config) -> None:
+    """Raise a ValueError that names the field unless the config makes sense."""
     if unknown := set(config.policy) - set(POLICIES):
-        command.fail(f"--policy: {sorted(unknown)[0]!r} is not one of {', '.join(POLICIES)}")
+        raise ValueError(f"policy: {sorted(unknown)[0]!r} is not one of {', '.join(POLICIES)}")
     if config.robots not in (2, 3):
-        command.fail("--robots: 2 or 3")
+        raise ValueError("robots: 2 or 3")
     if min(config.congestion) < 0:
-        command.fail("--congestion: is at least 0")
-    if config.epochs < 1000:
-        command.fail("--epochs: at least 1000, to learn from")
-    path = options.out / "results.json"
-    rows: list[dict] = []
-    if options.resume:
-        rows = command.load_results(path, config, options.seed, besides=("policy",))["rows"]
-    command.open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
+        raise ValueError("congestion: is at least 0")
+    command.at_least(config, epochs=1000)
+
+
+def work(job: command.Job) -> command.Report:
+    """Every policy that is not stored, and the figure."""
+    config, key = job.config, jax.random.key(job.seed)
+    rows = job.stored.get("rows", [])
     done = {row["policy"] for row in rows}
-    key = jax.random.key(options.seed)
     for k, policy in enumerate(POLICIES):
         if policy in config.policy and policy not in done:
-            found = measure(jax.random.fold_in(key, k), policy, config)
-            rows += command.plain(found)
-            command.save_json(path, command.header(config, options.seed) | {"rows": rows})
+            rows += command.plain(measure(jax.random.fold_in(key, k), policy, config))
+            job.save({"rows": rows}, f"{len(rows)} rows are")
     chosen = [row for row in rows if row["policy"] in config.policy]
-    paths = figures(chosen, options.out)
-    command.print_table(
-        [
-            (
-                r["policy"], f"{r['congestion']}%", f"{r['entanglement']:.4f}",
-                f"{r['squares']:.4f}", f"{r['mu_error']:.4f}", f"{r['squares_error']:.4f}",
-                f"{r['learned_error']:.4f}", f"{r['bound']:.1f}", f"{r['relative_error']:.2%}",
-            )
-            for r in chosen
-        ],
+    table = [
+        (
+            r["policy"], f"{r['congestion']}%", f"{r['entanglement']:.4f}",
+            f"{r['squares']:.4f}", f"{r['mu_error']:.4f}", f"{r['squares_error']:.4f}",
+            f"{r['learned_error']:.4f}", f"{r['bound']:.1f}", f"{r['relative_error']:.2%}",
+        )
+        for r in chosen
+    ]  # fmt: skip
+    return command.Report(
+        {"rows": rows},
+        claims(chosen),
+        figures(chosen, job.out),
         ("policy", "cost", "e(r)", "squares", "error", "squares", "learned", "Prop. 4", "relative"),
+        table,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute, draw and print; 0 if every claim holds."""
+    return command.run(
+        "warehouse", __doc__, Config(), QUICK, HELP, argv,
+        check=check, work=work, besides=("policy",),
     )  # fmt: skip
-    print()
-    results = command.header(config, options.seed) | {"rows": rows}
-    return command.conclude(path, results, claims(chosen), paths)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from .test_floors import RANK
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 # Code with its output right below. (The coin game of audit.md needs other packages, and has none.)
@@ -44,6 +46,20 @@ def test_examples_of_pages_print_what_they_say(page, capsys):
     for code, output in EXAMPLE.findall(text):
         exec(code, {})
         assert capsys.readouterr().out.strip() == output.strip()
+
+
+def test_api_pages_follow_the_folders():
+    """In the order of the floors, a folder's modules on a page of its own, bounds apart."""
+    pages = re.findall(r"^ +- (api/\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    order = []
+    for page in pages[1:]:
+        text = (ROOT / "docs" / page).read_text()
+        modules = re.findall(r"^::: jaxent\.(\w+)", text, re.MULTILINE)
+        assert len(set(modules)) == 1, page
+        assert page in (f"api/{modules[0]}.md", "api/bounds.md")
+        order.append(RANK[modules[0]])
+    assert order == sorted(order)
+    assert set(order) == set(RANK.values()) - {RANK["_checks"]}
 
 
 def test_every_test_named_exists():

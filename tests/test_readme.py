@@ -1,6 +1,8 @@
 """What the README says is what runs."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -20,6 +22,16 @@ def test_ci_runs_the_test_command():
     commands = re.findall(r"```sh\n(.*?)\n```", README, flags=re.DOTALL)
     assert len(commands) == 2
     assert commands[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_figures_need_no_development_package():
+    assert (
+        "pip install uv && uv run --no-dev --extra experiments python -m experiments.circulant\n"
+    ) in README
+    hidden = "import sys; sys.modules |= dict.fromkeys(('numba', 'pandas', 'pytest', 'tyro')); "
+    code = f"{hidden} import experiments.circulant"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 def test_examples_print_what_they_say(capsys):

@@ -21,7 +21,7 @@ import jaxent as je
 ROOT = Path(__file__).parents[1]
 DISCOUNT = 0.9
 NEAR = {"measures": 0.01}  # of the largest entry; 1e-4 otherwise
-HOST = ("separability", "limits", "indices", "learnt")  # some of it is NumPy's, in float64
+HOST = ("separability", "limits", "indices", "learned")  # some of it is NumPy's, in float64
 
 
 def team(num_agents=2):
@@ -200,7 +200,7 @@ def simulated():
     }
 
 
-def learnt():
+def learned():
     _, _, _, rewards = team()
     # The same run for both precisions.
     rng = np.random.default_rng(0)
@@ -237,7 +237,7 @@ def swept():
 
 
 JOBS = (values, gradients, measures, all_bounds, separability, influence, descent, extensions)
-JOBS += (limits, exact, indices, soft, simulated, learnt, mixed, swept)
+JOBS += (limits, exact, indices, soft, simulated, learned, mixed, swept)
 
 
 def answers(names):
