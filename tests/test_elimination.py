@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxent import discounted_solve, stationary_law
+from jaxent.numerics.elimination import discounted_solve, stationary_distribution
 
 from . import oracles
 from .tolerances import EXACT, F32, FD
@@ -19,7 +19,9 @@ def test_equals_dense_solves(n):
     np.testing.assert_allclose(x, oracles.q_values(P, r, 0.9), atol=EXACT)
     one = discounted_solve(jnp.array(P), jnp.array(r[:, 0]), 0.9)
     np.testing.assert_allclose(one, x[:, 0], atol=EXACT)
-    np.testing.assert_allclose(stationary_law(jnp.array(P)), oracles.stationary(P), atol=EXACT)
+    np.testing.assert_allclose(
+        stationary_distribution(jnp.array(P)), oracles.stationary(P), atol=EXACT
+    )
 
 
 @pytest.mark.parametrize("n", [3, 20])
@@ -31,8 +33,8 @@ def test_vmap_equals_loop(n):
     np.testing.assert_allclose(solve(P, r, 0.9), loop, atol=EXACT)
     shared = jax.vmap(discounted_solve, in_axes=(None, 0, None))(P[0], r, 0.9)
     np.testing.assert_allclose(shared[0], loop[0], atol=EXACT)
-    nested = jax.vmap(jax.vmap(stationary_law))(P.reshape(2, 3, n, n))
-    laws = jnp.stack([stationary_law(p) for p in P])
+    nested = jax.vmap(jax.vmap(stationary_distribution))(P.reshape(2, 3, n, n))
+    laws = jnp.stack([stationary_distribution(p) for p in P])
     np.testing.assert_allclose(nested.reshape(6, n), laws, atol=EXACT)
 
 
@@ -49,7 +51,7 @@ def test_vmap_equals_loop(n):
     ],
 )
 def test_classes(P, law):
-    np.testing.assert_array_equal(stationary_law(jnp.array(P, float)), law)
+    np.testing.assert_array_equal(stationary_distribution(jnp.array(P, float)), law)
 
 
 @pytest.mark.parametrize(
@@ -57,19 +59,19 @@ def test_classes(P, law):
 )
 def test_what_is_no_chain_gives_nan(bad):
     P = jnp.array(bad, float)
-    assert jnp.isnan(jax.jit(stationary_law)(P)).all()
+    assert jnp.isnan(jax.jit(stationary_distribution)(P)).all()
     assert jnp.isnan(jax.jit(discounted_solve)(P, jnp.ones(2), 0.9)).all()
     good = jnp.full((2, 2), 0.5)
     for discount in (1.0, -0.1, jnp.nan):
         assert jnp.isnan(discounted_solve(good, jnp.ones(2), discount)).all()
-    batch = jax.vmap(stationary_law)(jnp.stack([good, P]))
+    batch = jax.vmap(stationary_distribution)(jnp.stack([good, P]))
     np.testing.assert_allclose(batch[0], 0.5)
     assert jnp.isnan(batch[1]).all()
 
 
 def test_wrong_shapes_raise():
     with pytest.raises(ValueError, match=r"P: wanted shape \[2, 2\], got \[2, 3\]"):
-        stationary_law(jnp.ones((2, 3)) / 3)
+        stationary_distribution(jnp.ones((2, 3)) / 3)
     with pytest.raises(ValueError, match=r"r: wanted shape \[2\], got \[3\]"):
         discounted_solve(jnp.eye(2), jnp.ones(3), 0.9)
 
@@ -80,7 +82,7 @@ def test_nearly_decomposable_entry_by_entry(coupling):
     exact = oracles.nearly_decomposable(rng, 3, 3, coupling)
     P = jnp.array([[float(p) for p in row] for row in exact])
     law = np.array([float(p) for p in oracles.exact_law(exact)])
-    np.testing.assert_allclose(stationary_law(P), law, rtol=1e-10)
+    np.testing.assert_allclose(stationary_distribution(P), law, rtol=1e-10)
     reward = [Fraction(int(k), 16) for k in rng.integers(1, 99, len(exact))]
     for discount in (0.5, 0.99999):
         values = oracles.exact_values(exact, reward, Fraction(discount))
@@ -110,7 +112,7 @@ def test_gradients_in_both_modes():
         return w @ discounted_solve(P + t * d, r * (1 + t), 0.9 + 0.01 * t)
 
     def law(t):
-        return w @ stationary_law(P + t * d)
+        return w @ stationary_distribution(P + t * d)
 
     for f in (value, law, jax.grad(value), jax.grad(law)):  # the last two: second derivatives
         difference = (f(1e-4) - f(-1e-4)) / 2e-4

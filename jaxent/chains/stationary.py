@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from .._checks import check_shape, concrete
 from ..models.contracts import ArrayLike
-from ..numerics.elimination import stationary_law
+from ..numerics import elimination
 from ..numerics.krylov import gmres
 from .pair_chain import PairChain
 
@@ -42,13 +42,14 @@ class LawSolution(NamedTuple):
     converged: Array
 
 
-def stationary_distribution(chain: PairChain) -> Array:
+def stationary_distribution(chain: PairChain | ArrayLike) -> Array:
     r"""Stationary law of a unichain over joint pairs, μ P = μ, `[J]`.
 
     Differentiable (implicitly) in every array of the chain. Pairs never visited hold exactly 0.
 
     Args:
-        chain: any chain; small ones are solved by elimination, others matrix-free.
+        chain: any chain, or a matrix of one; small ones are solved by elimination, others
+            matrix-free.
 
     Raises:
         ValueError: outside a trace, if the chain has several recurrent classes (naming their
@@ -60,6 +61,8 @@ def stationary_distribution(chain: PairChain) -> Array:
         >>> print(jaxent.stationary_distribution(chain).round(3))
         [0.333 0.167 0.167 0.333]
     """
+    if not isinstance(chain, PairChain):
+        chain = PairChain.from_matrix(chain, sizes=np.shape(chain)[:1])
     solution = solve_law(chain)
     if concrete(chain, solution) and not bool(solution.converged):
         raise ValueError(_explain(chain, solution))
@@ -83,7 +86,7 @@ def solve_law(chain: PairChain) -> LawSolution:
 def law_direct(chain: PairChain) -> LawSolution:
     """By elimination on the matrix of joint states, for small chains."""
     P = chain.state_matrix()
-    law = stationary_law(P)
+    law = elimination.stationary_distribution(P)
     residual = jnp.abs(jnp.matmul(law, P, precision=lax.Precision.HIGHEST) - law).max()
     return _on_pairs(chain, law, residual, jnp.array(0), ~jnp.isnan(law).any())
 

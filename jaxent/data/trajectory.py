@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike
 from .._checks import check_finite, check_positive_int, check_shape, concrete
 from ..chains.pair_chain import PairChain
 from ..chains.stationary import stationary_distribution
+from ..models.contracts import View
+from ..models.layouts import FactorView, MapLayout
 
 Array = jax.Array
 
@@ -247,34 +249,24 @@ def chain_trajectory(
         ValueError: for views that have more than one factor of their own, or sizes that do not fit.
     """
     check_positive_int("num_steps", num_steps)
-    views = chain.views
-    shared = tuple(
-        k for k in range(len(chain.sizes)) if len(views) > 1 and all(k in v for v in views)
-    )
-    own = [tuple(k for k in view if k not in shared) for view in views]
-    if any(len(axes) != 1 for axes in own):
-        raise ValueError(f"chain: views {views} must each have one factor that is not shared")
-    if len(rewards) != len(views):
-        raise ValueError(f"rewards: wanted one for each of {len(views)} views, got {len(rewards)}")
-    sizes = [chain.sizes[axes[0]] for axes in own]
+    signals, own = _signal_and_own(chain)
+    if len(rewards) != len(own):
+        raise ValueError(f"rewards: wanted one for each of {len(own)} views, got {len(rewards)}")
+    sizes = [view.size for view in own]
     if any(n % num_actions for n in sizes):
         raise ValueError(f"num_actions: {num_actions} does not divide the local pairs {sizes}")
     law = stationary_distribution(chain) if start is None else jnp.asarray(start)
     check_shape("start", law, (chain.num_pairs,))
-    path = _sample_path(key, chain.matrix(), law, num_steps)
-    factors = np.unravel_index(np.asarray(path), chain.sizes)
-    local = np.stack([factors[axes[0]] for axes in own], axis=1)  # [T, N]
-    num_signals = int(np.prod([chain.sizes[k] for k in shared], dtype=int))
-    signal = np.zeros(num_steps, int)
-    for k in shared:
-        signal = signal * chain.sizes[k] + factors[k]
+    path = np.asarray(_sample_path(key, chain.matrix(), law, num_steps))
+    signal, *local = (np.asarray(v.lift(jnp.arange(v.size)))[path] for v in (signals, *own))
+    local, num_signals = np.stack(local, axis=1), signals.size  # [T, N]
     paid = []
     for i, reward in enumerate(rewards):
         flat = np.ravel(np.asarray(reward))
         check_shape(f"rewards[{i}]", flat, (sizes[i] * num_signals,))
         paid.append(flat[local[:, i] * num_signals + signal])
     labels = Labels.numbers(
-        agents=len(views),
+        agents=len(own),
         states=max(sizes) // num_actions,
         actions=num_actions,
         signals=num_signals,
@@ -283,6 +275,18 @@ def chain_trajectory(
     return Trajectory.from_arrays(
         states, actions, np.stack(paid, axis=1), signal=signal, labels=labels
     )
+
+
+def _signal_and_own(chain: PairChain) -> tuple[View, list[View]]:
+    """The factors that every agent sees, and what each sees beside them."""
+    if isinstance(chain.layout, MapLayout):
+        return FactorView((), chain.sizes), list(chain.layout.views)
+    views, every = chain.views, range(len(chain.sizes))
+    shared = tuple(k for k in every if len(views) > 1 and all(k in view for view in views))
+    own = [tuple(k for k in view if k not in shared) for view in views]
+    if any(len(axes) != 1 for axes in own):
+        raise ValueError(f"chain: views {views} must each have one factor that is not shared")
+    return FactorView(shared, chain.sizes), [FactorView(axes, chain.sizes) for axes in own]
 
 
 def survival(laws: Array) -> Array:

@@ -44,7 +44,7 @@ class _Factors(NamedTuple):
 
 
 @jax.jit  # or each call outside a trace would compile its loops anew
-def stationary_law(P: Array) -> Array:
+def stationary_distribution(P: Array) -> Array:
     r"""Stationary law of a unichain, μ P = μ, Σ μ = 1.
 
     Transient states get exactly 0 and periodic chains are fine. The derivative is implicit,

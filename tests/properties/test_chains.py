@@ -9,6 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 import jaxent as je
+from jaxent.numerics.elimination import stationary_distribution
 
 from .strategies import (
     discounts,
@@ -289,7 +290,7 @@ def test_families_make_policies(seed):
 @cache
 def eliminated(size):
     return jax.jit(
-        lambda P, r, discount: (je.stationary_law(P), je.discounted_solve(P, r, discount))
+        lambda P, r, discount: (stationary_distribution(P), je.discounted_solve(P, r, discount))
     )
 
 
