@@ -104,7 +104,6 @@ from .models.weakly_coupled import Coupling as Coupling
 from .models.weakly_coupled import WeaklyCoupledMDP as WeaklyCoupledMDP
 from .models.weakly_coupled import feasible_actions as feasible_actions
 from .numerics.elimination import discounted_solve as discounted_solve
-from .numerics.elimination import stationary_law as stationary_law
 from .numerics.simplex import project_simplex as project_simplex
 from .numerics.simplex import total_variation as total_variation
 from .numerics.simplex import tv_center as tv_center
