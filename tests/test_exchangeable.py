@@ -20,7 +20,8 @@ from jaxent.models.examples import CIRCULANT_PRIORITY, circulant_bandit
 from jaxent.models.mdp import MDP, RestlessBandit, WeaklyCoupledMDP
 from jaxent.models.named_bandits import named_bandit
 from jaxent.models.policies import index_policy
-from jaxent.restless.exchangeable import active_counts, exchangeable_chain
+from jaxent.restless.activation import active_counts
+from jaxent.restless.exchangeable import exchangeable_chain
 from jaxent.restless.ground_truth import _solve_joint, ground_truth
 from jaxent.restless.mean_field import mean_field
 from jaxent.restless.next_counts import configuration_index, configurations
