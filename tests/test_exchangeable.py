@@ -204,9 +204,9 @@ def test_tagged_entanglement_refuses():
     bandit, law = circulant_bandit(5), np.full(56, 1 / 56)
     with pytest.raises(ValueError, match="largest num_agents that fits is 4"):
         tagged_entanglement(bandit, CIRCULANT_PRIORITY, law, memory=2**20)
-    with pytest.raises(ValueError, match=r"law: wanted shape \[56\]"):
+    with pytest.raises(ValueError, match=r"mu: wanted shape \[56\]"):
         tagged_entanglement(bandit, CIRCULANT_PRIORITY, law[1:])
-    with pytest.raises(ValueError, match="law"):
+    with pytest.raises(ValueError, match="mu"):
         tagged_entanglement(bandit, CIRCULANT_PRIORITY, 2 * law)
     with pytest.raises(ValueError, match="priority"):
         tagged_entanglement(bandit, (0, 1, 1, 2), law)

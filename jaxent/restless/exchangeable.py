@@ -34,9 +34,9 @@ from ..models.soft_index import SoftIndex, check_soft
 from ..numerics.arrays import einsum
 from ..numerics.memory import device_memory
 from .activation import IndexPolicy, Priority, active_counts
-from .group_laws import tagged_rounded_kernel
+from .group_laws import TaggedRoundedKernel, tagged_rounded_kernel
 from .next_counts import NextCounts, configurations, next_counts, num_configurations, walk_size
-from .rounded import others, rounded_priority, rounded_soft, tagged
+from .rounded import Rounded, others, rounded_priority, rounded_soft, tagged
 
 Array = jax.Array
 
@@ -200,15 +200,19 @@ def soft_exchangeable_chain(
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _soft_chain(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, budget: int):
-    local = as_float_kernel(bandit)
+    rounded, kernel, split = soft_team(as_float_kernel(bandit), policy, num_agents, budget)
+    part = TaggedPolicy(tagged(rounded, num_agents).table)
+    return PairChain(kernel, part, TaggedLayout(split[..., 1], num_agents))
+
+
+def soft_team(
+    local: Array, policy: SoftIndex, num_agents: int, budget: int
+) -> tuple[Rounded, TaggedRoundedKernel, Array]:
+    """Roundings, the kernel of a tagged agent and the others, and the others' `split`."""
     rounded = rounded_soft(num_agents, budget, policy)
     split = others(rounded, num_agents)
     left = budgets_left(num_agents, budget)
-    return PairChain(
-        tagged_rounded_kernel(local, split, num_agents - 1, left),
-        TaggedPolicy(tagged(rounded, num_agents).table),
-        TaggedLayout(split[..., 1], num_agents),
-    )
+    return rounded, tagged_rounded_kernel(local, split, num_agents - 1, left), split
 
 
 def check_exchangeable(

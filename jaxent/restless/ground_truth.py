@@ -36,15 +36,15 @@ from ..values.bellman import QSolution, solve_direct, solve_iterative
 from .activation import IndexPolicy
 from .exchangeable import (
     as_float_kernel,
-    budgets_left,
     check_exchangeable,
     check_memory,
     check_soft_team,
+    soft_team,
 )
-from .group_laws import rounded_kernel, tagged_rounded_kernel
+from .group_laws import rounded_kernel
 from .next_counts import next_counts
-from .rounded import Rounded, others, rounded_priority, rounded_soft, tagged, tagged_law, total
-from .tagged import next_chances, place_by_rank, walk_bytes
+from .rounded import Rounded, tagged, tagged_law, total
+from .tagged import place_by_rank, walk_ahead, walk_bytes
 
 Array = jax.Array
 
@@ -124,19 +124,12 @@ def ground_truth(
         num_agents, budget = check_soft_team(bandit, policy, memory)
         return _soft_answer(bandit, policy, num_agents, budget)
     num_agents, budget, order = check_exchangeable(bandit, policy)
-    local = as_float_kernel(bandit)
-    check_memory(num_agents, len(order), partial(walk_bytes, local.dtype.itemsize), memory)
+    itemsize = as_float_kernel(bandit).dtype.itemsize
+    check_memory(num_agents, len(order), partial(walk_bytes, itemsize), memory)
+    local, rounded, ahead = walk_ahead(bandit, num_agents, budget, order)
     discount = jnp.asarray(bandit.discount, local.dtype)
-    # States are renamed by their place in the priority, and what depends on the budget is passed as
-    # arrays, so that one compilation for each N and S serves every priority.
-    served = np.array(order)
-    local = local[served][:, :, served]
-    reward = jnp.asarray(bandit.reward, local.dtype)[served]
-    rounded = rounded_priority(num_agents, budget, tuple(range(len(order))), local.dtype)
+    reward = jnp.asarray(bandit.reward, local.dtype)[np.array(order)]
     solved = _solve_joint(local, reward, discount, budget, rounded, num_agents=num_agents)
-    left = jnp.array(budgets_left(num_agents, budget))
-    chances = tagged(rounded, num_agents).chances
-    ahead = next_chances(local, left, chances, num_agents=num_agents - 1)
     flow = _walked_flow(solved[0].value, ahead, rounded, num_agents)
     return _rename(_answer(local, reward, discount, solved, rounded, flow), order, num_agents)
 
@@ -179,13 +172,11 @@ def _soft_answer(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, bud
     local = as_float_kernel(bandit)
     reward = jnp.asarray(bandit.reward, local.dtype)
     discount = jnp.asarray(bandit.discount, local.dtype)
-    rounded = rounded_soft(num_agents, budget, policy)
+    rounded, team, _ = soft_team(local, policy, num_agents, budget)
     kernel = rounded_kernel(local, rounded.split, num_agents, budget)
     layout = Layout((rounded.weights.size,), ((0,),))
     chain = PairChain(kernel, TablePolicy(rounded.weights), layout)
     solved = _solve(chain, total(rounded.split, reward).reshape(-1), discount)
-    left, seen = budgets_left(num_agents, budget), others(rounded, num_agents)
-    team = tagged_rounded_kernel(local, seen, num_agents - 1, left)
     weights = tagged_law(solved[0].value.reshape(rounded.weights.shape), rounded, num_agents)
     flow = team.mean_ahead(weights, tagged(rounded, num_agents).chances)
     return _answer(local, reward, discount, solved, rounded, flow)

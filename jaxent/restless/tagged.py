@@ -37,8 +37,8 @@ from .exchangeable import (
     check_exchangeable,
     check_memory,
     check_soft_team,
+    soft_team,
 )
-from .group_laws import tagged_rounded_kernel
 from .next_counts import (
     configuration_index,
     configurations,
@@ -46,7 +46,7 @@ from .next_counts import (
     num_configurations,
     walk_size,
 )
-from .rounded import Rounded, others, rounded_priority, rounded_soft, tagged, tagged_law
+from .rounded import Rounded, rounded_priority, tagged, tagged_law
 
 Array = jax.Array
 
@@ -110,13 +110,10 @@ def tagged_entanglement(
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eq. (7) and Def. 8.
     """
-    if isinstance(policy, SoftIndex):
-        num_agents, _ = check_soft_team(bandit, policy, memory)
-    else:
-        num_agents, _, _ = check_exchangeable(bandit, policy)
-    num_states = bandit.num_states
+    soft, num_states = isinstance(policy, SoftIndex), bandit.num_states
+    check = partial(check_soft_team, memory=memory) if soft else check_exchangeable
+    num_agents = check(bandit, policy)[0]
     itemsize = as_float_kernel(bandit).dtype.itemsize
-    soft = isinstance(policy, SoftIndex)
     check_memory(num_agents, num_states, partial(_rows_bytes, itemsize, soft), memory)
     points, weights = tagged_rows(bandit, policy, mu)
     half = sign_vectors(num_states)  # [2^(S - 1), S]
@@ -135,28 +132,35 @@ def tagged_rows(bandit: RestlessBandit, policy: IndexPolicy, mu: Array | np.ndar
     num_agents, budget = check_counted(bandit)
     check_shape("mu", mu, (num_configurations(num_agents, bandit.num_states),))
     check_stochastic("mu", mu)
-    local = as_float_kernel(bandit)
-    law = jnp.asarray(mu, local.dtype)
+    law = jnp.asarray(mu, as_float_kernel(bandit).dtype)
     if isinstance(policy, SoftIndex):
-        return _soft_rows(local, law, policy, num_agents, budget)
+        return _soft_rows(as_float_kernel(bandit), law, policy, num_agents, budget)
     _, _, order = check_exchangeable(bandit, policy)
-    # States are renamed by their place in the priority, as in `ground_truth`.
-    served = np.array(order)
-    local = local[served][:, :, served]
+    local, rounded, ahead = walk_ahead(bandit, num_agents, budget, order)
     law = law[np.argsort(place_by_rank(num_agents, order))]
-    rounded = rounded_priority(num_agents, budget, tuple(range(len(order))), local.dtype)
-    left = jnp.array(budgets_left(num_agents, budget))
-    chances = tagged(rounded, num_agents).chances
-    ahead = next_chances(local, left, chances, num_agents=num_agents - 1)  # [2, S', C]
     ahead = jnp.moveaxis(ahead, 1, -1)[None, :, :, None]  # [1, 2, C, 1, S']
     return _rows(local, law, ahead, rounded, np.argsort(order), num_agents)
 
 
+def walk_ahead(
+    bandit: RestlessBandit, num_agents: int, budget: int, order: tuple[int, ...]
+) -> tuple[Array, Rounded, Array]:
+    """Local kernel, what the agents do, and E[π_1(s', c') | a, c], `[2, S', C]`, of a priority.
+
+    States are renamed by their place in it, and what depends on the budget is an array, so that one
+    compilation for each N and S serves every priority.
+    """
+    served = np.array(order)
+    local = as_float_kernel(bandit)[served][:, :, served]
+    rounded = rounded_priority(num_agents, budget, tuple(range(len(order))), local.dtype)
+    left = jnp.array(budgets_left(num_agents, budget))
+    chances = tagged(rounded, num_agents).chances
+    return local, rounded, next_chances(local, left, chances, num_agents=num_agents - 1)
+
+
 @partial(jax.jit, static_argnums=(3, 4))
 def _soft_rows(local, law, policy: SoftIndex, num_agents: int, budget: int) -> TaggedRows:
-    rounded = rounded_soft(num_agents, budget, policy)
-    left, seen = budgets_left(num_agents, budget), others(rounded, num_agents)
-    team = tagged_rounded_kernel(local, seen, num_agents - 1, left)
+    rounded, team, _ = soft_team(local, policy, num_agents, budget)
     ahead = team.ahead(tagged(rounded, num_agents).chances)  # [S, 2, C, J, S']
     return _rows(local, law, ahead, rounded, np.arange(len(local)), num_agents)
 
