@@ -22,7 +22,8 @@ from jaxent.models.named_bandits import named_bandit
 from jaxent.models.policies import index_policy
 from jaxent.models.restless_bandit import RestlessBandit
 from jaxent.models.weakly_coupled import WeaklyCoupledMDP
-from jaxent.restless.exchangeable import active_counts, exchangeable_chain
+from jaxent.restless.activation import active_counts
+from jaxent.restless.exchangeable import exchangeable_chain
 from jaxent.restless.ground_truth import _solve_joint, ground_truth
 from jaxent.restless.mean_field import mean_field
 from jaxent.restless.next_counts import configuration_index, configurations
@@ -205,9 +206,9 @@ def test_tagged_entanglement_refuses():
     bandit, law = circulant_bandit(5), np.full(56, 1 / 56)
     with pytest.raises(ValueError, match="largest num_agents that fits is 4"):
         tagged_entanglement(bandit, CIRCULANT_PRIORITY, law, memory=2**20)
-    with pytest.raises(ValueError, match=r"law: wanted shape \[56\]"):
+    with pytest.raises(ValueError, match=r"mu: wanted shape \[56\]"):
         tagged_entanglement(bandit, CIRCULANT_PRIORITY, law[1:])
-    with pytest.raises(ValueError, match="law"):
+    with pytest.raises(ValueError, match="mu"):
         tagged_entanglement(bandit, CIRCULANT_PRIORITY, 2 * law)
     with pytest.raises(ValueError, match="priority"):
         tagged_entanglement(bandit, (0, 1, 1, 2), law)

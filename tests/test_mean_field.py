@@ -65,7 +65,7 @@ def test_limit_of_equation_7():
     before = list(PRIORITY[: PRIORITY.index(2)])
     u = np.zeros(4)
     u[before], u[2] = -1, -4 / 7
-    u = np.asarray(field.piece) @ u
+    u = np.asarray(field.linear) @ u
     limit = np.sqrt(2 / np.pi * (u @ np.asarray(field.covariance) @ u))
     np.testing.assert_allclose(field.mu_atv_limit, limit, atol=EXACT)
 
@@ -87,7 +87,7 @@ def test_fixed_point_piece_and_moments(case):
     m = np.asarray(field.configuration)
     np.testing.assert_allclose(m.sum(), 1, atol=EXACT)
     np.testing.assert_allclose(jaxent.mean_field_step(bandit, priority, m), m, atol=SOLVE)
-    K, b = np.asarray(field.piece), np.asarray(field.offset)
+    K, b = np.asarray(field.linear), np.asarray(field.offset)
     # The piece is phi on a neighborhood of m*.
     rng = np.random.default_rng(case)
     push = rng.normal(size=len(m))

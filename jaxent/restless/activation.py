@@ -1,17 +1,39 @@
-r"""Who is active: priority activation of exchangeable agents (Def. 13).
+r"""Who is active: the index policies of exchangeable agents, hard and soft (Def. 13).
 
-Given how many agents are in each state, an index policy activates whole states in priority order
-until the budget is met; agents in the state where it runs out are chosen uniformly. So an agent in
-state s is active with probability (activated agents in s) / (agents in s).
+Given how many agents are in each state, a priority activates whole states in its order until the
+budget is met; agents in the state where it runs out are chosen uniformly. So an agent in state s is
+active with probability (activated agents in s) / (agents in s). A `SoftIndex` makes these chances
+smooth, and draws the number of active agents in each state: its rounding. A priority is the case in
+which every configuration has one rounding.
 """
+
+from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_permutation
+from ..models.soft_index import SoftIndex, check_soft
+from ..numerics.arrays import as_float, ratio
 
 Array = jax.Array
 
+Priority = Sequence[int] | np.ndarray | Array
+IndexPolicy = Priority | SoftIndex
 
-def activate(counts: Array, priority: Array, budget: Array) -> Array:
+
+def check_index_policy(policy: IndexPolicy, num_states: int) -> Array | SoftIndex:
+    """The policy, a priority as an array; a ValueError names what is wrong with it."""
+    if isinstance(policy, SoftIndex):
+        check_soft(policy, num_states)
+        return policy
+    check_permutation("priority", policy, num_states)
+    return jnp.asarray(policy)
+
+
+def activate(counts: Array, priority: Array, budget: Array | float) -> Array:
     r"""Active agents per state.
 
     $a_s = \min\{n_s, (M - \sum_{s' \text{ before } s} n_{s'})_+\}$. Counts and budget may also be
@@ -35,10 +57,38 @@ def activate(counts: Array, priority: Array, budget: Array) -> Array:
     return served[..., jnp.argsort(priority)]
 
 
-def by_action(counts: Array, priority: Array, budget: Array) -> Array:
-    """Agents per state and action, `[..., S, 2]`: idle in column 0, active in column 1."""
-    active = activate(counts, priority, budget)
+def active_counts(counts: np.ndarray, budget: float, priority: Sequence[int]) -> np.ndarray:
+    """`activate` of known counts, or shares of the agents, in NumPy: `[..., S]`."""
+    counts = np.asarray(counts)
+    active = np.zeros_like(counts)
+    left = np.full(counts.shape[:-1], budget)
+    for s in priority:
+        active[..., s] = np.minimum(counts[..., s], left)
+        left = left - active[..., s]
+    return active
+
+
+def by_action(counts: Array, policy: Array | SoftIndex, budget: Array | float) -> Array:
+    """Agents per state and action, `[..., S, 2]`: idle in column 0, active in column 1.
+
+    Under a `SoftIndex` these are means over its roundings.
+    """
+    if isinstance(policy, SoftIndex):
+        return counts[..., None] * action_law(counts, policy, budget)
+    active = activate(counts, policy, budget)
     return jnp.stack([counts - active, active], axis=-1)
+
+
+def action_law(counts: Array, policy: Array | SoftIndex, budget: Array | float) -> Array:
+    r"""$\pi(a \mid s, n)$ of an agent, `[..., S, 2]`.
+
+    Under a priority a state without agents gets the placeholder (1, 0).
+    """
+    if not isinstance(policy, SoftIndex):
+        return action_probabilities(by_action(counts, policy, budget))
+    chances = partial(policy.chances, budget=budget)
+    active = jnp.vectorize(chances, signature="(s)->(s)")(counts)
+    return jnp.stack([1 - active, active], axis=-1)
 
 
 def action_probabilities(groups: Array) -> Array:
@@ -46,9 +96,7 @@ def action_probabilities(groups: Array) -> Array:
 
     A state without agents gets the placeholder (1, 0); its weight is 0.
     """
-    groups = jnp.asarray(groups, jnp.result_type(groups, float))
-    counts = groups.sum(-1, keepdims=True)
-    idle = jnp.array([1.0, 0.0], groups.dtype)
-    idle = jnp.broadcast_to(idle, groups.shape)
-    counts = jnp.broadcast_to(counts, groups.shape)
-    return jnp.where(counts > 0, groups / jnp.where(counts > 0, counts, 1), idle)
+    groups = as_float(groups)
+    counts = jnp.broadcast_to(groups.sum(-1, keepdims=True), groups.shape)
+    idle = jnp.broadcast_to(jnp.array([1.0, 0.0], groups.dtype), groups.shape)
+    return ratio(groups, counts, idle)

@@ -120,6 +120,11 @@ def _simulate(key, kernel, index, states, budget, num_steps) -> AgentsTrajectory
 def agent_policy(trajectory: AgentsTrajectory, index: Array) -> Array:
     r"""$\pi_i(1 \mid s_{1:N})$ of every agent at every epoch, `[T + 1, N]`."""
     own = jnp.asarray(index)[jnp.arange(trajectory.states.shape[1]), trajectory.states]
+    return _chance_to_act(trajectory, own)
+
+
+def _chance_to_act(trajectory: AgentsTrajectory, own: Array) -> Array:
+    """Of an agent with this index at every epoch, `[T + 1 or 1, K]` to `[T + 1, K]`."""
     level, chance = trajectory.threshold[:, None], trajectory.chance[:, None]
     return jnp.where(own > level, 1, jnp.where(own == level, chance, 0))
 
@@ -185,9 +190,7 @@ def type_entanglement(
 
 
 def _estimate(trajectory: AgentsTrajectory, index: Array, weights: Array) -> EntanglementEstimate:
-    level, chance = trajectory.threshold[:, None], trajectory.chance[:, None]
-    own = index[None]
-    active = jnp.where(own > level, 1, jnp.where(own == level, chance, 0))  # [T + 1, S]
+    active = _chance_to_act(trajectory, index[None])  # [T + 1, S]
     return estimate_entanglement(jnp.stack([1 - active, active], axis=-1), weights)
 
 

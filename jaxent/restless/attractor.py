@@ -9,7 +9,7 @@ contrary. What neither finds is said to be undecided.
 """
 
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ from scipy.optimize import linprog
 
 from .._checks import check_permutation, check_positive_int, concrete
 from ..models.restless_bandit import RestlessBandit, check_bandit
-from .concentration import tangent_norm
-from .exchangeable import active_counts
+from .activation import Priority, active_counts
+from .lemmas import tangent_norm
 from .mean_field import affine_pieces, mean_field
 
 _APART = 1e-6  # points of a cycle closer than this are one
@@ -65,7 +65,7 @@ class Attractor(NamedTuple):
 
 def check_attractor(
     bandit: RestlessBandit,
-    priority: Any,
+    priority: Priority,
     *,
     num_starts: int = 64,
     num_steps: int = 1000,

@@ -1,43 +1,44 @@
 r"""The exact chain of N exchangeable agents: one of them tagged, the others counted.
 
-Under a priority rule with fair ties (Def. 13) a homogeneous bandit does not tell its agents apart,
-so (tagged agent's pair, configuration of the other N - 1) is a Markov chain, with 2 S C(N + S - 2,
-S - 1) pairs in place of (2 S)^N, and the tagged agent moves in it as in the joint chain. With n the
-counts of all N agents and α_s(n) how many of them are active in state s, the tagged agent is active
-with probability α_s(n) / n_s; given its action a, the others are served in the same order with what
-is left of the budget, M - a. So the kernel is
+Under an index policy with fair ties (Def. 13) a homogeneous bandit does not tell its agents apart,
+so (tagged agent's pair x = (s, a), configuration c of the other N - 1, rounding j) is a Markov
+chain, with 2 S C(N + S - 2, S - 1) J elements in place of (2 S)^N, and the tagged agent moves in it
+as in the joint chain. In the rounding of n = c + e_s it is active with probability K_j(n)_s / n_s
+(`rounded`). It is a `PairChain` of factors (X, (c, j)) whose only view is the tagged pair.
+
+A priority (J = 1) and a `SoftIndex` (J = S) differ in the kernel alone. Under a priority the others
+are served in the same order with what is left of the budget, M - a, so that
 
     (K V)(s, a, c) = Σ_s' P_a(s, s') (T_{N-1, M-a} V(s', .))(c)
 
-with T the operator of `next_counts`, and the chain is a `PairChain` of factors (X, configurations)
-whose only view is the tagged pair. A pair that the rule never takes (say, idle where everyone is
-served) has weight 0 and keeps this kernel.
+with T the operator of `next_counts`, which walks a tree. Under a soft index any split of the others
+may occur, so that their laws stand in two matrices (`group_laws`), and nothing is drawn: every
+number is differentiable in index and temperature as well as in the local kernel. A pair that the
+rule never takes (say, idle where everyone is served) has weight 0 and keeps the kernel of a
+priority; under a soft index its row is of no use.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._checks import check_permutation, check_positive_int, concrete, stochastic
+from .._checks import check_permutation, check_positive_int, concrete, renamed, stochastic
 from ..chains.pair_chain import PairChain
 from ..models.contracts import Agents
 from ..models.layouts import Views, view_of
 from ..models.restless_bandit import RestlessBandit, check_bandit
+from ..models.soft_index import SoftIndex, check_soft
+from ..numerics.arrays import einsum
 from ..numerics.memory import device_memory
-from .next_counts import (
-    NextCounts,
-    configuration_index,
-    configurations,
-    next_counts,
-    num_configurations,
-    walk_size,
-)
+from .activation import IndexPolicy, Priority, active_counts
+from .group_laws import TaggedRoundedKernel, tagged_rounded_kernel
+from .next_counts import NextCounts, configurations, next_counts, num_configurations, walk_size
+from .rounded import Rounded, others, rounded_priority, rounded_soft, tagged
 
 Array = jax.Array
 
@@ -62,20 +63,20 @@ class TaggedKernel:
     def mv(self, v: Array) -> Array:
         """K v."""
         v = v.reshape(self.local.shape[-1], -1)  # [S, C]
-        ahead = lax.map(lambda op: op.mv(v), self.others)  # [2, S, C]
-        return _einsum("sat,atc->sac", self.local, ahead).reshape(-1)
+        ahead = lax.map(lambda op: op.mv(v), self.others)  # [2, S', C]
+        return einsum("sat,atc->sac", self.local, ahead).reshape(-1)
 
     def vm(self, mu: Array) -> Array:
         """The law of the next (tagged state, configuration), mu K."""
         mu = mu.reshape(*self.local.shape[:2], -1)  # [S, 2, C]
-        moved = _einsum("sac,sat->atc", mu, self.local)  # [2, S, C]
+        moved = einsum("sac,sat->atc", mu, self.local)  # [2, S, C]
         laws = lax.map(lambda both: both[0].vm(both[1]), (self.others, moved))
         return laws.sum(0).reshape(-1)
 
     def matrix(self) -> Array:
         """K itself, for few agents."""
         ahead = lax.map(lambda op: op.matrix(), self.others)  # [2, C, C]
-        rows = _einsum("sat,acd->sactd", self.local, ahead)
+        rows = einsum("sat,acd->sactd", self.local, ahead)
         return rows.reshape(2 * self.local.shape[0] * ahead.shape[1], -1)
 
     def stochastic(self) -> Array:
@@ -86,51 +87,54 @@ class TaggedKernel:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TaggedPolicy:
-    """Π: who is active is drawn fairly among the agents of a state.
+    """Π: a rounding is drawn, then fairly who of the agents of a state is active.
 
     Attributes:
-        active: probability that the tagged agent is active, `[S, C]`.
+        table: probability of (a, j) in (s, c), `[S, 2, C, J]`.
     """
 
-    active: Array
+    table: Array
 
     @property
     def num_states(self) -> int:
         """Number of (tagged state, configuration)."""
-        return self.active.size
+        return self.table.shape[0] * self.table.shape[2]
 
     def mv(self, f: Array) -> Array:
-        """The mean over the tagged agent's actions, `[S * 2 * C, ...]` to `[S * C, ...]`."""
-        num_states, num_configurations = self.active.shape
-        f = f.reshape(num_states, 2, num_configurations, *f.shape[1:])
-        active = self.active.reshape(*self.active.shape, *(1,) * (f.ndim - 3))
-        mean = (1 - active) * f[:, 0] + active * f[:, 1]
-        return mean.reshape(-1, *f.shape[3:])
+        """The mean over actions and roundings, `[S * 2 * C * J, ...]` to `[S * C, ...]`."""
+        mean = (self.table[..., None] * f.reshape(*self.table.shape, -1)).sum((1, 3))
+        return mean.reshape(self.num_states, *f.shape[1:])
 
     def vm(self, mu: Array) -> Array:
-        """The law of the pair, `[S * C]` to `[S * 2 * C]`."""
-        mu = mu.reshape(self.active.shape)
-        return jnp.stack([(1 - self.active) * mu, self.active * mu], axis=1).reshape(-1)
+        """The law of the pair, `[S * C]` to `[S * 2 * C * J]`."""
+        num_states, _, size, _ = self.table.shape
+        return (self.table * mu.reshape(num_states, 1, size, 1)).reshape(-1)
 
     def stochastic(self) -> Array:
-        """Always."""
-        return jnp.array(True)
+        """Whether the actions in every state have probabilities."""
+        return stochastic(jnp.moveaxis(self.table, 1, 2).reshape(self.num_states, -1))
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TaggedLayout:
-    """Factors (X, configurations of the others); the one view is the tagged pair."""
+    """Factors (X, (c, j)); the one view is the tagged pair.
 
+    Attributes:
+        active: active agents of each state among the others, by the tagged agent's action and
+            state, `[2, S, C, J, S]`. Under a priority the tagged agent's state does not matter:
+            `[2, 1, C, 1, S]`.
+        num_agents: N. Static.
+    """
+
+    active: Array
     num_agents: int = field(metadata={"static": True})
-    budget: int = field(metadata={"static": True})
-    priority: tuple[int, ...] = field(metadata={"static": True})
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """(2 S, C)."""
-        num_states = len(self.priority)
-        return 2 * num_states, num_configurations(self.num_agents - 1, num_states)
+        """(2 S, C J)."""
+        _, _, size, roundings, num_states = self.active.shape
+        return 2 * num_states, size * roundings
 
     @property
     def views(self) -> Views:
@@ -138,83 +142,87 @@ class TaggedLayout:
         return ((0,),)
 
     def project(self, measure: Array, agent: Agents) -> Array:
-        """A measure of joint pairs as one of the tagged pair, `[2 S]`."""
+        """A measure of joint pairs as one of the tagged pair, `[2 S * C * J]` to `[2 S]`."""
         return view_of(self, agent).project(measure)
 
     def lift(self, functions: Sequence[Array]) -> Array:
-        """f(x_1) + Σ over the others of f: one function, weighted by counts, `[2 S * C]`."""
+        """f(x_1) + Σ over the others of f: one function, weighted by counts, `[2 S * C * J]`."""
         f = functions[0].reshape(-1, 2)  # [S, 2]
-        counts = configurations(self.num_agents - 1, len(self.priority))
-        others = []
-        for budget in budgets_left(self.num_agents, self.budget):
-            active = active_counts(counts, budget, self.priority)
-            split = jnp.asarray(np.stack([counts - active, active], axis=-1), f.dtype)
-            others.append(_einsum("csa,sa->c", split, f))
-        return (f[:, :, None] + jnp.stack(others)[None]).reshape(-1)
+        counts = configurations(self.num_agents - 1, len(f))
+        idle = einsum("ct,t->c", jnp.asarray(counts, f.dtype), f[:, 0])
+        gain = einsum("ascjt,t->sacj", self.active.astype(f.dtype), f[:, 1] - f[:, 0])
+        return (f[:, :, None, None] + (idle[None, None, :, None] + gain)).reshape(-1)
 
 
+@renamed(priority="policy")
 def exchangeable_chain(
-    bandit: RestlessBandit, priority: Sequence[int] | Array, *, memory: int | None = None
+    bandit: RestlessBandit, policy: IndexPolicy, *, memory: int | None = None
 ) -> PairChain:
-    """The exact chain of (tagged agent's pair, configuration of the others) under a priority rule.
+    """The exact chain of (tagged agent's pair, configuration of the others and rounding).
 
-    Differentiable in the kernels. The largest arrays are the laws of the last-served states, see
-    `NextCounts`: 0.6 GB for N = 60, S = 4, in float64.
+    Differentiable in the kernels, and in index and temperature of a `SoftIndex`. The largest arrays
+    are, under a priority, the laws of the last-served states, see `NextCounts`: 0.6 GB for N = 60,
+    S = 4, in float64. Under a soft index they are the law of the idle group, `[C_l, C_l]` with
+    C_l = C(N - M + S - 1, S - 1), and vectors of 2 S C(N + S - 2, S - 1) S elements.
 
     Args:
         bandit: `num_agents` and `budget` must be known ints, they fix shapes.
-        priority: permutation of the states, first served first. Static.
+        policy: a priority, that is, a permutation of the states, first served first, static; or a
+            `SoftIndex`, which may be traced.
         memory: bytes it may take; by default what the device has. Static.
 
     Returns:
-        `PairChain` of factors (2 S, C(N + S - 2, S - 1)) with one view, the tagged pair. `lift`
+        `PairChain` of factors (2 S, C(N + S - 2, S - 1) J) with one view, the tagged pair. `lift`
         takes one function of the pair and sums it over all N agents.
 
     Raises:
-        ValueError: for a bad bandit or priority, and before anything is allocated if the chain
-            does not fit: the message has the count, the bytes and the largest N that fits.
+        ValueError: for a bad bandit or policy, and before anything is allocated if the chain does
+            not fit: the message has the count, the bytes and the largest N that fits.
     """
-    num_agents, budget, order = check_exchangeable(bandit, priority)
+    if isinstance(policy, SoftIndex):
+        num_agents, budget = check_soft_team(bandit, policy, memory)
+        return _soft_chain(bandit, policy, num_agents, budget)
+    num_agents, budget, order = check_exchangeable(bandit, policy)
     local = as_float_kernel(bandit)
     check_memory(num_agents, len(order), partial(_chain_bytes, local.dtype.itemsize), memory)
-    left = jnp.array(budgets_left(num_agents, budget))
-    others = _prepare_both(local, left, num_agents=num_agents - 1, priority=order)
-    _, own, active = tagged_counts(num_agents, budget, order)
+    left = budgets_left(num_agents, budget)
+    walks = _prepare_both(local, jnp.array(left), num_agents=num_agents - 1, priority=order)
+    counts = configurations(num_agents - 1, len(order))
+    active = np.stack([active_counts(counts, each, order) for each in left])
+    rounded = rounded_priority(num_agents, budget, order, local.dtype)
     return PairChain(
-        TaggedKernel(local, others),
-        TaggedPolicy(jnp.asarray(active / own, local.dtype)),
-        TaggedLayout(num_agents, budget, order),
+        TaggedKernel(local, walks),
+        TaggedPolicy(tagged(rounded, num_agents).table),
+        TaggedLayout(jnp.asarray(active[:, None, :, None], jnp.int32), num_agents),
     )
 
 
-def active_counts(counts: np.ndarray, budget: float, priority: Sequence[int]) -> np.ndarray:
-    """How many agents of each state are active, α(n): `[..., S]`; or which share, of shares."""
-    counts = np.asarray(counts)
-    active = np.zeros_like(counts)
-    left = np.full(counts.shape[:-1], budget)
-    for s in priority:
-        active[..., s] = np.minimum(counts[..., s], left)
-        left = left - active[..., s]
-    return active
+def soft_exchangeable_chain(
+    bandit: RestlessBandit, policy: SoftIndex, *, memory: int | None = None
+) -> PairChain:
+    """`exchangeable_chain` of a soft index policy."""
+    return exchangeable_chain(bandit, policy, memory=memory)
 
 
-def tagged_counts(
-    num_agents: int, budget: int, priority: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For a tagged agent in s and configurations c of the others, with n = c + e_s, `[S, C]` each.
+@partial(jax.jit, static_argnums=(2, 3))
+def _soft_chain(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, budget: int):
+    rounded, kernel, split = soft_team(as_float_kernel(bandit), policy, num_agents, budget)
+    part = TaggedPolicy(tagged(rounded, num_agents).table)
+    return PairChain(kernel, part, TaggedLayout(split[..., 1], num_agents))
 
-    The place of n among `configurations(N, S)`, n_s, and how many of those n_s are active.
-    """
-    num_states = len(priority)
-    others = configurations(num_agents - 1, num_states)
-    everyone = others[None] + np.eye(num_states, dtype=np.int64)[:, None]  # [S, C, S]
-    active = active_counts(everyone, budget, priority)
-    state = np.arange(num_states)
-    return configuration_index(everyone), everyone[state, :, state], active[state, :, state]
+
+def soft_team(
+    local: Array, policy: SoftIndex, num_agents: int, budget: int
+) -> tuple[Rounded, TaggedRoundedKernel, Array]:
+    """Roundings, the kernel of a tagged agent and the others, and the others' `split`."""
+    rounded = rounded_soft(num_agents, budget, policy)
+    split = others(rounded, num_agents)
+    left = budgets_left(num_agents, budget)
+    return rounded, tagged_rounded_kernel(local, split, num_agents - 1, left), split
 
 
 def check_exchangeable(
-    bandit: RestlessBandit, priority: Sequence[int] | Array
+    bandit: RestlessBandit, priority: Priority
 ) -> tuple[int, int, tuple[int, ...]]:
     """N, M and the priority as Python ints, or a ValueError that names what is wrong."""
     num_agents, budget = check_counted(bandit)
@@ -231,6 +239,18 @@ def check_counted(bandit: RestlessBandit) -> tuple[int, int]:
     if not concrete(bandit.budget):
         raise ValueError("budget: it must be a Python int here, not a traced value")
     return int(bandit.num_agents), int(bandit.budget)
+
+
+def check_soft_team(
+    bandit: RestlessBandit, policy: SoftIndex, memory: int | None
+) -> tuple[int, int]:
+    """N and M, after every check of an exact answer under a soft index policy."""
+    num_agents, budget = check_counted(bandit)
+    check_soft(policy, bandit.num_states)
+    itemsize = as_float_kernel(bandit).dtype.itemsize
+    needed = partial(soft_bytes, itemsize, budget / num_agents)
+    check_memory(num_agents, bandit.num_states, needed, memory)
+    return num_agents, budget
 
 
 def check_memory(
@@ -262,6 +282,15 @@ def _chain_bytes(itemsize: int, num_agents: int, num_states: int) -> int:
     return (VECTORS * pairs + 2 * walk_size(others, num_states, num_states)) * itemsize
 
 
+def soft_bytes(itemsize: int, share: float, num_agents: int, num_states: int) -> int:
+    """What the laws of the groups and a solve hold under a soft index policy, about."""
+    active = num_configurations(round(share * num_agents), num_states)
+    idle = num_configurations(num_agents - round(share * num_agents), num_states)
+    pairs = 2 * num_states**2 * num_configurations(num_agents - 1, num_states)
+    laws = 2 * (active**2 + idle**2) + 4 * num_states * active * idle
+    return (laws + VECTORS * pairs) * itemsize
+
+
 @partial(jax.jit, static_argnames=("num_agents", "priority"))
 def _prepare_both(local: Array, left: Array, *, num_agents: int, priority: tuple[int, ...]):
     return lax.map(
@@ -279,7 +308,3 @@ def as_float_kernel(bandit: RestlessBandit) -> Array:
     """The local kernel `[S, 2, S]` in its own float dtype, float32 at least."""
     kernel = bandit.kernel
     return kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-
-
-def _einsum(spec: str, *operands: Any) -> Array:
-    return jnp.einsum(spec, *operands, precision=lax.Precision.HIGHEST)

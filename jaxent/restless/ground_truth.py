@@ -1,20 +1,20 @@
 r"""Exact answers of a restless bandit, from the counts of all N agents.
 
-Everything that the N agents share is a function of their configuration n: the stationary law μ(n),
-and, because a priority rule fixes who is active, the joint Q-value, Q = r + discount T Q with
-r(n) = Σ_{s,a} n_{s,a} r(s, a). That is S times fewer unknowns than the chain with a tagged agent
-has, and one walk an iteration in place of 2 S. The tagged agent comes back in two steps:
+Everything that the N agents share is a function of (n, j), their configuration and its rounding
+(`rounded`; a priority has one rounding): the stationary law μ(n) w_j(n) and the joint Q-value,
+Q = r + discount K Π Q with r(n, j) = Σ_{s,a} n_{s,a} r(s, a). That is far fewer unknowns than the
+chain with a tagged agent has, S times fewer under a priority, and one walk an iteration in place of
+2 S. The tagged agent comes back in two steps:
 
-    occupancy(s, a) = Σ_n μ(n) n_{s,a} / N,
-    flow((s, a), (s', 1)) = P_a(s, s') Σ_c w_{s,a}(c) (T_{N-1,M-a} π_1(s', .))(c),
+    occupancy(s, a) = Σ_{n,j} μ(n) w_j(n) n_{s,a} / N,
+    flow((s, a), (s', 1)) = P_a(s, s') Σ_{c,j} w_{s,a}(c, j) E[π_1(s', c') | s, a, c, j],
 
-with w the joint law of its pair and the configuration c of the others, and π_1(s', c') its chance
-to be active. From the flow come its local transition (Eq. 2), local Q-values and the decomposition
-error. `exchangeable_chain` gives the same numbers, and all other measures, through the general
-functions; this is the short way to large N.
+with w the joint law of its pair, the configuration c of the others and the rounding, and π_1 its
+chance to be active. From the flow come its local transition (Eq. 2), local Q-values and the
+decomposition error. `exchangeable_chain` gives the same numbers, and all other measures, through
+the general functions; this is the short way to large N.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -23,34 +23,43 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._checks import renamed
 from ..chains.pair_chain import PairChain
 from ..chains.stationary import LawSolution, law_direct, law_iterative
 from ..chains.views import flow_rows
 from ..models.layouts import product_layout
-from ..models.parts import NoChoice
+from ..models.parts import NoChoice, TablePolicy
 from ..models.restless_bandit import RestlessBandit
-from ..numerics.arrays import relative
+from ..models.soft_index import SoftIndex
+from ..numerics.arrays import einsum, ratio, relative
 from ..numerics.elimination import discounted_solve
 from ..numerics.simplex import weighted_median
 from ..values.bellman import QSolution, solve_direct, solve_iterative
+from .activation import IndexPolicy
 from .exchangeable import (
-    active_counts,
-    budgets_left,
+    as_float_kernel,
     check_exchangeable,
     check_memory,
-    tagged_counts,
+    check_soft_team,
+    soft_team,
 )
-from .next_counts import configurations, next_counts
-from .tagged import next_chances, place_by_rank, tagged_law, walk_bytes
+from .group_laws import rounded_kernel
+from .next_counts import next_counts
+from .rounded import Rounded, tagged, tagged_law, total
+from .tagged import place_by_rank, walk_ahead, walk_bytes
 
 Array = jax.Array
 
-# Up to so many configurations elimination is quicker than walking.
+# With at most this many configurations elimination is quicker than walking.
 DENSE = 256
 
 
 class GroundTruth(NamedTuple):
     r"""Exact answers; rows of `law`, `q_joint` and `error` are those of `configurations(N, S)`.
+
+    Under a `SoftIndex`, `q_joint` and `error` have an axis of roundings, `[M, S]`: the value
+    depends on how many agents of each state are active. A rounding that is never taken has weight
+    0.
 
     Attributes:
         law: stationary law of the configurations, `[M]`.
@@ -59,9 +68,10 @@ class GroundTruth(NamedTuple):
         error: $Q(n) - \sum_{s,a} n_{s,a} Q_1(s, a)$, `[M]`.
         occupancy: stationary law of one agent's pair, `[S, 2]`.
         local_transition: P_1 (Eq. 2), `[2 S, 2 S]`; a pair never visited is a self-loop.
-        entanglement: E_1 by Eq. (15), the policy's entanglement.
+        entanglement: E_1 by Eq. (15), the policy's entanglement; of the chances, which do not
+            depend on how the budget is rounded.
         average_reward: mean reward a step of all agents.
-        mu_error: $\sum_n \mu(n) |error(n)|$.
+        mu_error: $\sum_n \mu(n) |error(n)|$, over roundings too.
         relative_error: mu_error / $\sum_n \mu(n) |Q(n)|$; 0 where both are 0.
         residual: largest residual of the two solves.
         num_steps: walks they took; 0 where the chain is small enough to eliminate.
@@ -83,21 +93,24 @@ class GroundTruth(NamedTuple):
     converged: Array
 
 
+@renamed(priority="policy")
 def ground_truth(
-    bandit: RestlessBandit, priority: Sequence[int] | Array, *, memory: int | None = None
+    bandit: RestlessBandit, policy: IndexPolicy, *, memory: int | None = None
 ) -> GroundTruth:
-    """Exact stationary law, values, decomposition error and entanglement under a priority rule.
+    """Exact stationary law, values, decomposition error and entanglement under an index policy.
 
-    Differentiable in kernels, rewards and discount, by implicit differentiation and Danskin.
+    Differentiable in kernels, rewards and discount, and in index and temperature of a `SoftIndex`,
+    by implicit differentiation and Danskin.
 
     Args:
         bandit: `num_agents` and `budget` must be known ints, they fix shapes.
-        priority: permutation of the states, first served first. Static.
+        policy: a priority, that is, a permutation of the states, first served first, static; or a
+            `SoftIndex`, which may be traced.
         memory: bytes it may take; by default what the device has. Static.
 
     Raises:
-        ValueError: for a bad bandit or priority, and before anything is allocated if the chain
-            does not fit: the message has the count, the bytes and the largest N that fits.
+        ValueError: for a bad bandit or policy, and before anything is allocated if the chain does
+            not fit: the message has the count, the bytes and the largest N that fits.
 
     Examples:
         >>> import jaxent
@@ -109,51 +122,84 @@ def ground_truth(
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eqs. (2) and (15), Appendix K.
     """
-    num_agents, budget, order = check_exchangeable(bandit, priority)
-    local = bandit.kernel.astype(jnp.promote_types(bandit.kernel.dtype, jnp.float32))
-    check_memory(num_agents, len(order), partial(walk_bytes, local.dtype.itemsize), memory)
+    if isinstance(policy, SoftIndex):
+        num_agents, budget = check_soft_team(bandit, policy, memory)
+        return _soft_answer(bandit, policy, num_agents, budget)
+    num_agents, budget, order = check_exchangeable(bandit, policy)
+    itemsize = as_float_kernel(bandit).dtype.itemsize
+    check_memory(num_agents, len(order), partial(walk_bytes, itemsize), memory)
+    local, rounded, ahead = walk_ahead(bandit, num_agents, budget, order)
     discount = jnp.asarray(bandit.discount, local.dtype)
-    # States are renamed by their place in the priority, and what depends on the budget is passed as
-    # arrays, so that one compilation for each N and S serves every index policy.
-    served = np.array(order)
-    local = local[served][:, :, served]
-    reward = jnp.asarray(bandit.reward, local.dtype)[served]
-    ranks = tuple(range(len(order)))
-    split = _split(num_agents, budget, ranks, local.dtype)
-    where, own, active = tagged_counts(num_agents, budget, ranks)
-    own, active = (jnp.asarray(x, local.dtype) for x in (own, active))
-    solved = _solve_joint(local, reward, discount, budget, split, num_agents=num_agents)
-    left = jnp.array(budgets_left(num_agents, budget))
-    ahead = next_chances(local, left, active / own, num_agents=num_agents - 1)
-    answer = _answer(local, reward, discount, solved, ahead, split, (where, own, active))
-    return _rename(answer, order, num_agents)
+    reward = jnp.asarray(bandit.reward, local.dtype)[np.array(order)]
+    solved = _solve_joint(local, reward, discount, budget, rounded, num_agents=num_agents)
+    flow = _walked_flow(solved[0].value, ahead, rounded, num_agents)
+    return _rename(_answer(local, reward, discount, solved, rounded, flow), order, num_agents)
+
+
+def soft_ground_truth(
+    bandit: RestlessBandit, policy: SoftIndex, *, memory: int | None = None
+) -> GroundTruth:
+    """`ground_truth` of a soft index policy."""
+    return ground_truth(bandit, policy, memory=memory)
 
 
 _Solved = tuple[LawSolution, QSolution]
 
 
 @partial(jax.jit, static_argnames="num_agents")
-def _solve_joint(local, reward, discount, budget, split, *, num_agents) -> _Solved:
-    """The law μ = μ T and values Q = r + discount T Q, on configurations."""
-    ranks = tuple(range(len(local)))
+def _solve_joint(local, reward, discount, budget, rounded: Rounded, *, num_agents) -> _Solved:
+    """Law and values under a priority."""
+    ranks, size = tuple(range(len(local))), len(rounded.weights)
     op = next_counts(local, num_agents=num_agents, budget=budget, priority=ranks)
-    chain = PairChain(op, NoChoice(len(split)), product_layout([len(split)]))
-    if len(split) <= DENSE:
-        return law_direct(chain), solve_direct(chain, _total(split, reward), discount=discount)
-    return law_iterative(chain), solve_iterative(chain, _total(split, reward), discount=discount)
+    chain = PairChain(op, NoChoice(size), product_layout([size]))
+    return _solve(chain, total(rounded.split, reward).reshape(-1), discount)
+
+
+def _solve(chain: PairChain, reward: Array, discount: Array) -> _Solved:
+    """The law μ = μ K Π and values Q = r + discount K Π Q, on (n, j)."""
+    if chain.num_states <= DENSE:
+        return law_direct(chain), solve_direct(chain, reward, discount=discount)
+    return law_iterative(chain), solve_iterative(chain, reward, discount=discount)
+
+
+@partial(jax.jit, static_argnums=3)
+def _walked_flow(law: Array, ahead: Array, rounded: Rounded, num_agents: int) -> Array:
+    """Σ_c w_{s,a}(c) E[π_1(s', c') | s, a, c], `[S, 2, S']`, from what the walks found."""
+    weights = tagged_law(law[:, None], rounded, num_agents)[..., 0]
+    return einsum("sac,atc->sat", weights, ahead)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _soft_answer(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, budget: int):
+    local = as_float_kernel(bandit)
+    reward = jnp.asarray(bandit.reward, local.dtype)
+    discount = jnp.asarray(bandit.discount, local.dtype)
+    rounded, team, _ = soft_team(local, policy, num_agents, budget)
+    kernel = rounded_kernel(local, rounded.split, num_agents, budget)
+    layout = product_layout([rounded.weights.size])
+    chain = PairChain(kernel, TablePolicy(rounded.weights), layout)
+    solved = _solve(chain, total(rounded.split, reward).reshape(-1), discount)
+    weights = tagged_law(solved[0].value.reshape(rounded.weights.shape), rounded, num_agents)
+    flow = team.mean_ahead(weights, tagged(rounded, num_agents).chances)
+    return _answer(local, reward, discount, solved, rounded, flow)
 
 
 @jax.jit
-def _answer(local, reward, discount, solved: _Solved, ahead, split, tagged) -> GroundTruth:
+def _answer(local, reward, discount, solved: _Solved, rounded: Rounded, served) -> GroundTruth:
+    """All answers, from law and values and Σ_{c,j} w_{s,a}(c, j) E[π_1(s', c')], `[S, 2, S']`."""
     first, second = solved
-    law, q_joint = first.value, second.value
-    num_agents = split[0].sum()
-    occupancy = jnp.einsum("n,nsa->sa", law, split, precision=lax.Precision.HIGHEST) / num_agents
-    transition = _local_transition(local, law, occupancy, ahead, num_agents, tagged)
+    pairs, q_joint = (x.value.reshape(rounded.weights.shape) for x in solved)  # [M, J]
+    law = pairs.sum(-1)
+    counts = rounded.split[:, 0].sum(-1).astype(local.dtype)  # [M, S]
+    num_agents = counts[0].sum()
+    occupancy = einsum("mj,mjsa->sa", pairs, rounded.split.astype(pairs.dtype)) / num_agents
+    # Where everyone is served, rounding alone would leave a chance below 0 to be idle.
+    idle = jnp.maximum(occupancy[..., None] - served, 0)
+    flow = local[..., None] * jnp.stack([idle, served], axis=-1)  # [S, 2, S', 2]
+    transition = transition_of(flow.reshape(2 * len(local), -1), occupancy)
     q_local = discounted_solve(transition, reward.reshape(-1), discount).reshape(-1, 2)
-    error = q_joint - _total(split, q_local)
-    counts = split.sum(-1)  # [M, S]
-    mu_error, scale = law @ jnp.abs(error), law @ jnp.abs(q_joint)
+    error = q_joint - total(rounded.split, q_local)
+    mu_error = (pairs * jnp.abs(error)).sum()
     return GroundTruth(
         law=law,
         q_joint=q_joint,
@@ -161,10 +207,10 @@ def _answer(local, reward, discount, solved: _Solved, ahead, split, tagged) -> G
         error=error,
         occupancy=occupancy,
         local_transition=transition,
-        entanglement=median_entanglement(law, counts, split[..., 1] / jnp.maximum(counts, 1)),
+        entanglement=median_entanglement(law, counts, rounded.chances),
         average_reward=num_agents * (occupancy * reward).sum(),
         mu_error=mu_error,
-        relative_error=relative(mu_error, scale),
+        relative_error=relative(mu_error, (pairs * jnp.abs(q_joint)).sum()),
         residual=jnp.maximum(first.residual, second.residual),
         num_steps=first.num_steps + second.num_steps,
         converged=first.converged & second.converged,
@@ -172,46 +218,18 @@ def _answer(local, reward, discount, solved: _Solved, ahead, split, tagged) -> G
 
 
 def _rename(answer: GroundTruth, order: tuple[int, ...], num_agents: int) -> GroundTruth:
-    """From places in the priority back to the states' own names."""
+    """From places in the priority back to the states' own names, and without the one rounding."""
     place = place_by_rank(num_agents, order)
     rank = np.argsort(order)
     pair = (2 * rank[:, None] + np.arange(2)).reshape(-1)
     return answer._replace(
         law=answer.law[place],
-        q_joint=answer.q_joint[place],
-        error=answer.error[place],
+        q_joint=answer.q_joint[place, 0],
+        error=answer.error[place, 0],
         q_local=answer.q_local[rank],
         occupancy=answer.occupancy[rank],
         local_transition=answer.local_transition[pair[:, None], pair],
     )
-
-
-def _split(num_agents, budget, priority, dtype) -> Array:
-    """How many agents hold each pair, n_{s,a}: `[M, S, 2]`."""
-    counts = configurations(num_agents, len(priority))
-    active = active_counts(counts, budget, priority)
-    return jnp.asarray(np.stack([counts - active, active], axis=-1), dtype)
-
-
-def _total(split: Array, f: Array) -> Array:
-    """Sum over all agents of a function of the pair `[S, 2]`: `[M]`."""
-    return jnp.einsum("nsa,sa->n", split, f, precision=lax.Precision.HIGHEST)
-
-
-def _local_transition(local, law, occupancy, ahead, num_agents, tagged) -> Array:
-    """Eq. (2) for a tagged agent, from what it expects of the others."""
-    weights = tagged_law(law, num_agents, tagged)
-    rows = []
-    for action in range(2):
-        taken = weights[:, action]  # [S, C]
-        served = jnp.matmul(taken, ahead[action].T, precision=lax.Precision.HIGHEST)  # [S, S']
-        total = taken.sum(-1, keepdims=True)
-        # Where everyone is served, rounding alone would leave a chance below 0 to be idle.
-        idle = jnp.maximum(total - served, 0)
-        flow = local[:, action, :, None] * jnp.stack([idle, served], axis=-1)
-        rows.append(flow.reshape(len(local), -1))  # [S, 2 S]
-    flow = jnp.stack(rows, axis=1).reshape(2 * len(local), -1)  # [X, X]
-    return transition_of(flow, occupancy)
 
 
 def transition_of(flow: Array, occupancy: Array) -> Array:
@@ -239,6 +257,6 @@ def median_entanglement(law: Array, counts: Array, chances: Array) -> Array:
     # with them, share what the others leave; so the gradient in the chances is right there too.
     side = jnp.sign(fixed - medians)
     tied = jnp.where(side == 0, mass, 0).sum(0)
-    rest = -(mass * side).sum(0) / jnp.where(tied > 0, tied, 1)
+    rest = -ratio((mass * side).sum(0), tied)
     side = jnp.where(side == 0, rest[None], side)
     return (weight * side * (chances - medians)).sum()

@@ -20,7 +20,8 @@ References:
     computing Whittle and Gittins index in subcubic time (the same path, with updates in blocks).
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -197,13 +198,13 @@ def fluid_priority(bandit: RestlessBandit) -> FluidPriority:
     slack = answer.lower.marginals.reshape(-1, 2)  # V - Q(s, a) at the multiplier
     index = slack[:, 0] - slack[:, 1]
     visits = occupancy.sum(1)
-    acts = np.where(visits > 0, occupancy[:, 1] / np.where(visits > 0, visits, 1), 0)
+    acts = np.divide(occupancy[:, 1], visits, where=visits > 0, out=np.zeros(num_states))
     digits = np.round(index / max(1.0, np.abs(reward).max()), 10)
     priority = np.lexsort((-acts, -digits))
     return FluidPriority(float(-answer.fun), occupancy, index, priority)
 
 
-def index_priority(index: Any) -> np.ndarray:
+def index_priority(index: Array | np.ndarray | Sequence[float]) -> np.ndarray:
     """States by falling index, the first to be served first, ties by number: `[S]`.
 
     Raises:

@@ -12,21 +12,21 @@ piece), the Gaussian limit of sqrt(N) (m - m*), and from it the constants of E_1
 of the error of the value decomposition ~ c sqrt(N).
 """
 
-from typing import Any, NamedTuple
+import warnings
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_permutation
+from .._checks import renamed
 from ..models.restless_bandit import RestlessBandit, check_bandit
-from ..numerics.arrays import relative
-from ..numerics.elimination import discounted_solve
-from .activation import action_probabilities, by_action
+from ..models.soft_index import SoftIndex
+from ..numerics.arrays import dot, einsum, ratio
+from .activation import IndexPolicy, Priority, action_law, by_action, check_index_policy
+from .gaussian_limit import Moments, deviation, gaussian_limit, mean_size, spectral_radius
+from .soft_mean_field import SoftMeanField, soft_mean_field
 
 Array = jax.Array
-
-_DOUBLINGS = 48
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class MeanField(NamedTuple):
@@ -36,7 +36,7 @@ class MeanField(NamedTuple):
         configuration: $m^*$, fraction of agents per state, `[S]`.
         policy: $\pi^*(a \mid s)$ at m*, `[S, 2]`.
         pivot: the state in which the budget runs out at m*.
-        piece: $K$ at m*, `[S, S]`, rows "from".
+        linear: $K$ at m*, `[S, S]`, rows "from".
         offset: $b$ of $\phi(m) = m K + b$, `[S]`.
         spectral_radius: of K on the tangent space of the simplex; below 1 is local stability (Lemma
             11).
@@ -62,7 +62,7 @@ class MeanField(NamedTuple):
     configuration: Array
     policy: Array
     pivot: Array
-    piece: Array
+    linear: Array
     offset: Array
     spectral_radius: Array
     nondegenerate: Array
@@ -77,12 +77,24 @@ class MeanField(NamedTuple):
     mu_error_limit: Array
     relative_error_limit: Array
 
+    @property
+    def piece(self) -> Array:
+        """The old name of `linear`."""
+        message = "MeanField.piece is now MeanField.linear; the old way goes with 0.3"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.linear
 
-def mean_field_step(bandit: RestlessBandit, priority: Any, configuration: Array) -> Array:
-    r"""$\phi(m) = E[m_{t+1} \mid m_t = m]$, `[S]`: exact for every N, not only in the limit."""
-    kernel = bandit.kernel.astype(configuration.dtype)
-    groups = by_action(configuration, jnp.asarray(priority), bandit.budget / bandit.num_agents)
-    return jnp.einsum("sa,san->n", groups, kernel, precision=_HIGHEST)
+
+@renamed(priority="policy")
+def mean_field_step(bandit: RestlessBandit, policy: IndexPolicy, configuration: Array) -> Array:
+    r"""$\phi(m) = E[m_{t+1} \mid m_t = m]$, `[S]`: under a priority exact for every N.
+
+    Under a `SoftIndex` too, but for rounding the budget to whole agents.
+    """
+    if not isinstance(policy, SoftIndex):
+        policy = jnp.asarray(policy)
+    groups = by_action(configuration, policy, bandit.budget / bandit.num_agents)
+    return einsum("sa,san->n", groups, bandit.kernel.astype(configuration.dtype))
 
 
 class AffinePieces(NamedTuple):
@@ -110,34 +122,14 @@ def affine_pieces(kernel: Array, priority: Array, share: Array) -> AffinePieces:
     return AffinePieces(served, linear, share * gain)
 
 
-def spectral_radius(A: Array) -> Array:
-    """lim ||A^k||^(1/k) by repeated squaring, `k = 2^48`; runs on any device, unlike `eigvals`."""
-
-    def square(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        power, log_norm = carry  # A^k = exp(k log_norm) power, up to the last rescaling
-        norm = jnp.linalg.norm(power)
-        power = power / jnp.where(norm > 0, norm, 1)
-        return jnp.matmul(power, power, precision=_HIGHEST), log_norm * 2 + 2 * jnp.log(norm)
-
-    power, log_norm = jax.lax.fori_loop(0, _DOUBLINGS, square, (A, jnp.zeros((), A.dtype)))
-    total = log_norm + jnp.log(jnp.linalg.norm(power))
-    return jnp.exp(total / 2.0**_DOUBLINGS)
+@overload
+def mean_field(bandit: RestlessBandit, policy: SoftIndex) -> SoftMeanField: ...
+@overload
+def mean_field(bandit: RestlessBandit, policy: Priority) -> MeanField: ...
 
 
-def lyapunov(A: Array, noise: Array) -> Array:
-    """Sigma = A' Sigma A + noise by doubling; A must have spectral radius below 1."""
-
-    def double(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        A, sigma = carry
-        sigma = sigma + jnp.matmul(
-            A.T, jnp.matmul(sigma, A, precision=_HIGHEST), precision=_HIGHEST
-        )
-        return jnp.matmul(A, A, precision=_HIGHEST), sigma
-
-    return jax.lax.fori_loop(0, _DOUBLINGS, double, (A, noise))[1]
-
-
-def mean_field(bandit: RestlessBandit, priority: Any) -> MeanField:
+@renamed(priority="policy")
+def mean_field(bandit: RestlessBandit, policy: IndexPolicy) -> MeanField | SoftMeanField:
     r"""Mean field of an index policy: fixed point, stability, Gaussian limit and its constants.
 
     The fixed point of every affine piece is solved for and kept if it lies in its piece; by Brouwer
@@ -150,13 +142,14 @@ def mean_field(bandit: RestlessBandit, priority: Any) -> MeanField:
 
     Args:
         bandit: the model; only budget / num_agents matters.
-        priority: states in the order served, `[S]`.
+        policy: states in the order served, `[S]`; or a `SoftIndex`.
 
     Returns:
-        `MeanField`; one batched solve of 2 S systems of size S.
+        `MeanField`; one batched solve of 2 S systems of size S. For a `SoftIndex` what
+        `soft_mean_field` gives.
 
     Raises:
-        ValueError: for a bandit or priority that is not one; naming the place.
+        ValueError: for a bandit or policy that is not one; naming the place.
 
     Examples:
         >>> import jaxent
@@ -167,25 +160,73 @@ def mean_field(bandit: RestlessBandit, priority: Any) -> MeanField:
     References:
         Chen and Peng, Appendix I (Lemmas 7, 11; Assumptions 1, 2); the limits are this package's.
     """
+    if isinstance(policy, SoftIndex):
+        return soft_mean_field(bandit, policy)
     check_bandit(bandit)
-    check_permutation("priority", priority, bandit.num_states)
-    return _mean_field(bandit, jnp.asarray(priority))
+    return _mean_field(bandit, check_index_policy(policy, bandit.num_states))
+
+
+class _Fixed(NamedTuple):
+    """What is known of the piece that m* lies in."""
+
+    configuration: Array
+    pivot: Array
+    served: Array  # before the pivot, [S]
+    linear: Array
+    offset: Array
+    value_weights: Array
+    value_constant: Array
+    borders: Array  # distances of the budget from both ends of the pivot, [2]
+    found: Array
+    unique: Array
 
 
 @jax.jit
 def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
-    kernel = bandit.kernel
-    dtype = jnp.result_type(kernel, bandit.reward, float)
-    kernel = kernel.astype(dtype)
-    reward = jnp.asarray(bandit.reward, dtype)
-    passive, active = kernel[:, 0], kernel[:, 1]
-    num_states = bandit.num_states
-    share = jnp.asarray(bandit.budget / bandit.num_agents, dtype)
-    discount = jnp.asarray(bandit.discount, dtype)
-    tol = 1e3 * num_states * jnp.finfo(dtype).eps
+    dtype = jnp.result_type(bandit.kernel, bandit.reward, float)
+    kernel = bandit.kernel.astype(dtype)
+    reward, share, discount = (
+        jnp.asarray(x, dtype)
+        for x in (bandit.reward, bandit.budget / bandit.num_agents, bandit.discount)
+    )
+    tol = 1e3 * bandit.num_states * jnp.finfo(dtype).eps
+    fixed = _fixed_point(kernel, reward, discount, priority, share, tol)
+    m, pivot, linear = fixed.configuration, fixed.pivot, fixed.linear
+    policy = action_law(m, priority, share)
+    chance = policy[pivot, 1]
+    nondegenerate = fixed.found & (chance > tol) & (chance < 1 - tol)
+    # Only the pivot's chance moves with m: by what is served before it, and by its own size.
+    active = -fixed.served.astype(dtype).at[pivot].set(chance)
+    at = Moments(m, policy, jnp.zeros_like(linear).at[pivot].set(active))
+    # Fluctuations: on the tangent space K acts as K - 1 m*.
+    tangent = linear - m[None, :]
+    radius = spectral_radius(tangent)
+    # A radius that rounding could have put below 1 proves nothing.
+    gaussian = fixed.unique & nondegenerate & (radius < 1 - tol)
+    limit = gaussian_limit(kernel, reward, discount, at, tangent, fixed.value_weights, gaussian)
+    return MeanField(
+        configuration=m,
+        policy=policy,
+        pivot=pivot,
+        linear=linear,
+        offset=fixed.offset,
+        spectral_radius=radius,
+        nondegenerate=nondegenerate,
+        unique=fixed.unique,
+        clearance=jnp.where(gaussian, _clearance(fixed, limit.covariance, tol), jnp.nan),
+        value_weights=fixed.value_weights,
+        value_constant=fixed.value_constant,
+        mu_atv_limit=jnp.where(
+            gaussian, mean_size(limit.covariance, dot(tangent, active)), jnp.nan
+        ),
+        **limit._asdict(),
+    )
 
+
+def _fixed_point(kernel, reward, discount, priority, share, tol) -> _Fixed:
+    """The fixed point of every piece, and the first that lies in its own; NaN if there is none."""
+    num_states, dtype = len(kernel), kernel.dtype
     served, pieces, offsets = affine_pieces(kernel, priority, share)
-    gain = active - passive  # [S, S]
     jumps = reward[:, 1] - reward[:, 0]
     slopes = jnp.where(served, reward[None, :, 1] - jumps[:, None], reward[None, :, 0])  # [p, S]
     # m (I - K) = b has rank S - 1; adding a multiple of sum(m) = 1 makes it regular.
@@ -196,7 +237,6 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     rights = jnp.concatenate([offsets + 1 / num_states, slopes])
     solved = jnp.linalg.solve(systems, rights[..., None])[..., 0]  # [2 S, S], one batched call
     fixed, weights = solved[:num_states], solved[num_states:]
-
     # Agents of the pivot that are served, as a fraction of all.
     spare = share - jnp.sum(jnp.where(served, fixed, 0), axis=1)  # [p]
     own = jnp.diagonal(fixed)
@@ -206,66 +246,27 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     m = jnp.where(found, fixed[pivot], jnp.nan)
     apart = jnp.abs(fixed - m[None]).max(1) > jnp.sqrt(jnp.finfo(dtype).eps)
     unique = found & ~jnp.any(inside & apart)
-    m = jnp.where(unique, jnp.clip(m, 0), m)
-    K = pieces[pivot]
-    groups = by_action(m, priority, share)
-    policy = action_probabilities(groups)
-    chance = policy[pivot, 1]
-    nondegenerate = found & (chance > tol) & (chance < 1 - tol)
-
-    # Fluctuations: on the tangent space K acts as K - 1 m*.
-    tangent = K - m[None, :]
-    radius = spectral_radius(tangent)
-    spread = jnp.einsum("sa,sai->i", groups, kernel, precision=_HIGHEST)
-    noise = jnp.diag(spread) - jnp.einsum(
-        "sa,sai,saj->ij", groups, kernel, kernel, precision=_HIGHEST
-    )
-    # A radius that rounding could have put below 1 proves nothing.
-    gaussian = unique & nondegenerate & (radius < 1 - tol)
-    covariance = jnp.where(gaussian, lyapunov(tangent, noise), jnp.nan)
-
-    # Values: V(n) = w.n + N c on the piece, against local values at the policy of m*.
+    # Values: V(n) = w.n + N c on the piece.
     w = jnp.where(found, weights[pivot], jnp.nan)
-    constant = share * (jumps[pivot] + discount * jnp.dot(gain[pivot], w, precision=_HIGHEST))
-    constant = constant / (1 - discount)
-    num_pairs = 2 * num_states
-    local = (kernel[..., None] * policy[None, None]).reshape(num_pairs, num_pairs)
-    q = discounted_solve(local, reward.reshape(-1), discount).reshape(num_states, 2)
-    before = served[pivot]
-    decomposed = jnp.where(before, q[:, 1] - (q[pivot, 1] - q[pivot, 0]), q[:, 0])
-    activation = jnp.where(before, -1.0, 0.0).astype(dtype).at[pivot].set(-chance)
-
-    def deviation(slope: Array) -> Array:
-        variance = jnp.einsum("i,ij,j->", slope, covariance, slope, precision=_HIGHEST)
-        return jnp.sqrt(jnp.maximum(variance, 0))
-
-    def mean_size(slope: Array) -> Array:
-        return jnp.sqrt(2 / jnp.pi) * deviation(slope)
-
-    first = before.astype(dtype)
-    borders = jnp.stack([spare[pivot], own[pivot] - spare[pivot]])
-    spreads = jnp.stack([deviation(first), deviation(first.at[pivot].set(1))])
-    # Nobody is served before the first state or after the last: no border there.
-    real = spreads > tol
-    clearance = jnp.where(real, borders / jnp.where(real, spreads, 1), jnp.inf).min()
-    error_limit = mean_size(w - decomposed)
-    value = jnp.abs(jnp.vdot(groups, reward)) / (1 - discount)
-    return MeanField(
-        configuration=m,
-        policy=policy,
+    gain = kernel[pivot, 1] - kernel[pivot, 0]
+    return _Fixed(
+        configuration=jnp.where(unique, jnp.clip(m, 0), m),
         pivot=pivot,
-        piece=K,
+        served=served[pivot],
+        linear=pieces[pivot],
         offset=offsets[pivot],
-        spectral_radius=radius,
-        nondegenerate=nondegenerate,
-        unique=unique,
-        clearance=jnp.where(gaussian, clearance, jnp.nan),
-        covariance=covariance,
         value_weights=w,
-        value_constant=constant,
-        local_q=q,
-        entanglement_limit=mean_size(activation),
-        mu_atv_limit=mean_size(jnp.matmul(tangent, activation, precision=_HIGHEST)),
-        mu_error_limit=error_limit,
-        relative_error_limit=relative(error_limit, value),
+        value_constant=share * (jumps[pivot] + discount * dot(gain, w)) / (1 - discount),
+        borders=jnp.stack([spare[pivot], own[pivot] - spare[pivot]]),
+        found=found,
+        unique=unique,
     )
+
+
+def _clearance(fixed: _Fixed, covariance: Array, tol) -> Array:
+    """Standard deviations between m* and the nearest border of its piece."""
+    first = fixed.served.astype(covariance.dtype)
+    directions = (first, first.at[fixed.pivot].set(1))
+    spreads = jnp.stack([deviation(covariance, each) for each in directions])
+    # Nobody is served before the first state or after the last: no border there.
+    return ratio(fixed.borders, jnp.where(spreads > tol, spreads, 0), jnp.inf).min()

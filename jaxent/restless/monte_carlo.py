@@ -4,21 +4,26 @@ The mean of the next counts is known, $E[n_{t+1} \mid n_t] = N \phi(n_t / N)$, s
 in the counts the differences $h(n_t) - E[h(n_t) \mid n_{t-1}]$ have mean zero and can be taken off
 the discounted return. With h the value function itself they are all of its noise; with h the value
 of the affine piece at m* (`mean_field(...).value_weights`) they are all of it as long as the run
-stays in that piece.
+stays in that piece. Under a `SoftIndex` the mean given n_t is also one over its roundings: rewards
+and next counts are expected by the chances, so that the draw of a rounding is part of the noise
+that is taken off.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._checks import check_finite, check_positive_int, check_shape
+from .._checks import check_finite, check_positive_int, check_shape, renamed
 from ..models.restless_bandit import RestlessBandit
-from .activation import by_action
+from ..models.soft_index import SoftIndex
+from ..numerics.arrays import einsum
+from .activation import IndexPolicy, by_action
 from .mean_field import mean_field
 from .sampling import seed_words
-from .simulate import CountsTrajectory, FlowSampler, prepare, step_counts
+from .simulate import Counts, CountsTrajectory, FlowSampler, prepare, step_counts
 
 Array = jax.Array
 
@@ -30,7 +35,8 @@ class MonteCarloValue(NamedTuple):
         value: the estimate.
         standard_error: of `value`, from the spread over runs.
         plain_deviation: standard deviation of one run's return without the control variate, so that
-            `plain_deviation / sqrt(R)` is the noise of plain Monte Carlo with R runs.
+            `plain_deviation / sqrt(R)` is the noise of plain Monte Carlo with R runs. Under a
+            `SoftIndex` its rewards are means over roundings.
         truncation: bound of the discounted rewards after the horizon, $\gamma^T N r_{\max} / (1 -
             \gamma)$.
     """
@@ -41,15 +47,16 @@ class MonteCarloValue(NamedTuple):
     truncation: Array
 
 
+@renamed(priority="policy")
 def monte_carlo_q(
     key: Array,
     bandit: RestlessBandit,
-    priority: Any,
-    counts: Any,
+    policy: IndexPolicy,
+    counts: Counts,
     *,
     num_runs: int,
     num_steps: int,
-    control: Any = None,
+    control: Array | np.ndarray | None = None,
     max_agents: int | None = None,
 ) -> MonteCarloValue:
     r"""Joint Q-value of a configuration and the actions the index policy takes there.
@@ -57,13 +64,16 @@ def monte_carlo_q(
     $\hat Q = \frac1R \sum_{\text{runs}} \sum_{t < T} \gamma^t r_t
         - \sum_{t=1}^{T} \gamma^t (h \cdot n_t - h \cdot E[n_t \mid n_{t-1}])$.
 
-    Given counts, how many agents of each state are active is determined, so the joint Q-value of
-    all pairs with these counts is one number. Write for one configuration and let `vmap` batch.
+    Given counts, a priority determines how many agents of each state are active, so the joint
+    Q-value of all pairs with these counts is one number. A `SoftIndex` draws it, at t = 0 too: what
+    is estimated then is the mean of the joint Q-value over roundings, $\sum_j w_j(n) Q(n, j)$, and
+    $r_t$ is the mean reward given the counts, $\sum_s n_s \sum_a \pi(a \mid s, n_t) r(s, a)$. Write
+    for one configuration and let `vmap` batch.
 
     Args:
         key: of `jax.random.key`.
         bandit: the model; num_agents and budget may be traced.
-        priority: states in the order served, `[S]`.
+        policy: states in the order served, `[S]`; or a `SoftIndex`, without a gradient.
         counts: agents per state, `[S]`.
         num_runs: R, at least 2. Static.
         num_steps: T. Static; `truncation` says what it leaves out.
@@ -76,7 +86,7 @@ def monte_carlo_q(
         `MonteCarloValue` of scalars.
 
     Raises:
-        ValueError: for a bandit, priority, counts or control that is not one, naming the place.
+        ValueError: for a bandit, policy, counts or control that is not one, naming the place.
 
     References:
         Chen and Peng, Appendix K.2 (the protocol); Henderson and Glynn 2002 (approximating
@@ -85,21 +95,21 @@ def monte_carlo_q(
     check_positive_int("num_steps", num_steps)
     if num_runs < 2:
         raise ValueError(f"num_runs: {num_runs} is not at least 2, which a standard error needs")
-    priority, start, sampler = prepare(bandit, priority, counts, max_agents)
+    checked, start, sampler = prepare(bandit, policy, counts, max_agents)
     if control is None:
-        control = mean_field(bandit, priority).value_weights
+        control = mean_field(bandit, checked).value_weights
     check_shape("control", control, (bandit.num_states,))
     check_finite("control", control)
     h = jnp.asarray(control, jnp.result_type(bandit.reward, float))
     seeds = jax.vmap(seed_words)(jax.random.split(key, num_runs))
-    return _monte_carlo_q(seeds, bandit, priority, start, h, sampler, num_steps)
+    return _monte_carlo_q(seeds, bandit, checked, start, h, sampler, num_steps)
 
 
 @partial(jax.jit, static_argnames=("num_steps",))
 def _monte_carlo_q(
     seeds: Array,
     bandit: RestlessBandit,
-    priority: Array,
+    policy: Array | SoftIndex,
     start: Array,
     h: Array,
     sampler: FlowSampler,
@@ -113,8 +123,8 @@ def _monte_carlo_q(
     def run(seed: Array) -> tuple[Array, Array]:
         def step(carry: tuple[Array, ...], t: Array) -> tuple[tuple[Array, ...], None]:
             counts, factor, plain, noise = carry
-            groups = by_action(counts, priority, bandit.budget).astype(dtype)
-            counts, _ = step_counts(seed, t, counts, bandit, priority, sampler)
+            groups = by_action(counts, policy, bandit.budget).astype(dtype)
+            counts, _ = step_counts(seed, t, counts, bandit, policy, sampler)
             plain = plain + factor * jnp.vdot(groups, reward)
             factor = factor * discount
             surprise = jnp.vdot(counts.astype(dtype), h) - jnp.vdot(groups, expected_h)
@@ -136,7 +146,7 @@ def _monte_carlo_q(
 
 
 def discounted_returns(
-    trajectory: CountsTrajectory, bandit: RestlessBandit, *, control: Any
+    trajectory: CountsTrajectory, bandit: RestlessBandit, *, control: Array | np.ndarray
 ) -> Array:
     r"""Discounted return from every epoch of one run, each with the martingale taken off, `[T]`.
 
@@ -153,8 +163,8 @@ def discounted_returns(
     check_shape("control", control, (bandit.num_states,))
     h = jnp.asarray(control, jnp.result_type(bandit.reward, float))
     groups = trajectory.flow.sum(-1).astype(h.dtype)  # [T, S, 2]
-    reward = jnp.einsum("tsa,sa->t", groups, jnp.asarray(bandit.reward, h.dtype))
-    expected = jnp.einsum("tsa,sa->t", groups, bandit.kernel.astype(h.dtype) @ h)
+    reward = einsum("tsa,sa->t", groups, jnp.asarray(bandit.reward, h.dtype))
+    expected = einsum("tsa,sa->t", groups, bandit.kernel.astype(h.dtype) @ h)
     surprise = trajectory.counts[1:].astype(h.dtype) @ h - expected
 
     def back(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:

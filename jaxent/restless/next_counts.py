@@ -29,11 +29,12 @@ import numpy as np
 from jax import lax
 
 from .._checks import stochastic
+from ..numerics.arrays import dot
 
 Array = jax.Array
 
 # Walks go through a few loops over m, each with buffers of one size: fewer loops compile faster,
-# more loops waste less. A loop may waste this factor, or as many entries as cost nothing.
+# more loops waste less. A loop may do this factor of the work needed, or this many entries of it.
 _WASTE = 1.25
 _FREE = 4_000_000
 
@@ -232,7 +233,7 @@ class NextCounts:
 
             def stage(F, step, part=part, size=size):
                 m, tail = step
-                emitted = jnp.matmul(tail.T, F, precision=lax.Precision.HIGHEST)
+                emitted = dot(tail.T, F)
                 return self._lower(F, m, part, size), emitted
 
             stages = jnp.arange(part.first, part.last + 1)
@@ -263,7 +264,7 @@ class NextCounts:
 
             def stage(F, step, part=part, size=size):
                 m, tail, weight = step
-                pushed = jnp.matmul(tail, weight, precision=lax.Precision.HIGHEST)
+                pushed = dot(tail, weight)
                 return pushed + self._raise(F, m, part, size), None
 
             stages = jnp.arange(part.first, part.last + 1)

@@ -8,23 +8,25 @@ A soft index policy draws n^1_s first (`SoftIndex.draw`), from a stream of its o
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import (
-    check_permutation,
-    check_positive_int,
-    check_shape,
-    concrete,
-    refuse_gradient,
-)
+from .._checks import check_positive_int, check_shape, concrete, refuse_gradient, renamed
 from ..models.restless_bandit import RestlessBandit, check_bandit
-from ..models.soft_index import SoftIndex, check_soft, draw_rounding
-from .activation import action_probabilities, by_action
+from ..models.soft_index import SoftIndex, draw_rounding
+from ..numerics.arrays import einsum, ratio
+from .activation import (
+    IndexPolicy,
+    action_law,
+    action_probabilities,
+    by_action,
+    check_index_policy,
+)
 from .sampling import (
     binomial_tables,
     draw_binomial,
@@ -35,6 +37,8 @@ from .sampling import (
 
 Array = jax.Array
 
+Counts = Sequence[int] | np.ndarray | Array
+
 
 class CountsTrajectory(NamedTuple):
     """A run of the counts chain.
@@ -43,7 +47,8 @@ class CountsTrajectory(NamedTuple):
         counts: agents per state at epochs 0..T, `[T + 1, S]` int32.
         flow: agents that went from state s under action a to state s' between epochs t and t + 1,
             `[T, S, 2, S]` int32. Its sum over (s, a) is `counts[t + 1]`, over (a, s') `counts[t]`.
-        policy: probability that an agent in state s takes action a at epoch t, `[T + 1, S, 2]`.
+        policy: probability that an agent in state s takes action a at epoch t, given the counts,
+            `[T + 1, S, 2]`.
     """
 
     counts: Array
@@ -103,8 +108,7 @@ def _flow_sampler(kernel: Array, fan_out: int, max_agents: int) -> FlowSampler:
     rank = jnp.minimum(jnp.argsort(order, axis=-1), fan_out)
     law = jnp.take_along_axis(kernel, order, axis=-1)[..., :fan_out]
     remaining = jnp.cumsum(law[..., ::-1], axis=-1)[..., ::-1]
-    chance = jnp.where(remaining > 0, law / jnp.where(remaining > 0, remaining, 1), 0)
-    chance = jnp.minimum(chance, 1)
+    chance = jnp.minimum(ratio(law, remaining), 1)
     chance = jnp.moveaxis(chance[..., : fan_out - 1], -1, 0)  # [K - 1, S, 2]
     tables = jax.vmap(lambda p: binomial_tables(p, max_agents))(chance)
     return FlowSampler(tuple(tables), rank.astype(jnp.int32), max_agents)
@@ -130,7 +134,7 @@ def even_start(bandit: RestlessBandit) -> Array:
     return num_agents // bandit.num_states + (states < num_agents % bandit.num_states)
 
 
-def check_counts(counts: Any, bandit: RestlessBandit) -> None:
+def check_counts(counts: Counts, bandit: RestlessBandit) -> None:
     """Raise unless `counts` are whole agents per state that sum to num_agents."""
     check_shape("counts", counts, (bandit.num_states,))
     if not concrete(counts):
@@ -159,40 +163,53 @@ def _largest_num_agents(bandit: RestlessBandit, max_agents: int | None) -> int:
     return int(max_agents)
 
 
+def draw_groups(
+    seed: Array, t: Array, counts: Array, policy: Array | SoftIndex, budget: Array | int
+) -> Array:
+    """Agents per state and action at epoch t of a stream, `[S, 2]`: a soft policy draws them."""
+    if not isinstance(policy, SoftIndex):
+        return by_action(counts, policy, budget)
+    # The complement of the seed starts a stream apart from that of the moves.
+    uniform = (random_words(~seed, t, 1)[0].astype(float) + 0.5) / 2.0**32
+    active = draw_rounding(uniform, policy, counts, budget)
+    return jnp.stack([counts - active, active], axis=-1)
+
+
 def step_counts(
     seed: Array,
     t: Array,
     counts: Array,
     bandit: RestlessBandit,
-    priority: Array,
+    policy: Array | SoftIndex,
     sampler: FlowSampler,
 ) -> tuple[Array, Array]:
     """Epoch t of a stream: next counts `[S]` and the flow `[S, 2, S]` that made them."""
-    flow = draw_flow(seed, t, by_action(counts, priority, bandit.budget), sampler)
+    flow = draw_flow(seed, t, draw_groups(seed, t, counts, policy, bandit.budget), sampler)
     return flow.sum((0, 1), dtype=jnp.int32), flow
 
 
 def prepare(
-    bandit: RestlessBandit, priority: Any, counts: Any, max_agents: int | None
-) -> tuple[Array, Array, FlowSampler]:
-    """Checked priority and start, and the sampler: what every simulation begins with."""
+    bandit: RestlessBandit, policy: IndexPolicy, counts: Counts | None, max_agents: int | None
+) -> tuple[Array | SoftIndex, Array, FlowSampler]:
+    """Checked policy and start, and the sampler: what every simulation begins with."""
     check_bandit(bandit)
-    check_permutation("priority", priority, bandit.num_states)
+    checked = refuse_gradient(check_index_policy(policy, bandit.num_states))
     if counts is None:
         counts = even_start(bandit)
     else:
         check_counts(counts, bandit)
     sampler = flow_sampler(bandit, _largest_num_agents(bandit, max_agents))
-    return jnp.asarray(priority), jnp.asarray(counts, jnp.int32), sampler
+    return checked, jnp.asarray(counts, jnp.int32), sampler
 
 
+@renamed(priority="policy")
 def simulate_counts(
     key: Array,
     bandit: RestlessBandit,
-    priority: Any,
+    policy: IndexPolicy,
     *,
     num_steps: int,
-    counts: Any = None,
+    counts: Counts | None = None,
     max_agents: int | None = None,
 ) -> CountsTrajectory:
     r"""Simulate the counts chain under an index policy, hard or soft.
@@ -205,7 +222,7 @@ def simulate_counts(
         key: of `jax.random.key`.
         bandit: the model. Kernels are best closed over: their sparsity is used where they are
             known.
-        priority: states in the order served, `[S]`; or a `SoftIndex`, through which there is no
+        policy: states in the order served, `[S]`; or a `SoftIndex`, through which there is no
             gradient (asking for one is an error).
         num_steps: T. Static.
         counts: start, `[S]`; as even as can be if not given.
@@ -216,7 +233,7 @@ def simulate_counts(
         The trajectory; its largest array, `flow`, has 8 T S^2 bytes.
 
     Raises:
-        ValueError: for a bandit, priority or start that is not one, naming the place.
+        ValueError: for a bandit, policy or start that is not one, naming the place.
 
     Examples:
         >>> import jax
@@ -230,54 +247,26 @@ def simulate_counts(
         Chen and Peng, Defs. 12 and 13, Appendix K.
     """
     check_positive_int("num_steps", num_steps)
-    if isinstance(priority, SoftIndex):
-        check_soft(priority, bandit.num_states)
-        policy = refuse_gradient(priority)
-        _, counts, sampler = prepare(bandit, np.arange(bandit.num_states), counts, max_agents)
-        return _simulate_soft(seed_words(key), bandit, policy, counts, sampler, num_steps)
-    priority, counts, sampler = prepare(bandit, priority, counts, max_agents)
-    return _simulate(seed_words(key), bandit, priority, counts, sampler, num_steps)
+    checked, start, sampler = prepare(bandit, policy, counts, max_agents)
+    return _simulate(seed_words(key), bandit, checked, start, sampler, num_steps)
 
 
 @partial(jax.jit, static_argnames=("num_steps",))
 def _simulate(
     seed: Array,
     bandit: RestlessBandit,
-    priority: Array,
+    policy: Array | SoftIndex,
     counts: Array,
     sampler: FlowSampler,
     num_steps: int,
 ) -> CountsTrajectory:
     def step(counts: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
-        after, flow = step_counts(seed, t, counts, bandit, priority, sampler)
+        after, flow = step_counts(seed, t, counts, bandit, policy, sampler)
         return after, (counts, flow)
 
     last, (before, flow) = jax.lax.scan(step, counts, jnp.arange(num_steps))
     counts = jnp.concatenate([before, last[None]])  # [T + 1, S]
-    groups = by_action(counts, priority, bandit.budget)
-    return CountsTrajectory(counts, flow, action_probabilities(groups))
-
-
-@partial(jax.jit, static_argnames=("num_steps",))
-def _simulate_soft(
-    seed: Array,
-    bandit: RestlessBandit,
-    policy: SoftIndex,
-    counts: Array,
-    sampler: FlowSampler,
-    num_steps: int,
-) -> CountsTrajectory:
-    def step(counts: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
-        word = random_words(~seed, t, 1)[0]
-        uniform = (word.astype(float) + 0.5) / 2.0**32
-        active = draw_rounding(uniform, policy, counts, bandit.budget)
-        flow = draw_flow(seed, t, jnp.stack([counts - active, active], axis=-1), sampler)
-        return flow.sum((0, 1), dtype=jnp.int32), (counts, flow)
-
-    last, (before, flow) = jax.lax.scan(step, counts, jnp.arange(num_steps))
-    counts = jnp.concatenate([before, last[None]])  # [T + 1, S]
-    chances = jax.vmap(policy.chances, (0, None))(counts, bandit.budget)
-    return CountsTrajectory(counts, flow, jnp.stack([1 - chances, chances], axis=-1))
+    return CountsTrajectory(counts, flow, action_law(counts, policy, bandit.budget))
 
 
 def pair_flow(
@@ -302,12 +291,11 @@ def pair_flow(
     if weights is not None:
         weights = jnp.broadcast_to(weights.astype(policy.dtype)[:, None, None, None], flow.shape)
         flow = flow * weights
-    pairs = jnp.einsum("tsan,tnb->sanb", flow, policy, precision=jax.lax.Precision.HIGHEST)
+    pairs = einsum("tsan,tnb->sanb", flow, policy)
     if kernel is not None:
         moved = flow.sum(0)[..., None]  # [S, 2, S, 1]
         expected = moved.sum(2, keepdims=True) * jnp.asarray(kernel, flow.dtype)[..., None]
         mean_policy = jnp.broadcast_to(action_probabilities(pairs.sum((0, 1))), pairs.shape)
         moved = jnp.broadcast_to(moved, pairs.shape)
-        after = jnp.where(moved > 0, pairs / jnp.where(moved > 0, moved, 1), mean_policy)
-        pairs = expected * after
+        pairs = expected * ratio(pairs, moved, mean_policy)
     return pairs.reshape(2 * num_states, 2 * num_states)

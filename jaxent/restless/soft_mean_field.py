@@ -16,6 +16,8 @@ Rounding the budget to whole agents (`SoftIndex.roundings`) moves one agent a st
 is of the next order.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,15 +26,15 @@ from jax import lax
 
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex, check_soft
-from ..numerics.arrays import relative
-from ..numerics.elimination import discounted_solve
-from .mean_field import lyapunov, spectral_radius
+from ..numerics.arrays import dot, einsum, nan_unless
+from .activation import action_law, by_action
+from .gaussian_limit import Moments, gaussian_limit, resolvent, spectral_radius
 
 Array = jax.Array
 
+# Damped steps at most, and Newton's steps after them.
 _STEPS = 20_000
 _NEWTON = 8
-_DOUBLINGS = 48
 
 
 class SoftMeanField(NamedTuple):
@@ -106,84 +108,55 @@ def soft_mean_field(bandit: RestlessBandit, policy: SoftIndex) -> SoftMeanField:
 def _soft_mean_field(bandit: RestlessBandit, policy: SoftIndex) -> SoftMeanField:
     dtype = jnp.result_type(bandit.kernel, bandit.reward, policy.index, float)
     kernel = bandit.kernel.astype(dtype)
-    reward = jnp.asarray(bandit.reward, dtype)
-    share = jnp.asarray(bandit.budget / bandit.num_agents, dtype)
-    discount = jnp.asarray(bandit.discount, dtype)
-    num_states = len(kernel)
-
-    def chances(m: Array) -> Array:
-        return policy.chances(m, share).astype(dtype)
-
-    def by_action(m: Array) -> Array:
-        active = m * chances(m)
-        return jnp.stack([m - active, active], axis=-1)  # [S, 2]
+    reward, share, discount = (
+        jnp.asarray(x, dtype)
+        for x in (bandit.reward, bandit.budget / bandit.num_agents, bandit.discount)
+    )
+    groups = partial(by_action, policy=policy, budget=share)
 
     def phi(m: Array) -> Array:
-        return _dot("sa,sat->t", by_action(m), kernel)
+        return einsum("sa,sat->t", groups(m).astype(dtype), kernel)
 
     def mean_reward(m: Array) -> Array:
-        return (by_action(m) * reward).sum()
+        return (groups(m).astype(dtype) * reward).sum()
 
-    m, residual = _fixed_point(phi, num_states, dtype)
-    linear = jax.jacfwd(phi)(m).T  # rows "from"
-    tangent = linear - m[None, :]  # the same map on the tangent space, and 0 across it
-    radius = spectral_radius(lax.stop_gradient(tangent))
-    found = residual <= 1e3 * num_states * jnp.finfo(dtype).eps
+    m, residual = _fixed_point(phi, len(kernel), dtype)
+    slope = jax.jacfwd(partial(policy.chances, budget=share))(m).astype(dtype)
+    at = Moments(m, action_law(m, policy, share).astype(dtype), m[:, None] * slope)
+    linear = at.slope(kernel)  # rows "from"
+    radius = spectral_radius(lax.stop_gradient(linear - m[None, :]))
+    found = residual <= 1e3 * len(kernel) * jnp.finfo(dtype).eps
     converged = found & (radius < 1)
-    # Multiplied, not selected, so that derivatives are NaN as well.
-    sure = jnp.where(converged, 1.0, jnp.nan).astype(dtype)
-    m = m * sure
-
-    groups = by_action(m)
-    spread = _dot("sa,sai->i", groups, kernel)
-    noise = jnp.diag(spread) - _dot("sa,sai,saj->ij", groups, kernel, kernel)
-    covariance = lyapunov(tangent, noise)
-
-    def curve(f):
-        return jax.hessian(f)(m)
-
-    drift = _dot("kij,ij->k", curve(phi), covariance) / 2
-    bias = _dot("i,ij->j", drift, _resolvent(tangent))
-    reward_slope = jax.grad(mean_reward)(m)
-    correction = reward_slope @ bias + _dot("ij,ij->", curve(mean_reward), covariance) / 2
-
+    at, slope, linear = jax.tree.map(partial(nan_unless, converged), (at, slope, linear))
+    m = at.configuration
+    tangent = linear - m[None, :]  # the same map on the tangent space, and 0 across it
     # Values: V(n) = N V(m) with slope w, w = Dr + discount Dphi w.
-    weights = _dot("ij,j->i", _resolvent(discount * linear), reward_slope)
-    chance = chances(m)
-    law = jnp.stack([1 - chance, chance], axis=-1)
-    local = (kernel[..., None] * law[None, None]).reshape(2 * num_states, -1)
-    q = discounted_solve(local, reward.reshape(-1), discount).reshape(num_states, 2)
-    decomposed = jax.grad(lambda m: (by_action(m) * q).sum())(m)
-    slope = jax.jacfwd(chances)(m)
+    reward_slope = at.slope(reward)
+    weights = dot(resolvent(discount * linear), reward_slope)
+    limit = gaussian_limit(kernel, reward, discount, at, tangent, weights, converged)
 
-    def mean_size(direction: Array) -> Array:
-        variance = _dot("i,ij,j->", direction, covariance, direction)
-        positive = variance > 0
-        return jnp.where(positive, jnp.sqrt(2 / jnp.pi * jnp.where(positive, variance, 1)), 0)
+    def curvature(f: Callable[[Array], Array]) -> Array:
+        """D^2 f : Sigma / 2."""
+        return einsum("...ij,ij->...", jax.hessian(f)(m), limit.covariance) / 2
 
-    mu_error = mean_size(weights - decomposed) * sure
-    value = mean_reward(m) / (1 - discount)
+    bias = dot(curvature(phi), resolvent(tangent))
     return SoftMeanField(
         configuration=m,
-        policy=law,
+        policy=at.policy,
         slope=slope,
         linear=linear,
         spectral_radius=radius,
-        covariance=covariance,
         bias=bias,
         average_reward=mean_reward(m),
-        average_reward_correction=correction,
+        average_reward_correction=reward_slope @ bias + curvature(mean_reward),
         value_weights=weights,
-        local_q=q,
-        entanglement_limit=(m * jax.vmap(mean_size)(slope)).sum() * sure,
-        mu_error_limit=mu_error,
-        relative_error_limit=relative(mu_error, jnp.abs(value)),
         residual=residual,
         converged=converged,
+        **limit._asdict(),
     )
 
 
-def _fixed_point(phi: Any, num_states: int, dtype: Any) -> tuple[Array, Array]:
+def _fixed_point(phi: Callable[[Array], Array], num_states: int, dtype: Any) -> tuple[Array, Array]:
     """m = phi(m) from the even start: damped steps, then Newton's; differentiable implicitly."""
     tol = num_states * jnp.sqrt(jnp.finfo(dtype).eps)
 
@@ -198,25 +171,10 @@ def _fixed_point(phi: Any, num_states: int, dtype: Any) -> tuple[Array, Array]:
 
     def newton(m: Array) -> Array:
         linear = jax.jacfwd(phi)(m).T
-        return m + _dot("i,ij->j", phi(m) - m, _resolvent(linear - m[None, :]))
+        return m + dot(phi(m) - m, resolvent(linear - m[None, :]))
 
     start = jnp.full(num_states, 1 / num_states, dtype)
     frozen = lax.while_loop(going, damped, (start, jnp.array(jnp.inf, dtype), 0))[0]
     m = lax.stop_gradient(lax.fori_loop(0, _NEWTON, lambda _, m: newton(m), frozen))
     m = newton(m)  # at the fixed point this has the gradient of the implicit function theorem
     return m, jnp.abs(lax.stop_gradient(phi(m) - m)).max()
-
-
-def _resolvent(A: Array) -> Array:
-    """Σ_k A^k by doubling; A must have spectral radius below 1. Small, and free of LAPACK."""
-
-    def double(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        power, total = carry
-        return _dot("ij,jk->ik", power, power), total + _dot("ij,jk->ik", power, total)
-
-    start = (A, jnp.eye(len(A), dtype=A.dtype))
-    return lax.fori_loop(0, _DOUBLINGS, double, start)[1]
-
-
-def _dot(spec: str, *operands: Array) -> Array:
-    return jnp.einsum(spec, *operands, precision=lax.Precision.HIGHEST)

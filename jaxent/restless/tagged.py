@@ -1,38 +1,43 @@
 r"""What a tagged agent sees of the others, and how entangled it is by Eq. (7) and Def. 8.
 
-From the tagged agent's pair (s, a) and the configuration c of the others, the law of its next pair
-is
+From the tagged agent's pair (s, a), the configuration c of the others and its rounding j, the law
+of its next pair is
 
-    p(s', 1) = P_a(s, s') g_a(s', c),  p(s', 0) = P_a(s, s') (1 - g_a(s', c)),
+    p(s', 1) = P_a(s, s') g(s'),  p(s', 0) = P_a(s, s') (1 - g(s')),
 
-with g_a(s', c) = (T_{N-1,M-a} π_1(s', .))(c) its chance to be active once it is in s'. These rows,
-weighted by the law of (s, a, c), are all that the agent-wise measures compare. Eq. (7) is exact by
+with g(s') = E[π_1(s', c') | s, a, c, j] its chance to be active once it is in s', which under a
+priority is (T_{N-1,M-a} π_1(s', .))(c). These rows, weighted by the law of (s, a, c, j), are all
+that the agent-wise measures compare. Eq. (7) is exact by
 sorting. The sup of Def. 8 is over 2^(2S - 1) sign vectors; few of them matter: with p - q replaced
 by ±(d(s', 1) - d(s', 0)) / 2 in each s', with d = p - q, it stays the difference of p and some q,
 and the sup only falls. So the 2^(S-1) vectors (-y, y) suffice for `lower`, and for `upper` their
 minimizer so shifted, as long as it is a law.
 """
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._checks import check_shape, check_stochastic
+from .._checks import check_shape, check_stochastic, renamed
 from ..measures.distances import sign_vectors
 from ..measures.row_measures import Entanglement, sign_entanglement, weighted_centers
 from ..models.restless_bandit import RestlessBandit
+from ..models.soft_index import SoftIndex
 from ..numerics.simplex import project_simplex
+from .activation import IndexPolicy
 from .exchangeable import (
     VECTORS,
+    as_float_kernel,
     budgets_left,
+    check_counted,
     check_exchangeable,
     check_memory,
-    tagged_counts,
+    check_soft_team,
+    soft_team,
 )
 from .next_counts import (
     configuration_index,
@@ -41,10 +46,11 @@ from .next_counts import (
     num_configurations,
     walk_size,
 )
+from .rounded import Rounded, rounded_priority, tagged, tagged_law
 
 Array = jax.Array
 
-# Arrays `[signs, X, C]` that the interior-point method holds at once, about.
+# Arrays `[signs, X, C J]` that the interior-point method holds at once, about.
 _PROGRAM = 40
 
 
@@ -64,48 +70,53 @@ class TaggedRows(NamedTuple):
     """The rows that the agent-wise measures compare.
 
     Attributes:
-        points: law of the next pair by pair and configuration of the others, `[2 S, C, 2 S]`.
-        weights: law of (pair, configuration of the others), `[2 S, C]`.
+        points: law of the next pair by pair, configuration of the others and rounding,
+            `[2 S, C J, 2 S]`.
+        weights: law of (pair, configuration of the others and rounding), `[2 S, C J]`.
     """
 
     points: Array
     weights: Array
 
 
+@renamed(priority="policy", law="mu")
 def tagged_entanglement(
     bandit: RestlessBandit,
-    priority: Sequence[int] | Array,
-    law: Array,
+    policy: IndexPolicy,
+    mu: Array | np.ndarray,
     *,
     tol: float = 1e-6,
     max_steps: int = 60,
     memory: int | None = None,
 ) -> TaggedEntanglement:
-    """Eq. (7) and Def. 8 of one of N exchangeable agents under a priority rule.
+    """Eq. (7) and Def. 8 of one of N exchangeable agents under an index policy.
 
     Equal to `entanglement_mu_atv_upper` and `entanglement_mu_atv` on `exchangeable_chain`, at the
     cost of one walk and without its kernel.
 
     Args:
         bandit: `num_agents` and `budget` must be known ints, they fix shapes.
-        priority: permutation of the states, first served first. Static.
-        law: stationary law of the configurations, `ground_truth(...).law`, `[M]`.
+        policy: a priority, that is, a permutation of the states, first served first, static; or a
+            `SoftIndex`, which may be traced.
+        mu: stationary law of the configurations, `ground_truth(...).law`, `[M]`.
         tol: gap to certify for Def. 8; `converged` says whether it was.
-        max_steps: at most so many interior-point steps. Static.
+        max_steps: interior-point steps at most. Static.
         memory: bytes it may take; by default what the device has. Static.
 
     Raises:
-        ValueError: for a bad bandit, priority or law, and before anything is allocated if it does
+        ValueError: for a bad bandit, policy or law, and before anything is allocated if it does
             not fit: the message has the count, the bytes and the largest N that fits.
 
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eq. (7) and Def. 8.
     """
-    num_agents, _, order = check_exchangeable(bandit, priority)
-    itemsize = jnp.promote_types(bandit.kernel.dtype, jnp.float32).itemsize
-    check_memory(num_agents, len(order), partial(_rows_bytes, itemsize), memory)
-    points, weights = tagged_rows(bandit, order, law)
-    half = sign_vectors(len(order))  # [2^(S - 1), S]
+    soft, num_states = isinstance(policy, SoftIndex), bandit.num_states
+    check = partial(check_soft_team, memory=memory) if soft else check_exchangeable
+    num_agents = check(bandit, policy)[0]
+    itemsize = as_float_kernel(bandit).dtype.itemsize
+    check_memory(num_agents, num_states, partial(_rows_bytes, itemsize, soft), memory)
+    points, weights = tagged_rows(bandit, policy, mu)
+    half = sign_vectors(num_states)  # [2^(S - 1), S]
     signs = np.stack([-half, half], axis=-1).reshape(len(half), -1)
     total = points[:, 0].reshape(len(points), -1, 2).sum(-1)  # [X, S], P_a(s, s')
     return TaggedEntanglement(
@@ -116,35 +127,55 @@ def tagged_entanglement(
     )
 
 
-def tagged_rows(bandit: RestlessBandit, priority: Sequence[int] | Array, law: Array) -> TaggedRows:
+def tagged_rows(bandit: RestlessBandit, policy: IndexPolicy, mu: Array | np.ndarray) -> TaggedRows:
     """The rows of the tagged agent's view; arguments as of `tagged_entanglement`."""
-    num_agents, budget, order = check_exchangeable(bandit, priority)
-    check_shape("law", law, (num_configurations(num_agents, len(order)),))
-    check_stochastic("law", law)
-    local = bandit.kernel.astype(jnp.promote_types(bandit.kernel.dtype, jnp.float32))
-    # States are renamed by their place in the priority, as in `ground_truth`.
-    served, ranks = np.array(order), tuple(range(len(order)))
-    local = local[served][:, :, served]
-    place = place_by_rank(num_agents, order)
-    law = jnp.asarray(law, local.dtype)[np.argsort(place)]
-    where, own, active = tagged_counts(num_agents, budget, ranks)
-    own, active = (jnp.asarray(x, local.dtype) for x in (own, active))
+    num_agents, budget = check_counted(bandit)
+    check_shape("mu", mu, (num_configurations(num_agents, bandit.num_states),))
+    check_stochastic("mu", mu)
+    law = jnp.asarray(mu, as_float_kernel(bandit).dtype)
+    if isinstance(policy, SoftIndex):
+        return _soft_rows(as_float_kernel(bandit), law, policy, num_agents, budget)
+    _, _, order = check_exchangeable(bandit, policy)
+    local, rounded, ahead = walk_ahead(bandit, num_agents, budget, order)
+    law = law[np.argsort(place_by_rank(num_agents, order))]
+    ahead = jnp.moveaxis(ahead, 1, -1)[None, :, :, None]  # [1, 2, C, 1, S']
+    return _rows(local, law, ahead, rounded, np.argsort(order), num_agents)
+
+
+def walk_ahead(
+    bandit: RestlessBandit, num_agents: int, budget: int, order: tuple[int, ...]
+) -> tuple[Array, Rounded, Array]:
+    """Local kernel, what the agents do, and E[π_1(s', c') | a, c], `[2, S', C]`, of a priority.
+
+    States are renamed by their place in it, and what depends on the budget is an array, so that one
+    compilation for each N and S serves every priority.
+    """
+    served = np.array(order)
+    local = as_float_kernel(bandit)[served][:, :, served]
+    rounded = rounded_priority(num_agents, budget, tuple(range(len(order))), local.dtype)
     left = jnp.array(budgets_left(num_agents, budget))
-    ahead = next_chances(local, left, active / own, num_agents=num_agents - 1)
-    rank = np.argsort(order)
-    return _rows(local, law, ahead, num_agents, (where, own, active), rank)
+    chances = tagged(rounded, num_agents).chances
+    return local, rounded, next_chances(local, left, chances, num_agents=num_agents - 1)
 
 
-@jax.jit
-def _rows(local, law, ahead, num_agents, tagged, rank) -> TaggedRows:
-    served = jnp.einsum("sat,atc->satc", local, ahead, precision=lax.Precision.HIGHEST)
+@partial(jax.jit, static_argnums=(3, 4))
+def _soft_rows(local, law, policy: SoftIndex, num_agents: int, budget: int) -> TaggedRows:
+    rounded, team, _ = soft_team(local, policy, num_agents, budget)
+    ahead = team.ahead(tagged(rounded, num_agents).chances)  # [S, 2, C, J, S']
+    return _rows(local, law, ahead, rounded, np.arange(len(local)), num_agents)
+
+
+@partial(jax.jit, static_argnums=5)
+def _rows(local, law, ahead, rounded: Rounded, rank, num_agents: int) -> TaggedRows:
+    moves = local[:, :, None, None]  # [S, 2, 1, 1, S']
+    served = moves * ahead
     # Where everyone is served, rounding alone would leave a chance below 0 to be idle.
-    idle = jnp.maximum(local[:, :, :, None] - served, 0)
-    points = jnp.stack([idle, served], axis=-1)[rank][:, :, rank]  # [S, 2, S', C, 2]
-    points = jnp.moveaxis(points, 3, 2)  # [S, 2, C, S', 2]
+    points = jnp.stack([jnp.maximum(moves - served, 0), served], axis=-1)
+    points = points[rank][..., rank, :]  # [S, 2, C, J, S', 2]
+    pairs = law[:, None] * rounded.weights
     size = 2 * len(local)
-    weights = tagged_law(law, num_agents, tagged)[rank]
-    return TaggedRows(points.reshape(size, -1, size), weights.reshape(size, -1))
+    weights = tagged_law(pairs, rounded, num_agents)[rank].reshape(size, -1)
+    return TaggedRows(points.reshape(*weights.shape, size), weights)
 
 
 @partial(jax.jit, static_argnames="num_agents")
@@ -163,13 +194,6 @@ def next_chances(local: Array, budgets: Array, chance: Array, *, num_agents: int
     return lax.map(expect, budgets)
 
 
-def tagged_law(law: Array, num_agents: Any, tagged: tuple[Array, Array, Array]) -> Array:
-    """Law of (tagged pair, configuration of the others), `[S, 2, C]`, of `tagged_counts`."""
-    where, own, active = tagged
-    weight = law[where] / num_agents  # [S, C]
-    return jnp.stack([weight * (own - active), weight * active], axis=1)
-
-
 def place_by_rank(num_agents: int, order: tuple[int, ...]) -> np.ndarray:
     """Where each configuration stands once states are named by their place in the priority."""
     return configuration_index(configurations(num_agents, len(order))[:, order])
@@ -181,10 +205,12 @@ def walk_bytes(itemsize: int, num_agents: int, num_states: int) -> int:
     return (vectors + walk_size(num_agents, num_states, num_states)) * itemsize
 
 
-def _rows_bytes(itemsize: int, num_agents: int, num_states: int) -> int:
+def _rows_bytes(itemsize: int, soft: bool, num_agents: int, num_states: int) -> int:
     """What `tagged_entanglement` holds, about: the walk, then the program of Def. 8."""
     rows = 2 * num_states * num_configurations(num_agents - 1, num_states)
     program = _PROGRAM * (2 ** (num_states - 1) + 2 * num_states) * rows * itemsize
+    if soft:
+        return program * num_states
     return max(program, walk_bytes(itemsize, num_agents, num_states))
 
 

@@ -8,7 +8,7 @@ from scipy.optimize import linprog
 
 import jaxent
 from jaxent import Verdict, check_attractor
-from jaxent.restless.concentration import tangent_norm
+from jaxent.restless.lemmas import tangent_norm
 from tests import oracles_counts as oracle
 from tests import oracles_restless
 from tests.tolerances import EXACT, SOLVE

@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from .._checks import stochastic
+from ..numerics.arrays import dot, einsum
 from .next_counts import configuration_index, configurations, num_configurations
 
 Array = jax.Array
@@ -44,13 +45,11 @@ class GroupLaws:
     def expect(self, f: Array) -> Array:
         """E[f(next counts of both together)] by (k, u): `[..., C]` to `[..., C_m, C_l]`."""
         joined = f[..., _joined(*self.sizes, self.num_states)]
-        ahead = jnp.matmul(joined, self.idle.T, precision=lax.Precision.HIGHEST)
-        return jnp.matmul(self.active, ahead, precision=lax.Precision.HIGHEST)
+        return dot(self.active, dot(joined, self.idle.T))
 
     def push(self, weights: Array) -> Array:
         """The transpose: measures of (k, u) to measures of the counts of both, one step on."""
-        moved = jnp.matmul(weights, self.idle, precision=lax.Precision.HIGHEST)
-        moved = jnp.matmul(self.active.T, moved, precision=lax.Precision.HIGHEST)
+        moved = dot(self.active.T, dot(weights, self.idle))
         size = num_configurations(sum(self.sizes), self.num_states)
         zero = jnp.zeros((*weights.shape[:-2], size), moved.dtype)
         return zero.at[..., _joined(*self.sizes, self.num_states)].add(moved)
@@ -58,6 +57,118 @@ class GroupLaws:
     def stochastic(self) -> Array:
         """Whether every row is a probability vector."""
         return stochastic(self.active) & stochastic(self.idle)
+
+    def places(self, split: Array) -> tuple[Array, Array]:
+        """Rows of A and B that hold the active and the idle counts of `[..., S, 2]`."""
+        active, idle = self.sizes
+        return place(split[..., 1], active), place(split[..., 0], idle)
+
+    def zeros(self, *shape: int) -> Array:
+        """Zeros by (k, u), `[..., C_m, C_l]`."""
+        return jnp.zeros((*shape, len(self.active), len(self.idle)), self.active.dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RoundedKernel:
+    """K: functions of the next configuration, `[M]`, to functions of (n, j), `[M * J]`.
+
+    Attributes:
+        groups: laws of the active and the idle agents.
+        places: of the active and of the idle counts of (n, j) among theirs, `[M, J]` each.
+    """
+
+    groups: GroupLaws
+    places: tuple[Array, Array]
+
+    def mv(self, v: Array) -> Array:
+        """K v."""
+        return self.groups.expect(v)[self.places].reshape(-1)
+
+    def vm(self, mu: Array) -> Array:
+        """The law of the next configuration, mu K."""
+        mu = mu.reshape(self.places[0].shape)
+        return self.groups.push(self.groups.zeros().astype(mu.dtype).at[self.places].add(mu))
+
+    def matrix(self) -> Array:
+        """K itself, for few agents."""
+        size = num_configurations(sum(self.groups.sizes), self.groups.num_states)
+        return jax.vmap(self.mv, out_axes=-1)(jnp.eye(size, dtype=self.groups.active.dtype))
+
+    def stochastic(self) -> Array:
+        """Whether every row is a probability vector."""
+        return self.groups.stochastic()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TaggedRoundedKernel:
+    """K: functions of the next (s', c'), `[S * C]`, to functions of (s, a, c, j).
+
+    Attributes:
+        local: local kernel of the tagged agent, `[S, 2, S]`.
+        groups: laws of the others where the tagged agent is idle, and where it is active.
+        places: of the others' active and idle counts, `[S, C, J]`, likewise.
+    """
+
+    local: Array
+    groups: tuple[GroupLaws, GroupLaws]
+    places: tuple[tuple[Array, Array], tuple[Array, Array]]
+
+    def mv(self, v: Array) -> Array:
+        """K v."""
+        v = v.reshape(len(self.local), -1)  # [S, C]
+        rows = []
+        for action, (groups, places) in enumerate(zip(self.groups, self.places, strict=True)):
+            ahead = einsum("st,tkl->skl", self.local[:, action], groups.expect(v))
+            rows.append(jax.vmap(lambda f, k, u: f[k, u])(ahead, *places))  # [S, C, J]
+        return jnp.stack(rows, axis=1).reshape(-1)
+
+    def vm(self, mu: Array) -> Array:
+        """The law of the next (tagged state, configuration), mu K."""
+        mu = mu.reshape(len(self.local), 2, *self.places[0][0].shape[1:])
+        laws = [
+            groups.push(einsum("st,skl->tkl", self.local[:, action], grid))
+            for action, (groups, grid) in enumerate(zip(self.groups, self.grids(mu), strict=True))
+        ]
+        return (laws[0] + laws[1]).reshape(-1)
+
+    def grids(self, weights: Array) -> list[Array]:
+        """Measures `[S, 2, C, J]` by the tagged state and the others' (k, u), one an action."""
+        grids = []
+        for action, (groups, places) in enumerate(zip(self.groups, self.places, strict=True)):
+            zero = groups.zeros().astype(weights.dtype)
+            add = jax.vmap(lambda w, k, u, zero=zero: zero.at[k, u].add(w))
+            grids.append(add(weights[:, action], *places))
+        return grids
+
+    def ahead(self, f: Array) -> Array:
+        """E[f(s', c')] of functions of the others' next counts, `[S', C]` to `[S, 2, C, J, S']`."""
+        rows = [
+            jnp.moveaxis(groups.expect(f), 0, -1)[places]  # [S, C, J, S']
+            for groups, places in zip(self.groups, self.places, strict=True)
+        ]
+        return jnp.stack(rows, axis=1)
+
+    def mean_ahead(self, weights: Array, f: Array) -> Array:
+        """Their sums over (c, j) with weights `[S, 2, C, J]`, `[S, 2, S']`."""
+        grids = self.grids(weights)
+        rows = [
+            einsum("skl,tkl->st", grid, groups.expect(f))
+            for grid, groups in zip(grids, self.groups, strict=True)
+        ]
+        return jnp.stack(rows, axis=1)
+
+    def matrix(self) -> Array:
+        """K itself, for few agents."""
+        others = sum(self.groups[0].sizes)
+        size = len(self.local) * num_configurations(others, len(self.local))
+        return jax.vmap(self.mv, out_axes=-1)(jnp.eye(size, dtype=self.local.dtype))
+
+    def stochastic(self) -> Array:
+        """Whether every row is a probability vector."""
+        groups = self.groups[0].stochastic() & self.groups[1].stochastic()
+        return stochastic(self.local) & groups
 
 
 def group_laws(local: Array, num_active: int, num_idle: int) -> GroupLaws:
@@ -67,6 +178,30 @@ def group_laws(local: Array, num_active: int, num_idle: int) -> GroupLaws:
         group_law(local[:, 0], num_idle),
         (num_active, num_idle),
         len(local),
+    )
+
+
+def rounded_kernel(local: Array, split: Array, num_agents: int, budget: int) -> RoundedKernel:
+    """K of N agents, idle and active ones of each state being `split`, `[M, J, S, 2]`."""
+    groups = group_laws(local, budget, num_agents - budget)
+    return RoundedKernel(groups, groups.places(split))
+
+
+def tagged_rounded_kernel(
+    local: Array, others: Array, num_others: int, left: tuple[int, int]
+) -> TaggedRoundedKernel:
+    """K with one agent tagged.
+
+    Args:
+        local: local kernel, `[S, 2, S]`.
+        others: idle and active agents of each state among the others, by the tagged agent's action,
+            `[2, S, C, J, S, 2]`.
+        num_others: N - 1. Static.
+        left: how many of them are active, by that action. Static.
+    """
+    idle, active = (group_laws(local, m, num_others - m) for m in left)
+    return TaggedRoundedKernel(
+        local, (idle, active), (idle.places(others[0]), active.places(others[1]))
     )
 
 

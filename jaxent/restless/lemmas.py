@@ -20,16 +20,18 @@ uniform global attractor, is in `attractor`; local stability and non-degeneracy 
 `mean_field`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._checks import check_finite, check_permutation, check_positive_int, check_shape
+from .._checks import check_finite, check_permutation, check_positive_int, check_shape, renamed
 from ..models.restless_bandit import RestlessBandit, check_bandit
-from .activation import action_probabilities, by_action
+from .activation import IndexPolicy, Priority, action_law, check_index_policy
 from .mean_field import MeanField, affine_pieces, mean_field_step
 from .simulate import CountsTrajectory
+from .soft_mean_field import SoftMeanField
 
 Array = jax.Array
 
@@ -61,8 +63,13 @@ class MultiStepBound(NamedTuple):
     probability: Array
 
 
+@renamed(priority="policy")
 def deviation_bound(
-    counts: Array, weights: Array, bandit: RestlessBandit, priority: Any, field: MeanField
+    counts: Array | np.ndarray,
+    weights: Array | np.ndarray,
+    bandit: RestlessBandit,
+    policy: IndexPolicy,
+    field: MeanField | SoftMeanField,
 ) -> DeviationBound:
     r"""Lemma 8 under any law of configurations.
 
@@ -73,13 +80,13 @@ def deviation_bound(
         counts: configurations, `[K, S]`.
         weights: of the configurations, not negative; normalized here, `[K]`.
         bandit: the model.
-        priority: states in the order served, `[S]`.
-        field: `mean_field(bandit, priority)`; NaN where it has no unique fixed point.
+        policy: states in the order served, `[S]`; or a `SoftIndex`.
+        field: `mean_field(bandit, policy)`; NaN where it has no unique fixed point.
 
     References:
         Chen and Peng, Lemmas 2 and 8.
     """
-    check_permutation("priority", priority, bandit.num_states)
+    policy = check_index_policy(policy, bandit.num_states)
     check_shape("counts", counts, (None, bandit.num_states))
     check_shape("weights", weights, (jnp.shape(counts)[0],))
     check_finite("weights", weights)
@@ -88,8 +95,7 @@ def deviation_bound(
     weights = weights / weights.sum()
     counts = jnp.asarray(counts)
     m = counts.astype(star.dtype) / bandit.num_agents
-    groups = by_action(counts, jnp.asarray(priority), bandit.budget)
-    chance = action_probabilities(groups)[..., 1]  # [K, S]
+    chance = action_law(counts, policy, bandit.budget)[..., 1]  # [K, S]
     apart = jnp.abs(chance - field.policy[None, :, 1])
     deviation = weights @ jnp.abs(m - star[None]).max(1)
     return DeviationBound(
@@ -104,31 +110,33 @@ def one_step_bound(bandit: RestlessBandit) -> Array:
     return jnp.sqrt(bandit.num_states / jnp.asarray(bandit.num_agents, float))
 
 
+@renamed(priority="policy")
 def one_step_deviation(
-    trajectory: CountsTrajectory, bandit: RestlessBandit, priority: Any
+    trajectory: CountsTrajectory, bandit: RestlessBandit, policy: IndexPolicy
 ) -> Array:
     r"""$\|m_{t+1} - \phi(m_t)\|_1$ of every epoch of a run, `[T]`.
 
     Its mean given m_t is the left-hand side of Lemma 9: average over runs that start there.
     """
     m = trajectory.counts / jnp.asarray(bandit.num_agents, float)
-    ahead = jax.vmap(lambda m: mean_field_step(bandit, priority, m))(m[:-1])
+    ahead = jax.vmap(lambda m: mean_field_step(bandit, policy, m))(m[:-1])
     return jnp.abs(m[1:] - ahead).sum(1)
 
 
+@renamed(priority="policy")
 def multi_step_deviation(
-    trajectory: CountsTrajectory, bandit: RestlessBandit, priority: Any
+    trajectory: CountsTrajectory, bandit: RestlessBandit, policy: IndexPolicy
 ) -> Array:
     r"""$\|m_t - \Phi_t(m_0)\|_\infty$ of a run, t = 0..T, `[T + 1]`: what Lemma 10 bounds."""
     m = trajectory.counts / jnp.asarray(bandit.num_agents, float)
 
     def step(ahead: Array, now: Array) -> tuple[Array, Array]:
-        return mean_field_step(bandit, priority, ahead), jnp.abs(now - ahead).max()
+        return mean_field_step(bandit, policy, ahead), jnp.abs(now - ahead).max()
 
     return jax.lax.scan(step, m[0], m)[1]
 
 
-def lipschitz_constant(bandit: RestlessBandit, priority: Any) -> Array:
+def lipschitz_constant(bandit: RestlessBandit, priority: Priority) -> Array:
     r"""K of Lemma 10: the Lipschitz constant of $\phi$ in the sup norm.
 
     $K = \max_p \max_j \sum_s |K_p(s, j) - \mathrm{med}_s K_p(s, j)|$. Differences of configurations
@@ -150,7 +158,11 @@ def tangent_norm(linear: Array) -> Array:
 
 
 def multi_step_bound(
-    bandit: RestlessBandit, lipschitz: Array, *, num_steps: int, delta: Any
+    bandit: RestlessBandit,
+    lipschitz: Array | float,
+    *,
+    num_steps: int,
+    delta: Array | np.ndarray | float,
 ) -> MultiStepBound:
     r"""The two sides of Lemma 10 for `num_steps` = t and any $\delta > 0$, as in the head.
 
