@@ -1,4 +1,13 @@
-"""Multi-agent Markov entanglement in JAX."""
+"""Multi-agent Markov entanglement in JAX.
+
+Everything public is here by name. What belongs together and is asked for more rarely is also a
+group: `agents` (bandits agent by agent), `bandits` (named ones), `bounds`, `distances`, `examples`
+(the paper's), `learning` (local values from logs) and `lemmas` (the proof of Theorem 7).
+"""
+
+import warnings
+from importlib import import_module
+from typing import Any
 
 from .auditing.report import Audit as Audit
 from .auditing.report import audit as audit
@@ -12,6 +21,7 @@ from .chains.views import local_transition as local_transition
 from .chains.views import marginal as marginal
 from .chains.views import view_transition as view_transition
 from .chains.views import with_views as with_views
+from .data import learning as learning
 from .data.environments import from_gymnax as from_gymnax
 from .data.environments import from_jaxmarl as from_jaxmarl
 from .data.estimators import EntanglementEstimate as EntanglementEstimate
@@ -40,6 +50,7 @@ from .data.td_learning import td_local_q as td_local_q
 from .data.trajectory import Labels as Labels
 from .data.trajectory import Trajectory as Trajectory
 from .data.trajectory import chain_trajectory as chain_trajectory
+from .measures import distances as distances
 from .measures.distances import SignNorm as SignNorm
 from .measures.distances import atv_distance as atv_distance
 from .measures.distances import mu_atv_distance as mu_atv_distance
@@ -68,6 +79,9 @@ from .measures.separability import is_convexly_separable as is_convexly_separabl
 from .measures.separability import is_separable as is_separable
 from .measures.separability import separability_witness as separability_witness
 from .measures.separability import separable_decomposition as separable_decomposition
+from .models import examples as examples
+from .models import named_bandits as bandits
+from .models.contracts import Model as Model
 from .models.contracts import check_mdp as check_mdp
 from .models.contracts import check_policy as check_policy
 from .models.cooperative import CooperativeGame as CooperativeGame
@@ -107,6 +121,8 @@ from .numerics.elimination import discounted_solve as discounted_solve
 from .numerics.simplex import project_simplex as project_simplex
 from .numerics.simplex import total_variation as total_variation
 from .numerics.simplex import tv_center as tv_center
+from .restless import agents as agents
+from .restless import lemmas as lemmas
 from .restless.agents import AgentsTrajectory as AgentsTrajectory
 from .restless.agents import agent_entanglement as agent_entanglement
 from .restless.agents import agent_flow as agent_flow
@@ -175,3 +191,202 @@ from .values.value_factorization import fit_additive as fit_additive
 from .values.value_factorization import fit_monotone as fit_monotone
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BANDITS",
+    "CIRCULANT_PRIORITY",
+    "MDP",
+    "AgentsTrajectory",
+    "Attractor",
+    "Audit",
+    "ConvexSeparation",
+    "CooperativeGame",
+    "CountsTrajectory",
+    "Coupling",
+    "Decomposition",
+    "Descent",
+    "DeviationBound",
+    "Entanglement",
+    "EntanglementEstimate",
+    "EntanglementInterval",
+    "ExogenousMDP",
+    "FactoredMDP",
+    "FluidPriority",
+    "GroundTruth",
+    "JointMDP",
+    "Labels",
+    "LawSolution",
+    "LocalFlow",
+    "LocalPolicies",
+    "LocalQ",
+    "LocalReturns",
+    "Log",
+    "LogsEstimate",
+    "MeanField",
+    "Merge",
+    "Model",
+    "MonteCarloValue",
+    "MultiStepBound",
+    "NamedBandit",
+    "PairChain",
+    "PolicyFamily",
+    "QSolution",
+    "RestlessBandit",
+    "RewardFit",
+    "Roundings",
+    "SeparableChain",
+    "SeparableDecomposition",
+    "SignNorm",
+    "SignedProduct",
+    "SoftIndex",
+    "SoftMeanField",
+    "TaggedEntanglement",
+    "Trajectory",
+    "ValueFit",
+    "Verdict",
+    "WeaklyCoupledMDP",
+    "WhittleIndex",
+    "Witness",
+    "agent_entanglement",
+    "agent_flow",
+    "agent_policy",
+    "agent_trajectory",
+    "agents",
+    "appendix_e",
+    "atv_distance",
+    "audit",
+    "average_reward",
+    "average_whittle_index",
+    "bandits",
+    "best_merge",
+    "bounds",
+    "by_local",
+    "chain_trajectory",
+    "check_attractor",
+    "check_bandit",
+    "check_mdp",
+    "check_policy",
+    "circulant_bandit",
+    "circulant_start",
+    "configurations",
+    "convex_separation",
+    "decompose",
+    "decomposition_error",
+    "deviation_bound",
+    "discounted_returns",
+    "discounted_solve",
+    "distances",
+    "entanglement_atv",
+    "entanglement_from_logs",
+    "entanglement_interval",
+    "entanglement_map",
+    "entanglement_mu_atv",
+    "entanglement_mu_atv_upper",
+    "entanglement_mu_tv",
+    "entanglement_tv",
+    "entanglement_tv_signed",
+    "estimate_entanglement",
+    "example_1",
+    "examples",
+    "exchangeable_chain",
+    "feasible_actions",
+    "fit_additive",
+    "fit_local_rewards",
+    "fit_monotone",
+    "fluid_priority",
+    "from_gymnax",
+    "from_jaxmarl",
+    "ground_truth",
+    "index_policy",
+    "index_priority",
+    "is_agentwise_separable",
+    "is_convexly_separable",
+    "is_separable",
+    "joint_softmax",
+    "learning",
+    "lemmas",
+    "lipschitz_constant",
+    "local_flow",
+    "local_q_values",
+    "local_transition",
+    "lstd_local_q",
+    "marginal",
+    "mean_field",
+    "mean_field_step",
+    "merge_agents",
+    "merge_rewards",
+    "minimize_entanglement",
+    "monte_carlo_local_q",
+    "monte_carlo_q",
+    "mu_atv_distance",
+    "mu_inf_norm",
+    "mu_norm",
+    "mu_tv_distance",
+    "multi_step_bound",
+    "multi_step_deviation",
+    "myopic_priority",
+    "named_bandit",
+    "neighborhood",
+    "network_local_q",
+    "neural_index",
+    "one_step_bound",
+    "one_step_deviation",
+    "pair_chain",
+    "pair_counts",
+    "pair_flow",
+    "policy_entanglement",
+    "pr_box",
+    "product_grid",
+    "product_policy",
+    "product_softmax",
+    "project_simplex",
+    "q_values",
+    "random_priority",
+    "read_log",
+    "reward_entanglement",
+    "separability_witness",
+    "separable_decomposition",
+    "shared_randomness",
+    "simulate_agents",
+    "simulate_counts",
+    "soft_exchangeable_chain",
+    "soft_ground_truth",
+    "soft_index",
+    "soft_index_policy",
+    "soft_mean_field",
+    "softmax_policy",
+    "solve_law",
+    "solve_q",
+    "state_counts",
+    "state_values",
+    "stationary_distribution",
+    "sweep",
+    "tagged_entanglement",
+    "td_local_q",
+    "three_agents",
+    "to_frame",
+    "total_variation",
+    "tv_center",
+    "tv_distance",
+    "type_entanglement",
+    "view_transition",
+    "whittle_index",
+    "with_rewards",
+    "with_views",
+]
+
+# Spellings of 0.1.0, taken for one release.
+_RENAMED = {
+    "neighbourhood": ("chains.subchain", "neighborhood"),
+    "stationary_law": ("numerics.elimination", "stationary_distribution"),
+    "tv_centre": ("numerics.simplex", "tv_center"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RENAMED:
+        raise AttributeError(f"module 'jaxent' has no attribute {name!r}")
+    module, new = _RENAMED[name]
+    message = f"jaxent.{name} is now jaxent.{new}; the old name goes with 0.3"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return getattr(import_module(f".{module}", __name__), new)
