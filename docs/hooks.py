@@ -103,7 +103,10 @@ def exports(package: str = "jaxent") -> dict[str, list[str]]:
         names = [alias.name for alias in node.names]
         module = f"{package}.{node.module}"
         if (ROOT / module.replace(".", "/")).is_dir():
-            found |= {f"{module}.{name}": [] for name in names}
+            files = {name: ROOT / module.replace(".", "/") / f"{name}.py" for name in names}
+            # A file that defines nothing only gathers names of others.
+            own = [name for name, file in files.items() if "\ndef " in file.read_text()]
+            found |= {f"{module}.{name}": [] for name in own}
             continue
         for name in names:
             found.setdefault(module, []).append(name)
