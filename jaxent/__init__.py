@@ -114,6 +114,7 @@ from .models.restless_bandit import check_bandit as check_bandit
 from .models.soft_index import Roundings as Roundings
 from .models.soft_index import SoftIndex as SoftIndex
 from .models.soft_index import soft_index_policy as soft_index_policy
+from .models.state_mdp import StateMDP as StateMDP
 from .models.weakly_coupled import Coupling as Coupling
 from .models.weakly_coupled import WeaklyCoupledMDP as WeaklyCoupledMDP
 from .models.weakly_coupled import feasible_actions as feasible_actions
@@ -240,6 +241,7 @@ __all__ = [
     "SignedProduct",
     "SoftIndex",
     "SoftMeanField",
+    "StateMDP",
     "TaggedEntanglement",
     "Trajectory",
     "ValueFit",

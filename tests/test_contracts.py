@@ -37,6 +37,7 @@ def models():
     one = je.MDP(jnp.full((2, 2, 2), 0.5), jnp.zeros((2, 2)))
     joint = jnp.full((2, 2, 2, 2, 2, 2), 0.25)
     local, reward = jnp.full((2, 2, 1, 2), 0.5), jnp.zeros((2, 2, 1))
+    states = np.zeros((4, 2, 2, 1), int)
     table = jnp.full((2, 2, 2, 2), 0.25)
     yield one, jnp.full((2, 2), 0.5)
     yield je.WeaklyCoupledMDP((one, one), 0.9), table
@@ -47,6 +48,12 @@ def models():
     yield (
         je.FactoredMDP((one.transition,) * 2, ((0,), (1,)), (one.reward, one.reward), 0.9),
         je.LocalPolicies((jnp.full((2, 2), 0.5),) * 2, ((0,), (1,))),
+    )
+    chances = jnp.ones((4, 2, 2, 1))
+    seen = ((0, 0, 1, 1), (0, 1, 0, 1))
+    yield (
+        je.StateMDP((states, chances), seen, (one.reward, one.reward), 0.9),
+        table.reshape(4, 2, 2),
     )
 
 
@@ -83,9 +90,8 @@ def public():
     """Functions by name, those of the groups too."""
     entries = [getattr(je, name) for name in je.__all__]
     for group in (entry for entry in entries if inspect.ismodule(entry)):
-        entries += [
-            x for x in vars(group).values() if getattr(x, "__module__", "") == group.__name__
-        ]
+        own = (x for x in vars(group).values() if getattr(x, "__module__", "") == group.__name__)
+        entries += own
     return sorted({f for f in entries if inspect.isfunction(f)}, key=lambda f: f.__qualname__)
 
 

@@ -1,0 +1,205 @@
+r"""Agents that each observe some of one joint state, which need be no product of states of theirs.
+
+The joint state s is a number 0..S-1. Agent i observes o_i = `observations[i][s]`, so its local pair
+is (o_i, a_i); what nobody observes is hidden. A joint action leads to a few outcomes, each a next
+state with its probability,
+
+    P(s' | s, a) = Σ_k p_k(s, a) [s' = s_k(s, a)],
+
+which is what the kernel holds: to apply it is to gather, from the left a segment sum. It costs
+S A K numbers, A the number of joint actions, and is never formed as a matrix where that is large.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import (
+    check_discount,
+    check_finite,
+    check_shape,
+    check_stochastic,
+    concrete,
+    stochastic,
+)
+from ..numerics.arrays import as_float
+from . import product_tables
+from .contracts import ArrayLike, Scalar
+from .layouts import MapLayout, MapView, map_view
+from .parts import TablePolicy
+from .policies import check_table
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class OutcomeKernel:
+    """A kernel by its outcomes.
+
+    Attributes:
+        states: the next state of each outcome, int `[J, K]`.
+        chances: its probability, `[J, K]`.
+        num_states: S. Static.
+    """
+
+    states: Array
+    chances: Array
+    num_states: int = field(metadata={"static": True})
+
+    def mv(self, v: Array) -> Array:
+        """K v, `[S]` to `[J]`."""
+        return (self.chances * v[self.states]).sum(-1)
+
+    def vm(self, mu: Array) -> Array:
+        """The law of the next state, mu K, `[J]` to `[S]`."""
+        moved = (mu[:, None] * self.chances).reshape(-1)
+        return jax.ops.segment_sum(moved, self.states.reshape(-1), num_segments=self.num_states)
+
+    def matrix(self) -> Array:
+        """K itself, `[J, S]`, for small chains."""
+        rows = jnp.arange(len(self.states))[:, None]
+        empty = jnp.zeros((len(self.states), self.num_states), self.chances.dtype)
+        return empty.at[rows, self.states].add(self.chances)
+
+    def stochastic(self) -> Array:
+        """Whether every row is a probability vector."""
+        return stochastic(self.chances)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StateMDP:
+    r"""Agents that observe one joint state.
+
+    Attributes:
+        transition: outcomes of each joint action, the next states, int `[S, A_0.., K]`, and their
+            probabilities, `[S, A_0.., K]`. One axis for all actions, `[S, A, K]` in the order
+            $a_0 A_1 \cdots + a_1 A_2 \cdots + \dots$, will do.
+        observations: $o_i(s)$ of each agent, N times `[S]` codes 0..O_i - 1. Static.
+        rewards: $r_i(o_i, a_i)$ of each agent, `[O_i, A_i]` each; or one reward of all,
+            $r(s, a)$, `[S, A_0..]`.
+        discount: $\gamma$ in [0, 1).
+    """
+
+    transition: tuple[ArrayLike, ArrayLike]
+    observations: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
+    rewards: tuple[Array, ...] | ArrayLike
+    discount: Scalar
+
+    def __post_init__(self) -> None:
+        """Observations become tuples of ints, which a compiled function can be told apart by."""
+        if not concrete(*self.observations):
+            raise ValueError("observations: fix shapes, so they must be known, not traced values")
+        codes = tuple(o if isinstance(o, tuple) else tuple(np.asarray(o).tolist())
+                      for o in self.observations)  # fmt: skip
+        object.__setattr__(self, "observations", codes)
+
+    @property
+    def num_states(self) -> int:
+        """S."""
+        return np.shape(self.transition[0])[0]
+
+    @property
+    def num_actions(self) -> tuple[int, ...]:
+        """A_i of each agent."""
+        if isinstance(self.rewards, (tuple, list)):
+            return tuple(np.shape(reward)[1] for reward in self.rewards)
+        return np.shape(self.rewards)[1:]
+
+    @property
+    def num_observations(self) -> tuple[int, ...]:
+        """O_i of each agent."""
+        if isinstance(self.rewards, (tuple, list)):
+            return tuple(np.shape(reward)[0] for reward in self.rewards)
+        return tuple(max(codes) + 1 for codes in self.observations)
+
+    @property
+    def policy_shape(self) -> tuple[int, ...]:
+        """`(S, A_0, ..)`."""
+        return (self.num_states, *self.num_actions)
+
+    feasible = product_tables.feasible
+    policy_view = product_tables.no_policy_view
+
+    def check(self) -> None:
+        """Raise a ValueError that names the argument and the place if it is no such model."""
+        states, chances = self.transition
+        check_shape("transition[1]", chances, np.shape(states))
+        if not isinstance(self.rewards, (tuple, list)):
+            check_shape(
+                "rewards", self.rewards, (self.num_states, *[None] * len(self.observations))
+            )
+            check_finite("rewards", self.rewards)
+        elif len(self.rewards) != len(self.observations):
+            raise ValueError(
+                f"rewards: wanted one for each of {len(self.observations)} observations, got "
+                f"{len(self.rewards)}"
+            )
+        else:
+            for i, reward in enumerate(self.rewards):
+                check_shape(f"rewards[{i}]", reward, (None, None))
+                check_finite(f"rewards[{i}]", reward)
+        for i, size in enumerate(self.num_observations):
+            check_shape(f"observations[{i}]", self.observations[i], (self.num_states,))
+            _check_codes(f"observations[{i}]", self.observations[i], size)
+        actions = np.shape(states)[1:-1]
+        if actions not in (self.num_actions, (prod(self.num_actions),)):
+            raise ValueError(
+                f"transition[0]: wanted {list(self.policy_shape)} and an axis of outcomes, one row "
+                f"for each joint action, got shape {list(np.shape(states))}"
+            )
+        _check_codes("transition[0]", states, self.num_states)
+        check_stochastic("transition[1]", chances)
+        check_discount(self.discount)
+
+    def check_policy(self, policy: ArrayLike) -> None:
+        """Raise a ValueError unless it is a joint table `[S, A_0..]` of probabilities."""
+        check_table(policy, (self.num_states,), self.num_actions)
+
+    def parts(self, policy: ArrayLike) -> tuple[OutcomeKernel, TablePolicy, MapLayout]:
+        """Joint pairs (s, a_0, ..); agent i sees (o_i, a_i)."""
+        states, chances = self.transition
+        width = np.shape(states)[-1]
+        kernel = OutcomeKernel(
+            jnp.asarray(states).reshape(-1, width),
+            as_float(chances).reshape(-1, width),
+            self.num_states,
+        )
+        table = as_float(policy).reshape(self.num_states, -1)
+        views = tuple(self._view(i) for i in range(len(self.observations)))
+        return kernel, TablePolicy(table), MapLayout(self.policy_shape, views)
+
+    def _view(self, agent: int) -> MapView:
+        own = self.num_actions[agent]
+        seen = np.asarray(self.observations[agent]) * own  # [S]
+        acted = np.indices(self.num_actions)[agent].reshape(-1)  # [A]
+        return map_view((seen[:, None] + acted).reshape(-1), self.num_observations[agent] * own)
+
+    def local_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(O_i, A_i) of each agent."""
+        return tuple(zip(self.num_observations, self.num_actions, strict=True))
+
+    def join(self, tables: Sequence[Array]) -> Array:
+        """π(a|s) = Π π_i(a_i|o_i(s)), `[S, A_0..]`, from tables `[O_i, A_i]`."""
+        rows = [table[np.asarray(o)] for table, o in zip(tables, self.observations, strict=True)]
+        joint = reduce(lambda f, g: (f[:, :, None] * g[:, None]).reshape(len(f), -1), rows)
+        return joint.reshape(self.policy_shape)
+
+
+def _check_codes(name: str, codes: ArrayLike | tuple[int, ...], size: int) -> None:
+    """Raise at the first entry that is no integer in 0..size - 1."""
+    if not concrete(codes):
+        return
+    values = np.asarray(codes)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"{name}: wanted integers, got {values.dtype}")
+    wrong = np.argwhere((values < 0) | (values >= size))
+    if len(wrong):
+        place = ", ".join(map(str, wrong[0]))
+        raise ValueError(f"{name}[{place}] is {values[tuple(wrong[0])]}, outside 0..{size - 1}")
