@@ -263,8 +263,8 @@ def _forward(W: Array, inverse: Array, b: Array, axis: int) -> Array:
     return lax.fori_loop(0, n, step, jnp.zeros_like(b))
 
 
-# Three substitutions: the solution of the system, 0 at the roots; that of the transposed system; and
-# the law, which is only carried upward from the root.
+# Three substitutions: the solution of the system, 0 at the roots; that of the transposed system;
+# and the law, which is only carried upward from the root.
 _solve = _substitution(lambda W, d, b: _forward(W, d, _backward(W, d, b, 1), 0))
 _solve_transposed = _substitution(lambda W, d, b: _forward(W, d, _backward(W, d, b, 0), 1))
 _carry = _substitution(lambda W, d, b: _forward(W, d, b, 1))
