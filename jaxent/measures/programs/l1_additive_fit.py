@@ -27,12 +27,11 @@ from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector,
 
 Array = jax.Array
 
-# What is added to the diagonal of the small system, which is singular: 64 of its rounding errors.
+# The small system is singular: its diagonal is raised by this many of its own rounding errors.
 _RIDGE = 64.0
 # Solves of one system: the first, and two of what rounding and that weight left of it.
 _NUM_SOLVES = 3
-# How far a dual entry at its bound may still move, as a share of it, when local sums are solved
-# away.
+# How far a dual entry at its bound may still move when local sums are solved away, as a share.
 _GIVE = 1e-6
 # The rows of the small system are formed together if that takes no more than this many numbers.
 _AT_ONCE = 2**22
