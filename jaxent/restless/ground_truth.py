@@ -46,7 +46,7 @@ from .exchangeable import (
 from .group_laws import rounded_kernel
 from .next_counts import next_counts
 from .rounded import Rounded, tagged, tagged_law, total
-from .tagged import place_by_rank, walk_ahead, walk_bytes
+from .tagged import by_rank, place_by_rank, walk_ahead, walk_bytes
 
 Array = jax.Array
 
@@ -128,10 +128,11 @@ def ground_truth(
     num_agents, budget, order = check_exchangeable(bandit, policy)
     itemsize = as_float_kernel(bandit).dtype.itemsize
     check_memory(num_agents, len(order), partial(walk_bytes, itemsize), memory)
-    local, rounded, ahead = walk_ahead(bandit, num_agents, budget, order)
+    local, rounded = by_rank(bandit, num_agents, budget, order)
     discount = jnp.asarray(bandit.discount, local.dtype)
     reward = jnp.asarray(bandit.reward, local.dtype)[np.array(order)]
     solved = _solve_joint(local, reward, discount, budget, rounded, num_agents=num_agents)
+    ahead = walk_ahead(local, rounded, num_agents, budget)
     flow = _walked_flow(solved[0].value, ahead, rounded, num_agents)
     return _rename(_answer(local, reward, discount, solved, rounded, flow), order, num_agents)
 

@@ -6,6 +6,7 @@ With one agent tagged in state s and c the counts of the others, n = c + e_s, th
 active in rounding j with probability K_j(n)_s / n_s, and the others hold what is left.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -75,6 +76,7 @@ def with_tagged(num_agents: int, num_states: int) -> np.ndarray:
     return configuration_index(others[None] + np.eye(num_states, dtype=np.int64)[:, None])
 
 
+@partial(jax.jit, static_argnums=1)
 def tagged(rounded: Rounded, num_agents: int) -> Tagged:
     """What the tagged agent sees of it."""
     num_states = rounded.chances.shape[1]

@@ -110,11 +110,14 @@ def tagged_entanglement(
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eq. (7) and Def. 8.
     """
-    soft, num_states = isinstance(policy, SoftIndex), bandit.num_states
-    check = partial(check_soft_team, memory=memory) if soft else check_exchangeable
-    num_agents = check(bandit, policy)[0]
-    itemsize = as_float_kernel(bandit).dtype.itemsize
-    check_memory(num_agents, num_states, partial(_rows_bytes, itemsize, soft), memory)
+    num_states = bandit.num_states
+    needed = partial(_rows_bytes, as_float_kernel(bandit).dtype.itemsize)
+    if isinstance(policy, SoftIndex):
+        num_agents, _ = check_soft_team(bandit, policy, memory)
+        check_memory(num_agents, num_states, partial(needed, num_states), memory)
+    else:
+        num_agents, _, _ = check_exchangeable(bandit, policy)
+        check_memory(num_agents, num_states, partial(needed, 1), memory)
     points, weights = tagged_rows(bandit, policy, mu)
     half = sign_vectors(num_states)  # [2^(S - 1), S]
     signs = np.stack([-half, half], axis=-1).reshape(len(half), -1)
@@ -136,26 +139,30 @@ def tagged_rows(bandit: RestlessBandit, policy: IndexPolicy, mu: Array | np.ndar
     if isinstance(policy, SoftIndex):
         return _soft_rows(as_float_kernel(bandit), law, policy, num_agents, budget)
     _, _, order = check_exchangeable(bandit, policy)
-    local, rounded, ahead = walk_ahead(bandit, num_agents, budget, order)
+    local, rounded = by_rank(bandit, num_agents, budget, order)
+    ahead = walk_ahead(local, rounded, num_agents, budget)
     law = law[np.argsort(place_by_rank(num_agents, order))]
     ahead = jnp.moveaxis(ahead, 1, -1)[None, :, :, None]  # [1, 2, C, 1, S']
     return _rows(local, law, ahead, rounded, np.argsort(order), num_agents)
 
 
-def walk_ahead(
+def by_rank(
     bandit: RestlessBandit, num_agents: int, budget: int, order: tuple[int, ...]
-) -> tuple[Array, Rounded, Array]:
-    """Local kernel, what the agents do, and E[π_1(s', c') | a, c], `[2, S', C]`, of a priority.
+) -> tuple[Array, Rounded]:
+    """Local kernel and what the agents do, states being named by their place in the priority.
 
-    States are renamed by their place in it, and what depends on the budget is an array, so that one
-    compilation for each N and S serves every priority.
+    What depends on the budget is an array, so that one compilation for each N and S serves every
+    priority.
     """
     served = np.array(order)
     local = as_float_kernel(bandit)[served][:, :, served]
-    rounded = rounded_priority(num_agents, budget, tuple(range(len(order))), local.dtype)
+    return local, rounded_priority(num_agents, budget, tuple(range(len(order))), local.dtype)
+
+
+def walk_ahead(local: Array, rounded: Rounded, num_agents: int, budget: int) -> Array:
+    """E[π_1(s', c') | a, c] by the walk, `[2, S', C]`."""
     left = jnp.array(budgets_left(num_agents, budget))
-    chances = tagged(rounded, num_agents).chances
-    return local, rounded, next_chances(local, left, chances, num_agents=num_agents - 1)
+    return next_chances(local, left, tagged(rounded, num_agents).chances, num_agents=num_agents - 1)
 
 
 @partial(jax.jit, static_argnums=(3, 4))
@@ -205,12 +212,10 @@ def walk_bytes(itemsize: int, num_agents: int, num_states: int) -> int:
     return (vectors + walk_size(num_agents, num_states, num_states)) * itemsize
 
 
-def _rows_bytes(itemsize: int, soft: bool, num_agents: int, num_states: int) -> int:
+def _rows_bytes(itemsize: int, roundings: int, num_agents: int, num_states: int) -> int:
     """What `tagged_entanglement` holds, about: the walk, then the program of Def. 8."""
-    rows = 2 * num_states * num_configurations(num_agents - 1, num_states)
+    rows = 2 * num_states * num_configurations(num_agents - 1, num_states) * roundings
     program = _PROGRAM * (2 ** (num_states - 1) + 2 * num_states) * rows * itemsize
-    if soft:
-        return program * num_states
     return max(program, walk_bytes(itemsize, num_agents, num_states))
 
 
