@@ -105,7 +105,7 @@ class SoftIndex:
 
 
 def check_soft(policy: SoftIndex, num_states: int | None = None) -> None:
-    """Raise a ValueError unless this is a soft index policy over so many states."""
+    """Raise a ValueError unless this is a soft index policy over `num_states` states."""
     check_shape("index", policy.index, (num_states,))
     check_finite("index", policy.index)
     check_positive("temperature", policy.temperature)
