@@ -65,7 +65,7 @@ def run(config: Config, seed: int) -> list[Row]:
             partial(
                 jaxent.monte_carlo_q,
                 bandit=bandit,
-                priority=np.array(jaxent.CIRCULANT_PRIORITY),
+                policy=np.array(jaxent.CIRCULANT_PRIORITY),
                 counts=start,
                 num_runs=config.value_runs,
                 num_steps=STEPS,

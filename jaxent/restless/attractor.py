@@ -24,7 +24,7 @@ from .mean_field import affine_pieces, mean_field
 
 _APART = 1e-6  # points of a cycle closer than this are one
 _CLOSE = 1e-10  # a cycle returns to within this
-_FAR, _STILL = 1e-3, 1e-13  # so far from m* and so still: not merely slow
+_FAR, _STILL = 1e-3, 1e-13  # an end this far from m* that moves by this little is not merely slow
 _STABLE = 1 - 1e-9  # a norm or radius below this contracts
 _MAX_PERIOD = 24
 

@@ -197,11 +197,7 @@ def exchangeable_chain(
     )
 
 
-def soft_exchangeable_chain(
-    bandit: RestlessBandit, policy: SoftIndex, *, memory: int | None = None
-) -> PairChain:
-    """`exchangeable_chain` of a soft index policy."""
-    return exchangeable_chain(bandit, policy, memory=memory)
+soft_exchangeable_chain = exchangeable_chain  # its first name for a soft index policy
 
 
 @partial(jax.jit, static_argnums=(2, 3))

@@ -137,11 +137,7 @@ def ground_truth(
     return _rename(_answer(local, reward, discount, solved, rounded, flow), order, num_agents)
 
 
-def soft_ground_truth(
-    bandit: RestlessBandit, policy: SoftIndex, *, memory: int | None = None
-) -> GroundTruth:
-    """`ground_truth` of a soft index policy."""
-    return ground_truth(bandit, policy, memory=memory)
+soft_ground_truth = ground_truth  # its first name for a soft index policy
 
 
 _Solved = tuple[LawSolution, QSolution]

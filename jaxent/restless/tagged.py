@@ -111,13 +111,12 @@ def tagged_entanglement(
         Chen and Peng, Multi-agent Markov Entanglement, Eq. (7) and Def. 8.
     """
     num_states = bandit.num_states
-    needed = partial(_rows_bytes, as_float_kernel(bandit).dtype.itemsize)
     if isinstance(policy, SoftIndex):
-        num_agents, _ = check_soft_team(bandit, policy, memory)
-        check_memory(num_agents, num_states, partial(needed, num_states), memory)
+        num_agents, roundings = check_soft_team(bandit, policy, memory)[0], num_states
     else:
-        num_agents, _, _ = check_exchangeable(bandit, policy)
-        check_memory(num_agents, num_states, partial(needed, 1), memory)
+        num_agents, roundings = check_exchangeable(bandit, policy)[0], 1
+    itemsize = as_float_kernel(bandit).dtype.itemsize
+    check_memory(num_agents, num_states, partial(_rows_bytes, itemsize, roundings), memory)
     points, weights = tagged_rows(bandit, policy, mu)
     half = sign_vectors(num_states)  # [2^(S - 1), S]
     signs = np.stack([-half, half], axis=-1).reshape(len(half), -1)
