@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import jaxent
 
@@ -30,9 +31,6 @@ def test_every_public_name_has_a_property():
     source = "".join(
         p.read_text() for p in Path(__file__).parent.glob("test_*.py") if p != Path(__file__)
     )
-    names = {n for n in vars(jaxent) if not n.startswith("_")}
-    modules = {
-        n for n in names if getattr(getattr(jaxent, n), "__name__", "").startswith("jaxent.")
-    }
-    missing = {n for n in names - modules if not re.search(rf"\bje\.{n}\b", source)}
+    names = {n for n in jaxent.__all__ if not isinstance(getattr(jaxent, n), ModuleType)}
+    missing = {n for n in names if not re.search(rf"\bje\.{n}\b", source)}
     assert missing == RESULTS | ELSEWHERE
