@@ -23,7 +23,7 @@ from jax.core import Tracer
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
-# A row of probabilities may miss 1 by rounding: so many machine epsilons per entry.
+# A row of probabilities may miss 1 by rounding: by 64 machine epsilons for each entry.
 _ROW_EPS = 64.0
 
 

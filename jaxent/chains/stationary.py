@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from .._checks import check_shape, concrete
 from ..models.contracts import ArrayLike
 from ..numerics import elimination
+from ..numerics.arrays import dot
 from ..numerics.krylov import gmres
 from .pair_chain import PairChain
 
@@ -87,7 +88,7 @@ def law_direct(chain: PairChain) -> LawSolution:
     """By elimination on the matrix of joint states, for small chains."""
     P = chain.state_matrix()
     law = elimination.stationary_distribution(P)
-    residual = jnp.abs(jnp.matmul(law, P, precision=lax.Precision.HIGHEST) - law).max()
+    residual = jnp.abs(dot(law, P) - law).max()
     return _on_pairs(chain, law, residual, jnp.array(0), ~jnp.isnan(law).any())
 
 

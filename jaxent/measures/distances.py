@@ -20,6 +20,7 @@ from .._checks import check_shape
 from ..chains.pair_chain import PairChain
 from ..chains.views import view_transition
 from ..models.contracts import Agents, ArrayLike
+from ..numerics.arrays import dot
 from ..numerics.simplex import total_variation
 
 Array = jax.Array
@@ -62,7 +63,7 @@ def mu_inf_norm(matrix: Array, mu: Array) -> SignNorm:
         signs = jnp.asarray(sign_vectors(m), matrix.dtype)  # [R, m]
 
         def attained(x):
-            return mu @ jnp.abs(jnp.matmul(matrix, x, precision=lax.Precision.HIGHEST))
+            return mu @ jnp.abs(dot(matrix, x))
 
         batch = max(1, _AT_ONCE // matrix.size)
         values = lax.map(attained, signs, batch_size=min(batch, len(signs)))
@@ -80,7 +81,7 @@ def sign_vectors(m: int) -> np.ndarray:
 def _bracket(matrix: Array, mu: Array) -> SignNorm:
     """Local search from the likeliest sign vectors; Cauchy-Schwarz and entrywise sums above."""
     scaled = mu[:, None] * matrix
-    gram = jnp.matmul(matrix.T, scaled, precision=lax.Precision.HIGHEST)
+    gram = dot(matrix.T, scaled)
     values, vectors = jnp.linalg.eigh(gram)
     m = matrix.shape[1]
     spectral = jnp.sqrt(jnp.maximum(values[-1], 0) * m * mu.sum())

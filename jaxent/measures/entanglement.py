@@ -64,7 +64,7 @@ def entanglement_tv(
             `entanglement_tv_signed`.
         mu: the stationary law, `[J]`, where it is known already: it says which pairs are visited.
         tol: gap to certify. `converged` says whether it was.
-        max_steps: at most so many interior-point steps. Static.
+        max_steps: interior-point steps at most. Static.
 
     Raises:
         ValueError: if there are not two agents, tol <= 0, or the chain is not stochastic.
@@ -92,7 +92,7 @@ def entanglement_mu_tv(
         chain: two agents whose pairs make up the joint pair.
         mu: law of the joint pair, `[J]`.
         tol: gap to certify.
-        max_steps: at most so many interior-point steps. Static.
+        max_steps: interior-point steps at most. Static.
 
     Raises:
         ValueError: as `entanglement_tv`, and if mu is not a law on the joint pairs.
@@ -123,7 +123,7 @@ def entanglement_atv(
         agent: whose view, or a block of agents as one view. Static.
         mu: the stationary law, `[J]`, where it is known already: it says which pairs are visited.
         tol: gap to certify.
-        max_steps: at most so many interior-point steps. Static.
+        max_steps: interior-point steps at most. Static.
 
     Raises:
         ValueError: if there is no such view, tol <= 0, or the chain is not stochastic.
@@ -239,7 +239,7 @@ def entanglement_mu_atv(
         mu: law of the joint pair, `[J]`.
         agent: whose view, or a block of agents as one view. Static.
         tol: gap to certify.
-        max_steps: at most so many interior-point steps. Static.
+        max_steps: interior-point steps at most. Static.
 
     Raises:
         ValueError: if there is no such view, mu is not a law, or tol <= 0.

@@ -61,7 +61,7 @@ def minimax_entanglement(
         points: P(x' | joint pair) by local pair and the rest, `[X, C, X]`.
         present: which of them are visited, bool `[X, C]`.
         tol: gap to certify.
-        max_steps: at most so many interior-point steps. Static.
+        max_steps: interior-point steps at most. Static.
     """
     fixed = jax.lax.stop_gradient(points)
     # Only the worst local pair matters: those seen to be better are left unfinished.
@@ -92,7 +92,7 @@ def sign_entanglement(
             default the likely ones.
         mend: takes the minimizer for these to one for all, `[X, m]` to `[X, m]`.
         tol: gap to certify.
-        max_steps: at most so many interior-point steps. Static.
+        max_steps: interior-point steps at most. Static.
     """
     p, w = jax.lax.stop_gradient((points, weights))
     m = points.shape[-1]

@@ -31,12 +31,12 @@ from .._checks import check_discount
 from ..chains.pair_chain import PairChain
 from ..chains.views import ProductForm, product_form, view_transition
 from ..models.contracts import Scalar
-from ..numerics.arrays import ratio
+from ..numerics.arrays import dot, ratio
 from ..numerics.elimination import discounted_solve
 
 Array = jax.Array
 
-# Deviations below so many machine epsilons an entry count as rounding.
+# Deviations below 64 machine epsilons count as rounding.
 _NOISE_EPS = 64
 # Products of deterministic transitions that a linear program is still formed for.
 _MOST_VERTICES = 2**17
@@ -269,10 +269,10 @@ def separability_witness(chain: PairChain, *, discount: Scalar = 0.9) -> Witness
         seen = _over_others(jnp.eye(size, dtype=P.dtype), i, sizes)  # [J, X_i], e ⊗ v ⊗ e
         gap = _minus_mean(discounted_solve(P, seen, discount), i, sizes)
         # Right singular vectors by the small Gram matrix.
-        _, vectors = jnp.linalg.eigh(jnp.matmul(gap.T, gap, precision="highest"))
+        _, vectors = jnp.linalg.eigh(dot(gap.T, gap))
         v = vectors[:, -1] / jnp.abs(vectors[:, -1]).max()
         rewards = tuple(v if k == i else jnp.zeros(n, P.dtype) for k, n in enumerate(sizes))
-        left = jnp.linalg.norm(jnp.matmul(gap, v, precision="highest"))
+        left = jnp.linalg.norm(dot(gap, v))
         witnesses.append(Witness(rewards, left))
     worst = jnp.stack([witness.violation for witness in witnesses]).argmax()
     return jax.tree.map(lambda *each: jnp.stack(each)[worst], *witnesses)

@@ -66,7 +66,7 @@ def example_1(num_agents: int = 2, num_active: int = 1) -> tuple[WeaklyCoupledMD
     """Example 1, shared randomness: agents coupled by a budget, yet not entangled.
 
     Each agent has two states and a kernel of its own; the policy activates `num_active` of them at
-    random. The coupling says that at most so many may act, Σ_i a_i <= M.
+    random. The coupling says that no more than these may act, Σ_i a_i <= M.
 
     Returns:
         The model and the policy `[2, .., 2]`.

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_finite, check_positive, check_positive_int, check_shape
+from ..numerics.arrays import dot
 from .contracts import ArrayLike, TableModel, check_mdp
 from .policies import softmax_policy
 from .soft_index import SoftIndex
@@ -120,7 +121,7 @@ def neural_index(
         x = jnp.asarray(features, layers[0]["weight"].dtype)
         for depth, layer in enumerate(layers):
             x = jnp.tanh(x) if depth else x
-            x = jnp.matmul(x, layer["weight"], precision="highest") + layer["bias"][None]
+            x = dot(x, layer["weight"]) + layer["bias"][None]
         return SoftIndex(x[:, 0], temperature)
 
     return PolicyFamily(init, apply)

@@ -23,7 +23,7 @@ from ..chains.pair_chain import PairChain
 from ..chains.stationary import known_law
 from ..chains.views import local_transition
 from ..models.contracts import ArrayLike, Scalar
-from ..numerics.arrays import as_float
+from ..numerics.arrays import as_float, dot
 from ..numerics.elimination import discounted_solve
 from ..numerics.krylov import gmres
 
@@ -102,7 +102,7 @@ def _direct(chain: PairChain, reward: Array, discount: Array) -> QSolution:
     P = chain.state_matrix()
     mean = chain.policy.mv(reward)
     V = discounted_solve(P, mean, discount)
-    residual = jnp.abs(mean + discount * jnp.matmul(P, V, precision=lax.Precision.HIGHEST) - V)
+    residual = jnp.abs(mean + discount * dot(P, V) - V)
     return _on_pairs(chain, reward, discount, V, residual.max(), jnp.array(0), jnp.array(True))
 
 

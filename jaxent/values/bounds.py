@@ -48,7 +48,7 @@ Array = jax.Array
 Rewards = Sequence[ArrayLike]
 Measured = Sequence[Entanglement] | None
 
-# The Dobrushin coefficient compares all pairs of rows: up to so many of them.
+# The Dobrushin coefficient compares all pairs of rows, which takes J^3 steps: up to 512 pairs.
 _COMPARED = 512
 
 
