@@ -159,6 +159,7 @@ def pair_chain(mdp: Model, policy: ArrayLike | LocalPolicies) -> PairChain:
     |---|---|---|
     | `MDP`, `WeaklyCoupledMDP`, `JointMDP`, `FactoredMDP`, `CooperativeGame` | x_i | x_i |
     | `ExogenousMDP` | x_i, then z | (x_i, z) |
+    | `StateMDP` | s, then a_i | maps to (o_i, a_i) |
 
     A joint matrix is formed for joint kernels only.
 
