@@ -110,3 +110,10 @@ def test_no_public_argument_takes_anything(function):
 def test_a_bandit_is_shown_the_right_door(give):
     with pytest.raises(ValueError, match=r"RestlessBandit.*check_bandit.*exchangeable_chain"):
         give(je.circulant_bandit(5))
+
+
+def test_other_models_are_no_bandits():
+    with pytest.raises(ValueError, match=r"WeaklyCoupledMDP is not a RestlessBandit.*check_mdp"):
+        je.check_bandit(je.example_1()[0])
+    with pytest.raises(ValueError, match=r"\['first'\] is not the number of an agent"):
+        je.marginal(je.pair_chain(*je.example_1()), jnp.full(16, 1 / 16), agent=["first"])

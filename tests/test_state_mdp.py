@@ -299,3 +299,16 @@ def test_bad_policies_and_traced_observations():
         jax.jit(lambda o: je.StateMDP(mdp.transition, (o,), mdp.rewards, 0.8).num_states)(
             jnp.zeros(12, int)
         )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((2, 1, 1)), ([0, 1],)), "transition: wanted a pair"),
+        (((np.zeros((2, 1, 1), int), np.ones((2, 1, 1))), [0, 1]), "observations: wanted a tuple"),
+        (((np.zeros((2, 1, 1), int), np.ones((2, 1, 1))), None), "observations: wanted a tuple"),
+    ],
+)
+def test_parts_that_are_none(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        je.StateMDP(*arguments, (np.zeros((2, 1)),), 0.5)

@@ -199,6 +199,8 @@ def view_of(layout: Layout, agent: Agents) -> View:
     """
     agents = tuple(agent) if isinstance(agent, Sequence) else (agent,)
     for i in agents:
+        if not isinstance(i, (int, np.integer)):
+            raise ValueError(f"agent: {agent!r} is not the number of an agent, nor several")
         if not 0 <= i < len(layout.views):
             raise ValueError(f"agent: {i} is not one of the views 0..{len(layout.views) - 1}")
     if not agents or len(set(agents)) < len(agents):

@@ -52,6 +52,11 @@ def check_bandit(bandit: RestlessBandit) -> None:
 
     Shapes are always checked, values wherever they are known (outside a trace).
     """
+    if not isinstance(bandit, RestlessBandit):
+        raise ValueError(
+            f"bandit: {type(bandit).__name__} is not a RestlessBandit; other models have check_mdp "
+            "and pair_chain"
+        )
     check_shape("passive", bandit.passive, (None, None))
     num_states = np.shape(bandit.passive)[0]
     check_shape("passive", bandit.passive, (num_states, num_states))

@@ -94,6 +94,11 @@ class StateMDP:
 
     def __post_init__(self) -> None:
         """Observations become tuples of ints, which a compiled function can be told apart by."""
+        if not isinstance(self.transition, tuple) or len(self.transition) != 2:
+            raise ValueError("transition: wanted a pair, next states and their probabilities")
+        seen = self.observations
+        if not isinstance(seen, (tuple, list)) or not all(map(np.ndim, seen)):
+            raise ValueError("observations: wanted a tuple, one array [S] of codes for each agent")
         if not concrete(*self.observations):
             raise ValueError("observations: fix shapes, so they must be known, not traced values")
         codes = tuple(o if isinstance(o, tuple) else tuple(np.asarray(o).tolist())
