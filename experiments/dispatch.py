@@ -22,7 +22,7 @@ import jaxent
 from experiments import command, drawing
 from experiments.command import Claim
 from jaxent import bounds
-from jaxent.models.layouts import product_layout
+from jaxent.models.layouts import FactorLayout
 
 Array = jax.Array
 
@@ -130,7 +130,8 @@ def dispatch(num_drivers: int, share: float) -> np.ndarray:
 
 def blind(chain: jaxent.PairChain, mdp: jaxent.ExogenousMDP, mu: Array) -> Array:
     """Relative error where drivers do not see the order, and learn mean rewards."""
-    local = replace(chain, layout=product_layout(chain.sizes))
+    views = tuple((i,) for i in range(len(mdp.rewards)))
+    local = replace(chain, layout=FactorLayout(chain.sizes, views))
     means = []
     for i, reward in enumerate(mdp.rewards):
         law = jaxent.marginal(chain, mu, agent=i).reshape(-1, len(ORDERS))  # [X, Z]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxent as je
+from jaxent.data.trajectory import survival
 
 from . import oracles, oracles_measures, oracles_restless
 
@@ -285,7 +286,7 @@ def test_draws_by_inversion_never_meet_probability_0(dtype):
         kept[:, 1] = True
         laws = np.where(kept, laws, 0)
         laws = (laws / laws.sum(1, keepdims=True)).astype(dtype)
-        beyond = np.asarray(jax.jit(je.trajectory.survival)(laws))
+        beyond = np.asarray(jax.jit(survival)(laws))
         edges = np.concatenate([np.ones((300, 1)), beyond, np.zeros((300, 1))], 1)
         width = -np.diff(edges)
         assert (width >= 0).all()

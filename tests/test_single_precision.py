@@ -233,7 +233,7 @@ def swept():
         return {"limit": field.entanglement_limit, "priced": at["scale"] * field.mu_error_limit}
 
     grid = je.product_grid(agents=[10, 20], scale=[0.5, 1.5])
-    return je.sweep(point, grid, key=jax.random.key(0))
+    return je.sweep(jax.random.key(0), point, grid)
 
 
 JOBS = (values, gradients, measures, all_bounds, separability, influence, descent, extensions)

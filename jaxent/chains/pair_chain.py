@@ -145,11 +145,21 @@ class PairChain:
                     f"got shape {list(jnp.shape(function))}"
                 )
             flat.append(jnp.ravel(as_float(function)))
-        return self.layout.lift(flat)
+        return _lift(self.layout, flat)
 
     def stochastic(self) -> Array:
         """Whether every row is a probability vector, as a flag that may be traced."""
-        return self.kernel.stochastic() & self.policy.stochastic()
+        return _stochastic(self.kernel, self.policy)
+
+
+@jax.jit
+def _lift(layout: Layout, functions: Sequence[Array]) -> Array:
+    return layout.lift(functions)
+
+
+@jax.jit
+def _stochastic(kernel: Kernel, policy: PolicyPart) -> Array:
+    return kernel.stochastic() & policy.stochastic()
 
 
 def pair_chain(mdp: Model, policy: ArrayLike | LocalPolicies) -> PairChain:

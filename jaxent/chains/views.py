@@ -106,6 +106,17 @@ def _over_rows(function: Callable[[Array], Array], rows: Array, chain: PairChain
     return lax.map(function, rows)
 
 
+def rows_by_view(chain: PairChain, measure: Array, *, agent: Agents) -> tuple[Array, Array]:
+    """`view_transition` by local pair and the rest, `[X, C, X]`, and a measure of it, `[X, C]`."""
+    view = chain.view(agent)
+    return _sorted(view, view_transition(chain, agent=agent), measure)
+
+
+@jax.jit
+def _sorted(view: View, rows: Array, measure: Array) -> tuple[Array, Array]:
+    return view.rows(rows), view.mass(measure)
+
+
 def by_view(chain: PairChain, array: Array, *, agent: Agents) -> Array:
     """An array over joint pairs, `[J, ..]`, by local pair and the rest, `[X_i, C, ..]`."""
     return chain.view(agent).rows(array)
@@ -176,7 +187,7 @@ class ProductForm(NamedTuple):
     """
 
     sizes: tuple[int, ...]
-    order: np.ndarray | None
+    order: Array | np.ndarray | None
 
     def pairs(self, array: Array) -> Array:
         """An array over joint pairs `[J, ..]`, its pairs in the order of the product."""

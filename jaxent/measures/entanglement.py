@@ -18,6 +18,7 @@ saddle point, so a gradient may want a smaller `tol` than a value.
 A joint pair that the chain never visits has no say in a maximum (the paper's footnote 1).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ import numpy as np
 from .._checks import check_positive_int, check_shape, check_stochastic, concrete
 from ..chains.pair_chain import PairChain
 from ..chains.stationary import solve_law
-from ..chains.views import ProductForm, product_form, view_transition
+from ..chains.views import ProductForm, product_form, rows_by_view
 from ..models.contracts import Agents, ArrayLike, Scalar, TableModel, check_policy
 from ..models.parts import TablePolicy
 from ..numerics.arrays import as_float
@@ -77,9 +78,16 @@ def entanglement_tv(
         0.500 to 0.500
     """
     _check(chain, tol, max_steps)
-    form, joint = _two_agents(chain)
-    rows = form.pairs(visited(chain, mu)).reshape(form.sizes)
-    found = _nearest(joint, rows, True, tol, max_steps)
+    sizes, order = _two_agents(chain)
+    rows = visited(chain, mu)
+    return _tv(chain, order, rows, tol, sizes=sizes, max_steps=max_steps)
+
+
+@partial(jax.jit, static_argnames=("sizes", "max_steps"))
+def _tv(chain, order, rows, tol, *, sizes, max_steps) -> Entanglement:
+    form = ProductForm(sizes, order)
+    joint = form.matrix(chain).reshape(*sizes, *sizes)
+    found = _nearest(joint, form.pairs(rows).reshape(sizes), True, tol, max_steps)
     return _two_agent_result(found, (joint, _carried(found)))
 
 
@@ -98,8 +106,16 @@ def entanglement_mu_tv(
         ValueError: as `entanglement_tv`, and if mu is not a law on the joint pairs.
     """
     _check(chain, tol, max_steps, mu)
-    form, joint = _two_agents(chain)
-    mu = form.pairs(jnp.asarray(mu).astype(joint.dtype)).reshape(form.sizes)
+    sizes, order = _two_agents(chain)
+    mu = jnp.asarray(mu)
+    return _mu_tv(chain, order, mu, tol, sizes=sizes, max_steps=max_steps)
+
+
+@partial(jax.jit, static_argnames=("sizes", "max_steps"))
+def _mu_tv(chain, order, mu, tol, *, sizes, max_steps) -> Entanglement:
+    form = ProductForm(sizes, order)
+    joint = form.matrix(chain).reshape(*sizes, *sizes)
+    mu = form.pairs(mu.astype(joint.dtype)).reshape(sizes)
     found = _nearest(joint, mu, False, tol, max_steps)
     lost = 1 - found.bracket.primal.kept.sum((2, 3))
     return _two_agent_result(found, (joint, _carried(found)), (mu, lost))
@@ -137,9 +153,8 @@ def entanglement_atv(
         0.500
     """
     _check(chain, tol, max_steps)
-    view = chain.view(agent)
-    points = view.rows(view_transition(chain, agent=agent))  # [X, C, X]
-    return minimax_entanglement(points, view.mass(visited(chain, mu)), tol=tol, max_steps=max_steps)
+    points, present = rows_by_view(chain, visited(chain, mu), agent=agent)
+    return minimax_entanglement(points, present, tol=tol, max_steps=max_steps)
 
 
 def entanglement_mu_atv_upper(
@@ -166,9 +181,7 @@ def entanglement_mu_atv_upper(
         0.500
     """
     _check(chain, tol, 1, mu)
-    view = chain.view(agent)
-    points = view.rows(view_transition(chain, agent=agent))  # [X, C, X]
-    weights = view.mass(jnp.asarray(mu).astype(points.dtype))  # [X, C]
+    points, weights = rows_by_view(chain, jnp.asarray(mu).astype(chain.dtype), agent=agent)
     return weighted_centers(points, weights, tol)
 
 
@@ -253,9 +266,7 @@ def entanglement_mu_atv(
         0.500 to 0.500
     """
     _check(chain, tol, max_steps, mu)
-    view = chain.view(agent)
-    points = view.rows(view_transition(chain, agent=agent))  # [X, C, m]
-    weights = view.mass(jnp.asarray(mu).astype(points.dtype))  # [X, C]
+    points, weights = rows_by_view(chain, jnp.asarray(mu).astype(chain.dtype), agent=agent)
     return sign_entanglement(points, weights, tol=tol, max_steps=max_steps)
 
 
@@ -265,6 +276,11 @@ def visited(chain: PairChain, mu: ArrayLike | None = None) -> Array:
     It solves for the law where that is not given.
     """
     law = solve_law(jax.lax.stop_gradient(chain)).value if mu is None else jnp.asarray(mu)
+    return _positive(law)
+
+
+@jax.jit
+def _positive(law: Array) -> Array:
     law = jax.lax.stop_gradient(law)
     return jnp.isnan(law) | (law > 0)
 
@@ -288,8 +304,8 @@ def _two_agent_result(found: Solution, *slopes: tuple[Array, Array]) -> Entangle
     return result._replace(minimizer=nearest, converged=converged)
 
 
-def _two_agents(chain: PairChain) -> tuple[ProductForm, Array]:
-    """The chain by pairs of pairs, `[A, B, K, L]`."""
+def _two_agents(chain: PairChain) -> ProductForm:
+    """The joint pair as two agents' pairs, or an error where it is not."""
     form = product_form(chain)
     if form is None or len(form.sizes) != 2:
         raise ValueError(
@@ -297,7 +313,7 @@ def _two_agents(chain: PairChain) -> tuple[ProductForm, Array]:
             f"{chain.view_sizes} local pairs over {chain.num_pairs} joint ones; see "
             "entanglement_tv_signed and the agent-wise measures"
         )
-    return form, form.matrix(chain).reshape(*form.sizes, *form.sizes)
+    return form
 
 
 def _check(chain: PairChain, tol: Scalar, max_steps: Any, mu: Any = None) -> None:

@@ -52,6 +52,7 @@ class Entanglement(NamedTuple):
     converged: Array
 
 
+@partial(jax.jit, static_argnames="max_steps")
 def minimax_entanglement(
     points: Array, present: Array, *, tol: Scalar, max_steps: int
 ) -> Entanglement:
@@ -74,12 +75,13 @@ def minimax_entanglement(
     return certified(upper, lower, bracket.primal, steps.max(), tol, (points, carried))
 
 
+@partial(jax.jit, static_argnames="max_steps")
 def sign_entanglement(
     points: Array,
     weights: Array,
     *,
     signs: np.ndarray | None = None,
-    mend: Callable[[Array], Array] = lambda q: q,
+    mend: Callable[[Array], Array] | None = None,
     tol: Scalar,
     max_steps: int,
 ) -> Entanglement:
@@ -90,7 +92,8 @@ def sign_entanglement(
         weights: law of the joint pair, `[X, C]`.
         signs: where not all sign vectors are listed, those that `lower` rests on, `[R, m]`; by
             default the likely ones.
-        mend: takes the minimizer for these to one for all, `[X, m]` to `[X, m]`.
+        mend: takes the minimizer for these to one for all, `[X, m]` to `[X, m]`; a
+            `jax.tree_util.Partial`.
         tol: gap to certify.
         max_steps: interior-point steps at most. Static.
     """
@@ -107,7 +110,7 @@ def sign_entanglement(
     bracket, steps, _ = sign_center(p, w, listed, tol=tol, max_steps=max_steps)
     upper, q = bracket.upper, bracket.primal
     if not whole:
-        q = mend(q)
+        q = q if mend is None else mend(q)
         apart = (p - q[:, None]).reshape(-1, m)
         upper = mu_inf_norm(apart, w.reshape(-1)).upper / 2
         better = upper <= coarse.upper.sum()
@@ -134,6 +137,7 @@ def _likely_signs(apart: Array, weights: Array) -> Array:
     )
 
 
+@jax.jit
 def weighted_centers(points: Array, weights: Array, tol: Scalar) -> Entanglement:
     """Eq. (7) from the rows of a view `[X, C, m]` and their law `[X, C]`: a center a local pair."""
     centers = jax.vmap(tv_center)(*jax.lax.stop_gradient((points, weights)))

@@ -15,7 +15,7 @@ The tests are plain JAX. Decompositions have as many terms as the chain needs, s
 jit, in float64 NumPy. Everything here but `is_agentwise_separable` forms the matrix of the chain.
 """
 
-from functools import reduce
+from functools import partial, reduce
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from scipy.sparse import csc_array, eye_array, hstack, vstack
 
 from .._checks import check_discount
 from ..chains.pair_chain import PairChain
-from ..chains.views import ProductForm, product_form, view_transition
+from ..chains.views import ProductForm, product_form, rows_by_view
 from ..models.contracts import Scalar
 from ..numerics.arrays import dot, ratio
 from ..numerics.elimination import discounted_solve
@@ -260,10 +260,16 @@ def separability_witness(chain: PairChain, *, discount: Scalar = 0.9) -> Witness
         >>> print(f"{found.violation:.3f}")
         1.800
     """
-    form = _product(chain)
-    sizes = form.sizes
+    sizes, order = _product(chain)
     check_discount(discount)
-    P = form.matrix(chain)
+    return _witness(chain, order, discount, sizes)
+
+
+@partial(jax.jit, static_argnums=3)
+def _witness(
+    chain: PairChain, order: Array | None, discount: Scalar, sizes: tuple[int, ...]
+) -> Witness:
+    P = ProductForm(sizes, order).matrix(chain)
     witnesses = []
     for i, size in enumerate(sizes):
         seen = _over_others(jnp.eye(size, dtype=P.dtype), i, sizes)  # [J, X_i], e ⊗ v ⊗ e
@@ -295,9 +301,13 @@ def _tol(chain: PairChain, tol: float | None) -> float:
 
 def _signaling(chain: PairChain) -> Array:
     """How far the others' next pairs depend on agent i's pair, largest deviation, `[N]`."""
-    form = _product(chain)
-    sizes = form.sizes
-    P = form.matrix(chain).reshape(*sizes, *sizes)
+    sizes, order = _product(chain)
+    return _deviations(chain, order, sizes)
+
+
+@partial(jax.jit, static_argnums=2)
+def _deviations(chain: PairChain, order: Array | None, sizes: tuple[int, ...]) -> Array:
+    P = ProductForm(sizes, order).matrix(chain).reshape(*sizes, *sizes)
     deviations = []
     for i in range(len(sizes)):
         others = P.sum(len(sizes) + i)
@@ -307,9 +317,12 @@ def _signaling(chain: PairChain) -> Array:
 
 def _own_dependence(chain: PairChain, agent: int) -> Array:
     """How far agent i's next pair depends on anything but its own pair, largest deviation."""
-    view = chain.view(agent)
-    rows = view.rows(view_transition(chain, agent=agent))  # [X, C, X]
-    there = view.mass(jnp.ones(chain.num_pairs, rows.dtype))[..., None]  # [X, C, 1]
+    return _spread(*rows_by_view(chain, jnp.ones(chain.num_pairs, chain.dtype), agent=agent))
+
+
+@jax.jit
+def _spread(rows: Array, there: Array) -> Array:
+    there = there[..., None]  # [X, C, 1]
     mean = ratio((there * rows).sum(1, keepdims=True), there.sum(1, keepdims=True))
     return jnp.abs(there * (rows - mean)).max()
 

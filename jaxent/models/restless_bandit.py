@@ -44,7 +44,12 @@ class RestlessBandit(NamedTuple):
     @property
     def kernel(self) -> Array:
         """Both kernels as one local kernel `[S, A, S]`."""
-        return jnp.stack([jnp.asarray(self.passive), jnp.asarray(self.active)], axis=1)
+        return _stack(self.passive, self.active)
+
+
+@jax.jit
+def _stack(passive: Array, active: Array) -> Array:
+    return jnp.stack([passive, active], axis=1)
 
 
 def check_bandit(bandit: RestlessBandit) -> None:

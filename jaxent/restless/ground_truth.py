@@ -216,9 +216,12 @@ def _answer(local, reward, discount, solved: _Solved, rounded: Rounded, served) 
 
 def _rename(answer: GroundTruth, order: tuple[int, ...], num_agents: int) -> GroundTruth:
     """From places in the priority back to the states' own names, and without the one rounding."""
-    place = place_by_rank(num_agents, order)
-    rank = np.argsort(order)
-    pair = (2 * rank[:, None] + np.arange(2)).reshape(-1)
+    return _renamed(answer, place_by_rank(num_agents, order), np.argsort(order))
+
+
+@jax.jit
+def _renamed(answer: GroundTruth, place: Array, rank: Array) -> GroundTruth:
+    pair = (2 * rank[:, None] + np.arange(2)[None]).reshape(-1)
     return answer._replace(
         law=answer.law[place],
         q_joint=answer.q_joint[place, 0],

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import Partial
 
 from .._checks import check_shape, check_stochastic, renamed
 from ..measures.distances import sign_vectors
@@ -124,7 +125,7 @@ def tagged_entanglement(
     return TaggedEntanglement(
         weighted_centers(points, weights, tol),
         sign_entanglement(
-            points, weights, signs=signs, mend=partial(_shift, total), tol=tol, max_steps=max_steps
+            points, weights, signs=signs, mend=Partial(_shift, total), tol=tol, max_steps=max_steps
         ),
     )
 
@@ -153,9 +154,13 @@ def by_rank(
     What depends on the budget is an array, so that one compilation for each N and S serves every
     priority.
     """
-    served = np.array(order)
-    local = as_float_kernel(bandit)[served][:, :, served]
+    local = _reordered(as_float_kernel(bandit), np.array(order))
     return local, rounded_priority(num_agents, budget, tuple(range(len(order))), local.dtype)
+
+
+@jax.jit
+def _reordered(local: Array, served: Array) -> Array:
+    return local[served][:, :, served]
 
 
 def walk_ahead(local: Array, rounded: Rounded, num_agents: int, budget: int) -> Array:

@@ -28,7 +28,7 @@ from jax import lax
 from .._checks import check_discount
 from ..chains.pair_chain import PairChain
 from ..chains.stationary import known_law, solve_law, stationary_distribution
-from ..chains.views import local_transition, product_form, view_transition
+from ..chains.views import local_transition, product_form, rows_by_view
 from ..measures.entanglement import entanglement_atv, entanglement_mu_atv, entanglement_tv
 from ..measures.row_measures import (
     MAX_STEPS,
@@ -231,6 +231,13 @@ def a_posteriori(
     mu = known_law(chain, mu)
     local = [local_transition(chain, mu, agent=i) for i in range(len(rewards))]
     q_local = local_q_values(chain, rewards, discount=discount, mu=mu)
+    return _from_residual(chain, local, q_local, mu, discount)
+
+
+@jax.jit
+def _from_residual(
+    chain: PairChain, local: list[Array], q_local: Sequence[Array], mu: Array, discount: Scalar
+) -> APosteriori:
     ahead = [P @ q.reshape(-1) for P, q in zip(local, q_local, strict=True)]
     visited = mu > 0
     residual = jnp.where(visited, chain.mv(chain.lift(q_local)) - chain.lift(ahead), 0)
@@ -336,9 +343,7 @@ def _agentwise_theorem(chain: PairChain) -> int:
 
 def _both(chain: PairChain, mu: Array, agent: int) -> tuple[Entanglement, Entanglement]:
     """`entanglement_atv` and `entanglement_mu_atv` of one view, whose rows are found once."""
-    view = chain.view(agent)
-    points = view.rows(view_transition(chain, agent=agent))
-    weights = view.mass(mu.astype(points.dtype))
+    points, weights = rows_by_view(chain, mu.astype(chain.dtype), agent=agent)
     options = {"tol": TOL, "max_steps": MAX_STEPS}
     return (
         minimax_entanglement(points, weights > 0, **options),

@@ -96,6 +96,13 @@ def decompose(
     mu = known_law(chain, mu)
     q_joint = q_values(chain, tuple(rewards) if shared is None else shared, discount=discount)
     q_local = local_q_values(chain, rewards, discount=discount, mu=mu)
+    return _compared(chain, q_joint, q_local, mu)
+
+
+@jax.jit
+def _compared(
+    chain: PairChain, q_joint: Array, q_local: tuple[Array, ...], mu: Array
+) -> Decomposition:
     visited = mu > 0
     gap = q_joint - chain.lift(q_local)
     # NaN > 0 is false: without the sum a chain with no law would show no error.
