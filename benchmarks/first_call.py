@@ -198,8 +198,8 @@ def peers() -> list[str]:
     """Lines of the table of peers, what is not installed left out."""
     found = ["| peer | wall, s | CPU, s |", "| --- | --- | --- |"]
     for name, code in PEERS.items():
-        timed = f"import os, time; b = time.perf_counter(); {code}; t = os.times();"
-        timed += "print(time.perf_counter() - b, t.user + t.system)"
+        timed = f"import os, time; begun = time.perf_counter(); {code}; spent = os.times();"
+        timed += "print(time.perf_counter() - begun, spent.user + spent.system)"
         try:
             wall, spent = map(float, fresh([sys.executable, "-c", timed]).stdout.split()[-2:])
             found.append(f"| {name}, import included | {wall:.2f} | {spent:.2f} |")

@@ -31,6 +31,7 @@ from .._checks import check_discount
 from ..chains.pair_chain import PairChain
 from ..chains.views import ProductForm, product_form, rows_by_view
 from ..models.contracts import Scalar
+from ..models.layouts import FactorView
 from ..numerics.arrays import dot, ratio
 from ..numerics.elimination import discounted_solve
 
@@ -272,8 +273,10 @@ def _witness(
     P = ProductForm(sizes, order).matrix(chain)
     witnesses = []
     for i, size in enumerate(sizes):
-        seen = _over_others(jnp.eye(size, dtype=P.dtype), i, sizes)  # [J, X_i], e ⊗ v ⊗ e
-        gap = _minus_mean(discounted_solve(P, seen, discount), i, sizes)
+        view = FactorView((i,), sizes)
+        seen = view.lift(jnp.eye(size, dtype=P.dtype))  # [J, X_i], e ⊗ v ⊗ e
+        q = discounted_solve(P, seen, discount)
+        gap = q - view.lift(view.project(q) * size / len(P))  # less its mean given x_i
         # Right singular vectors by the small Gram matrix.
         _, vectors = jnp.linalg.eigh(dot(gap.T, gap))
         v = vectors[:, -1] / jnp.abs(vectors[:, -1]).max()
@@ -325,20 +328,6 @@ def _spread(rows: Array, there: Array) -> Array:
     there = there[..., None]  # [X, C, 1]
     mean = ratio((there * rows).sum(1, keepdims=True), there.sum(1, keepdims=True))
     return jnp.abs(there * (rows - mean)).max()
-
-
-def _over_others(functions: Array, agent: int, sizes: tuple[int, ...]) -> Array:
-    """Functions of one agent's pair `[X_i, k]` as functions of the joint pair, `[J, k]`."""
-    shape = [n if k == agent else 1 for k, n in enumerate(sizes)]
-    wide = jnp.broadcast_to(functions.reshape(*shape, -1), (*sizes, functions.shape[-1]))
-    return wide.reshape(prod(sizes), -1)
-
-
-def _minus_mean(functions: Array, agent: int, sizes: tuple[int, ...]) -> Array:
-    """Functions of the joint pair `[J, k]` less their mean given one agent's pair."""
-    grid = functions.reshape(*sizes, -1)
-    others = tuple(k for k in range(len(sizes)) if k != agent)
-    return (grid - grid.mean(others, keepdims=True)).reshape(functions.shape)
 
 
 def _split(P: np.ndarray, sizes: tuple[int, ...]) -> list[tuple[float, tuple[np.ndarray, ...]]]:
