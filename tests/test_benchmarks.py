@@ -100,3 +100,12 @@ def test_growth(tmp_path):
     assert growth.main(["--quick", "--only", "joint_N", "devices", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "growth.png").exists()
     assert (tmp_path / "growth.json").exists()
+
+
+def test_first_calls_are_timed_in_fresh_processes():
+    from benchmarks import first_call
+
+    (row,) = first_call.rows_of(["whittle_index"], lines=False)
+    assert {"first", "cpu", "import", "again"} <= set(row)
+    assert min(row["first"], row["again"], row["import"]) > 0
+    assert first_call.line(row).startswith("| `whittle_index` | ")

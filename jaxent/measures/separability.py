@@ -263,26 +263,32 @@ def separability_witness(chain: PairChain, *, discount: Scalar = 0.9) -> Witness
     """
     sizes, order = _product(chain)
     check_discount(discount)
-    return _witness(chain, order, discount, sizes)
+    gaps, grams = _gaps(chain, order, discount, sizes)
+    # Right singular vectors by the small Gram matrix, one call of LAPACK in a program.
+    return _worst_gap(gaps, [jnp.linalg.eigh(gram)[1][:, -1] for gram in grams])
 
 
 @partial(jax.jit, static_argnums=3)
-def _witness(
+def _gaps(
     chain: PairChain, order: Array | None, discount: Scalar, sizes: tuple[int, ...]
-) -> Witness:
+) -> tuple[list[Array], list[Array]]:
+    """What values of agent i's rewards are beyond functions of x_i, `[J, X_i]`; Gram matrices."""
     P = ProductForm(sizes, order).matrix(chain)
-    witnesses = []
+    gaps = []
     for i, size in enumerate(sizes):
         view = FactorView((i,), sizes)
-        seen = view.lift(jnp.eye(size, dtype=P.dtype))  # [J, X_i], e ⊗ v ⊗ e
-        q = discounted_solve(P, seen, discount)
-        gap = q - view.lift(view.project(q) * size / len(P))  # less its mean given x_i
-        # Right singular vectors by the small Gram matrix.
-        _, vectors = jnp.linalg.eigh(dot(gap.T, gap))
-        v = vectors[:, -1] / jnp.abs(vectors[:, -1]).max()
-        rewards = tuple(v if k == i else jnp.zeros(n, P.dtype) for k, n in enumerate(sizes))
-        left = jnp.linalg.norm(dot(gap, v))
-        witnesses.append(Witness(rewards, left))
+        q = discounted_solve(P, view.lift(jnp.eye(size, dtype=P.dtype)), discount)  # of e ⊗ v ⊗ e
+        gaps.append(q - view.lift(view.project(q) * size / len(P)))
+    return gaps, [dot(gap.T, gap) for gap in gaps]
+
+
+@jax.jit
+def _worst_gap(gaps: list[Array], vectors: list[Array]) -> Witness:
+    witnesses = []
+    for i, (gap, v) in enumerate(zip(gaps, vectors, strict=True)):
+        v = v / jnp.abs(v).max()
+        rewards = tuple(v if k == i else jnp.zeros_like(vectors[k]) for k in range(len(gaps)))
+        witnesses.append(Witness(rewards, jnp.linalg.norm(dot(gap, v))))
     worst = jnp.stack([witness.violation for witness in witnesses]).argmax()
     return jax.tree.map(lambda *each: jnp.stack(each)[worst], *witnesses)
 
