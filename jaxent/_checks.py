@@ -156,7 +156,7 @@ def renamed(
         def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
             for old, new in names.items():
                 if old in kwargs:
-                    _deprecated(f"{function.__name__}: the argument {old} is now {new}")
+                    _deprecated(f"{function.__qualname__}: the argument {old} is now {new}")
                     kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 

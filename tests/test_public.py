@@ -4,6 +4,7 @@ import sys
 import types
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 import jaxent
@@ -58,3 +59,26 @@ def test_functions_carry_their_own_names():
     for number in range(3, 10):
         if number != 7:
             assert getattr(jaxent.bounds, f"theorem_{number}").__name__ == f"theorem_{number}"
+
+
+def test_old_spellings_of_arguments_warn_and_give_the_same():
+    chain = jaxent.PairChain.from_matrix(jaxent.pr_box(), sizes=(2, 2))
+    for function in (jaxent.is_separable, jaxent.is_agentwise_separable):
+        with pytest.warns(DeprecationWarning, match="the argument tolerance is now tol"):
+            assert function(chain, tolerance=1e-9) == function(chain, tol=1e-9)
+    with pytest.warns(DeprecationWarning, match="separable_decomposition: .*tolerance is now tol"):
+        jaxent.separable_decomposition(chain, tolerance=1e-9)
+    with pytest.warns(DeprecationWarning, match="is_convexly_separable: .*tolerance is now tol"):
+        assert not jaxent.is_convexly_separable(chain, tolerance=1e-8)
+    one = jaxent.MDP(jnp.full((2, 1, 2), 0.5), jnp.zeros((2, 1)))
+    parts = ((one.transition,), ((0,),), (one.reward,), 0.9)
+    with pytest.warns(DeprecationWarning, match="neighbours is now neighbors"):
+        old = jaxent.FactoredMDP(parts[0], neighbours=parts[1], rewards=parts[2], discount=0.9)
+    with pytest.warns(DeprecationWarning, match=r"FactoredMDP\.neighbours is now"):
+        assert old.neighbours == jaxent.FactoredMDP(*parts).neighbors
+    for function in (jaxent.fit_monotone, jaxent.monte_carlo_local_q):
+        with (
+            pytest.warns(DeprecationWarning, match="the argument tolerance is now tol"),
+            pytest.raises(TypeError, match="missing"),
+        ):
+            function(tolerance=1e-3)

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
-from .._checks import check_discount, check_positive_int, check_shape, concrete
+from .._checks import check_discount, check_positive_int, check_shape, concrete, renamed
 from ..numerics.arrays import ratio
 from .local_learning import LocalQ, check_flow, check_paid, share_of
 from .trajectory import Trajectory, agent_types
@@ -144,6 +144,7 @@ def _td_lambda(pairs, rewards, follows, types, discount, trace, shape) -> LocalQ
     return LocalQ(value, share_of(visits))
 
 
+@renamed(tolerance="tol")
 def monte_carlo_local_q(
     trajectory: Trajectory,
     *,

@@ -27,7 +27,7 @@ from scipy.linalg import qr
 from scipy.optimize import linprog
 from scipy.sparse import csc_array, eye_array, hstack, vstack
 
-from .._checks import check_discount
+from .._checks import check_discount, renamed
 from ..chains.pair_chain import PairChain
 from ..chains.views import ProductForm, product_form, rows_by_view
 from ..models.contracts import Scalar
@@ -86,6 +86,7 @@ class Witness(NamedTuple):
     violation: Array
 
 
+@renamed(tolerance="tol")
 def is_separable(chain: PairChain, *, tol: float | None = None) -> Array:
     r"""Whether P is a weighted sum of products of stochastic matrices (Defs. 1 and 10).
 
@@ -109,6 +110,7 @@ def is_separable(chain: PairChain, *, tol: float | None = None) -> Array:
     return _signaling(chain).max() <= _tol(chain, tol)
 
 
+@renamed(tolerance="tol")
 def is_agentwise_separable(chain: PairChain, *, tol: float | None = None) -> Array:
     r"""Whether each agent's next pair depends on its own pair alone: every E_i is 0.
 
@@ -118,10 +120,12 @@ def is_agentwise_separable(chain: PairChain, *, tol: float | None = None) -> Arr
         chain: any chain, matrix-free.
         tol: as for `is_separable`.
     """
-    worst = [_own_dependence(chain, i) for i in range(len(chain.views))]
+    each = jnp.ones(chain.num_pairs, chain.dtype)
+    worst = [_spread(*rows_by_view(chain, each, agent=i)) for i in range(len(chain.views))]
     return jnp.stack(worst).max() <= _tol(chain, tol)
 
 
+@renamed(tolerance="tol")
 def separable_decomposition(
     chain: PairChain, *, tol: float | None = None
 ) -> SeparableDecomposition:
@@ -165,6 +169,7 @@ def separable_decomposition(
     return SeparableDecomposition(weights, factors)
 
 
+@renamed(tolerance="tol")
 def is_convexly_separable(chain: PairChain, *, tol: float = 1e-8) -> bool:
     """Whether P is a convex combination of products: a point of P_SEP+ (Sec. 3.3).
 
@@ -324,13 +329,9 @@ def _deviations(chain: PairChain, order: Array | None, sizes: tuple[int, ...]) -
     return jnp.stack(deviations)
 
 
-def _own_dependence(chain: PairChain, agent: int) -> Array:
-    """How far agent i's next pair depends on anything but its own pair, largest deviation."""
-    return _spread(*rows_by_view(chain, jnp.ones(chain.num_pairs, chain.dtype), agent=agent))
-
-
 @jax.jit
 def _spread(rows: Array, there: Array) -> Array:
+    """How far the next pair depends on anything but the own one, largest deviation."""
     there = there[..., None]  # [X, C, 1]
     mean = ratio((there * rows).sum(1, keepdims=True), there.sum(1, keepdims=True))
     return jnp.abs(there * (rows - mean)).max()

@@ -4,6 +4,7 @@ Agent i's next state depends on the pairs of the agents in Z_i, and on nothing e
 policy is a joint table, or `LocalPolicies`, which say whose states each agent reads.
 """
 
+import warnings
 from dataclasses import dataclass, field
 
 import jax
@@ -49,6 +50,13 @@ class FactoredMDP:
     def num_actions(self) -> tuple[int, ...]:
         """A_i of each agent."""
         return tuple(np.shape(reward)[1] for reward in self.rewards)
+
+    @property
+    def neighbours(self) -> tuple[tuple[int, ...], ...]:
+        """The old name of `neighbors`."""
+        message = "FactoredMDP.neighbours is now FactoredMDP.neighbors; the old way goes with 0.3"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.neighbors
 
     policy_shape = product_tables.policy_shape
     feasible = product_tables.feasible

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from .._checks import check_discount, check_positive_int
+from .._checks import check_discount, check_positive_int, renamed
 from ..chains.pair_chain import PairChain
 from ..chains.stationary import known_law
 from ..chains.views import marginal
@@ -152,6 +152,7 @@ def _additive(chain: PairChain, reward: Array, discount: Scalar, mu: Array, q_jo
     return _fit(q_joint, chain.lift(q_local), q_local, mu, residual, steps, converged)
 
 
+@renamed(tolerance="tol")
 def fit_monotone(
     key: Array,
     chain: PairChain,
