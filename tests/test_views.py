@@ -141,3 +141,11 @@ def test_counted_agents_have_no_other_views():
     chain = je.exchangeable_chain(je.circulant_bandit(5), je.CIRCULANT_PRIORITY)
     with pytest.raises(ValueError, match="known only by their counts"):
         je.with_views(chain, [0])
+
+
+def test_a_model_has_no_views_yet_and_a_law_has_one_entry_a_pair():
+    mdp, policy = weakly_coupled((2, 2), (1, 2))
+    with pytest.raises(ValueError, match="chain: WeaklyCoupledMDP is not a PairChain; pair_chain"):
+        je.with_views(mdp, [0])
+    with pytest.raises(ValueError, match=r"mu: wanted shape \[8\], got \[3\]"):
+        je.entanglement_atv(je.pair_chain(mdp, policy), agent=0, mu=jnp.ones(3) / 3)

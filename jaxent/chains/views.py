@@ -144,6 +144,8 @@ def with_views(chain: PairChain, views: Sequence[Agents | ArrayLike]) -> PairCha
         >>> jaxent.with_views(chain, [parity]).view_sizes
         (2,)
     """
+    if not isinstance(chain, PairChain):
+        raise ValueError(f"chain: {type(chain).__name__} is not a PairChain; pair_chain makes one")
     if not views:
         raise ValueError("views: is empty; a chain has at least one view")
     if not isinstance(chain.layout, (FactorLayout, MapLayout)):

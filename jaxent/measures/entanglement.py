@@ -275,8 +275,10 @@ def visited(chain: PairChain, mu: ArrayLike | None = None) -> Array:
 
     It solves for the law where that is not given.
     """
-    law = solve_law(jax.lax.stop_gradient(chain)).value if mu is None else jnp.asarray(mu)
-    return _positive(law)
+    if mu is None:
+        return _positive(solve_law(jax.lax.stop_gradient(chain)).value)
+    check_shape("mu", mu, (chain.num_pairs,))
+    return _positive(jnp.asarray(mu))
 
 
 @jax.jit

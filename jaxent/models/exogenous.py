@@ -39,15 +39,8 @@ class ExogenousMDP(NamedTuple):
     signal: Array
     discount: Scalar
 
-    @property
-    def num_states(self) -> tuple[int, ...]:
-        """S_i of each agent."""
-        return tuple(np.shape(reward)[0] for reward in self.rewards)
-
-    @property
-    def num_actions(self) -> tuple[int, ...]:
-        """A_i of each agent."""
-        return tuple(np.shape(reward)[1] for reward in self.rewards)
+    num_states = product_tables.num_states
+    num_actions = product_tables.num_actions
 
     @property
     def num_signals(self) -> int:

@@ -8,7 +8,6 @@ import warnings
 from dataclasses import dataclass, field
 
 import jax
-import numpy as np
 
 from .._checks import check_discount, check_shape, check_stochastic, renamed
 from ..numerics.arrays import as_float
@@ -41,15 +40,8 @@ class FactoredMDP:
     rewards: tuple[Array, ...]
     discount: Scalar
 
-    @property
-    def num_states(self) -> tuple[int, ...]:
-        """S_i of each agent."""
-        return tuple(np.shape(reward)[0] for reward in self.rewards)
-
-    @property
-    def num_actions(self) -> tuple[int, ...]:
-        """A_i of each agent."""
-        return tuple(np.shape(reward)[1] for reward in self.rewards)
+    num_states = product_tables.num_states
+    num_actions = product_tables.num_actions
 
     @property
     def neighbours(self) -> tuple[tuple[int, ...], ...]:

@@ -8,6 +8,7 @@ from typing import NoReturn, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._checks import check_finite, check_shape, check_stochastic
 from ..numerics.arrays import as_float
@@ -31,6 +32,27 @@ class Sized(Protocol):
     def num_actions(self) -> tuple[int, ...]:
         """A_i of each agent."""
         ...
+
+
+class HasRewards(Protocol):
+    """Agents with a local reward each."""
+
+    @property
+    def rewards(self) -> tuple[Array, ...]:
+        """`[S_i, A_i]` of each agent, and perhaps more axes."""
+        ...
+
+
+@property
+def num_states(mdp: HasRewards) -> tuple[int, ...]:
+    """S_i of each agent."""
+    return tuple(np.shape(reward)[0] for reward in mdp.rewards)
+
+
+@property
+def num_actions(mdp: HasRewards) -> tuple[int, ...]:
+    """A_i of each agent."""
+    return tuple(np.shape(reward)[1] for reward in mdp.rewards)
 
 
 @property
