@@ -43,6 +43,12 @@ def ratio(a: Array | float, b: Array, otherwise: Array | float = 0) -> Array:
     return jnp.where(there, a / jnp.where(there, b, 1), otherwise)
 
 
+def both_signs(x: Array) -> Array:
+    """x and -x, `[2, ...]`; a product, since XLA on a CPU looks up every entry of what it joins."""
+    signs = jnp.array([1, -1], x.dtype)
+    return signs.reshape(2, *(1,) * x.ndim) * x[None]
+
+
 def relative(error: Array, scale: Array) -> Array:
     """Error over scale; 0 where both are 0, as they are where nothing is paid."""
     nothing = (error == 0) & (scale == 0)

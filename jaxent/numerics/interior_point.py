@@ -15,6 +15,7 @@ References:
 """
 
 from collections.abc import Callable
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import chex
@@ -24,9 +25,9 @@ from jax import lax
 
 Array = jax.Array
 Vector = dict[str, Array]
-Point = tuple[Vector, Vector, Vector]  # x, s, z
-# The solver of dz + theta G dx = pull, G'dz = 0: from the pull to (dx, dz).
-Solver = Callable[[Vector], tuple[Vector, Vector]]
+# The solver of dz + theta G dx = pull, G'dz = 0: from the pull, and whether the answer is to be
+# exact, to (dx, dz).
+Solver = Callable[[Vector, Array], tuple[Vector, Vector]]
 
 # How close a step may come to the boundary, as a share of the way.
 _BACK_OFF = 0.995
@@ -38,7 +39,7 @@ _PROGRESS = 0.8
 _PATIENCE = 20
 # Polishing: the weight of an inactive constraint against an active one, and the number of solves.
 _FAINT = 1e-6
-_POLISHES = 4
+_POLISHES = 3
 
 
 class Bracket(NamedTuple):
@@ -48,6 +49,14 @@ class Bracket(NamedTuple):
     lower: Array
     primal: Any
     dual: Any
+
+
+class Point(NamedTuple):
+    """Unknowns, slacks and multipliers."""
+
+    x: Vector
+    s: Vector
+    z: Vector
 
 
 class LinearProgram(NamedTuple):
@@ -104,37 +113,73 @@ def solve_program(
     """
 
     def unfinished(state):
-        _, _, bracket, steps, idle, alive = state
-        gap = bracket.upper - bracket.lower
-        going = (gap > tol * _AIM) & ((gap > tol) | (idle < 1))
-        return going & (idle < _PATIENCE) & (steps < max_steps) & alive
+        gap = state.bracket.upper - state.bracket.lower
+        going = (gap > tol * _AIM) & ((gap > tol) | (state.idle < 1))
+        return going & (state.idle < _PATIENCE) & (state.steps < max_steps) & state.alive
 
     def in_play(bracket):
         """Whether this optimum may be the largest of its rivals."""
         return True if rivals is None else bracket.upper >= lax.pmax(bracket.lower, rivals)
 
-    def iterate(state):
-        point, (best, least), old, steps, idle, _ = state
-        point, alive = _step(program, point)
-        x, _, z = point
-        found = program.certify(x, z)
-        new = _tighten(old, found)
+    def iterate(polish, state):
+        point, alive = _step(program, polish, state.point)
+        found = program.certify(point.x, jax.tree.map(lambda z: jnp.maximum(z, 0), point.z))
+        old, new = state.bracket, _tighten(state.bracket, found)
         gap = found.upper - found.lower
-        best = jax.tree.map(lambda a, b: jnp.where(gap < least, a, b), point, best)
+        best = _pick(gap < state.least, point, state.best)
         better = new.upper - new.lower < _PROGRESS * (old.upper - old.lower)
-        idle = jnp.where(better, 0, idle + 1)
-        alive = alive & in_play(new)
-        return point, (best, jnp.minimum(gap, least)), new, steps + 1, idle, alive
+        return _State(
+            point=point,
+            best=best,
+            least=jnp.minimum(gap, state.least),
+            bracket=new,
+            steps=state.steps + ~polish,
+            polishes=state.polishes + polish,
+            idle=jnp.where(better, 0, state.idle + 1),
+            alive=alive & in_play(new),
+        )
 
-    zero = jnp.zeros((), jnp.int32)
-    point = (x, _slack(program, x), z)
-    chex.assert_trees_all_equal_shapes_and_dtypes(*point[1:])
+    def stage(number, state):
+        """First the steps; then, from the best point, the polish. One loop, compiled once."""
+        polish = number > 0
+        return lax.while_loop(
+            lambda state: jnp.where(polish, state.polishes < _POLISHES, unfinished(state)),
+            partial(iterate, polish),
+            state._replace(point=state.best),
+        )
+
+    slack = _slack(program, x)
+    chex.assert_trees_all_equal_shapes_and_dtypes(slack, z)
     chex.assert_trees_all_equal_shapes(z, program.present)
-    best = (point, guess.upper + jnp.inf)
-    state = (point, best, guess, zero, zero, jnp.array(True))
-    _, (point, _), bracket, steps, _, _ = lax.while_loop(unfinished, iterate, state)
-    bracket = _polish(program, point, bracket)
-    return Solution(bracket, steps, jnp.abs(bracket.upper - bracket.lower) <= tol)
+    start, zero = Point(x, slack, z), jnp.zeros((), jnp.int32)
+    state = _State(start, start, guess.upper + jnp.inf, guess, zero, zero, zero, jnp.array(True))
+    state = lax.fori_loop(0, 2, stage, state)
+    bracket = state.bracket
+    return Solution(bracket, state.steps, jnp.abs(bracket.upper - bracket.lower) <= tol)
+
+
+class _State(NamedTuple):
+    """Where the iteration stands.
+
+    Attributes:
+        point: where it is.
+        best: the point with the narrowest bracket of its own.
+        least: the width of that.
+        bracket: the best bounds met.
+        steps: how many were taken.
+        polishes: how often the vertex was solved for.
+        idle: how many of the last steps made no progress.
+        alive: whether the last one was a step, and the optimum may be wanted.
+    """
+
+    point: Point
+    best: Point
+    least: Array
+    bracket: Bracket
+    steps: Array
+    polishes: Array
+    idle: Array
+    alive: Array
 
 
 def _slack(program: LinearProgram, x: Vector) -> Vector:
@@ -145,79 +190,64 @@ def _slack(program: LinearProgram, x: Vector) -> Vector:
     )
 
 
-def _step(program: LinearProgram, point: Point) -> tuple[Point, Array]:
-    """One predictor and corrector; False, and no step, once it is no longer a number.
+def _step(program: LinearProgram, polish: Array, point: Point) -> tuple[Point, Array]:
+    """One predictor and corrector; or, to polish, the vertex that the iteration was heading for.
 
     s is kept beside x, not computed from it: near the optimum Gx + h has lost all its digits.
+
+    To polish, the constraints that look active are made so, the multipliers of the others are made
+    0: least squares with weights that differ by a fixed factor, where those of the iteration by
+    then differ by its square or more. Repeated, it takes another guess at what is active, and
+    solves for what rounding left. A wrong guess does no harm, since a bracket only narrows.
+
+    Returns:
+        The point; and False, with no step, once it is no longer a number.
     """
     x, s, z = point
-    there = program.present
-    theta = jax.tree.map(lambda zi, si, t: jnp.where(t, zi / si, 0), z, s, there)
-    miss = jax.tree.map(jnp.subtract, _slack(program, x), s)
+    there, slack = program.present, _slack(program, x)
+
+    def weigh(s, z, gx, t):
+        held = jnp.where(gx < z, 1, _FAINT).astype(s.dtype)
+        return jnp.where(t, jnp.where(polish, held, z / s), 0)
+
+    theta = jax.tree.map(weigh, s, z, slack, there)
     solve = program.factor(theta)
     count = sum(t.sum() for t in jax.tree.leaves(there))
+    total = _total(jax.tree.map(jnp.multiply, s, z))
 
-    def direction(target):
-        """The step that changes s z by `target` to first order and meets every equation."""
-        pull = jax.tree.map(
-            lambda r, si, th, m, t: jnp.where(t, r / si - th * m, 0), target, s, theta, miss, there
-        )
-        dx, dz = solve(pull)
-        ds = jax.tree.map(
-            lambda r, si, zi, d, t: jnp.where(t, (r - si * d) / jnp.where(t, zi, 1), 0),
-            target, s, z, dz, there,
-        )  # fmt: skip
-        return dx, ds, dz
-
-    product = jax.tree.map(jnp.multiply, s, z)
-    gap = _total(product) / count
-
-    def correct(turn, found):
+    def turn(number, found):
         """First the predictor, from no step at all; then the corrector, from the predictor."""
-        _, ds, dz = found
-        reach_s, reach_z = jnp.minimum(1, _reach(s, ds)), jnp.minimum(1, _reach(z, dz))
+        _, ds, dz, *reach = found
+        reach_s, reach_z = jnp.minimum(1, jnp.stack(reach))
         ahead = jax.tree.map(
             lambda a, da, b, db: (a + reach_s * da) * (b + reach_z * db), s, ds, z, dz
         )
-        center = turn * gap * (_total(ahead) / (count * gap)) ** 3
-        return direction(jax.tree.map(lambda p, a, b: center - p - a * b, product, ds, dz))
+        center = number * (total / count) * (_total(ahead) / total) ** 3
+        # What s z is to change by, to first order.
+        target = jax.tree.map(lambda a, da, b, db: center - a * b - da * db, s, ds, z, dz)
 
-    nothing = jax.tree.map(jnp.zeros_like, (x, s, z))
-    dx, ds, dz = lax.fori_loop(0, 2, correct, nothing)
-    reach_s = jnp.minimum(1, _BACK_OFF * _reach(s, ds))
-    reach_z = jnp.minimum(1, _BACK_OFF * _reach(z, dz))
-    new = (_move(x, dx, reach_s), _move(s, ds, reach_s), _move(z, dz, reach_z))
-    alive = jnp.isfinite(_total(new))
-    return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, point), alive
+        def pull(r, s, z, th, gx, t):
+            held = jnp.where(gx < z, -gx, -z)
+            return jnp.where(t, jnp.where(polish, held, r / s - th * (gx - s)), 0)
 
-
-def _polish(program: LinearProgram, point: Point, bracket: Bracket) -> Bracket:
-    """The vertex that the iteration was heading for.
-
-    The constraints that look active are made so, the multipliers of the others are made 0: least
-    squares with weights that differ by a fixed factor, where those of the iteration by then differ
-    by its square or more. A wrong guess does no harm, since a bracket only narrows.
-    """
-    x, s, z = point
-    active = jax.tree.map(lambda a, b, t: t & (a < b), s, z, program.present)
-    theta = jax.tree.map(
-        lambda a, b, t: jnp.where(t, jnp.where(a, 1, _FAINT), 0).astype(b.dtype),
-        active, s, program.present,
-    )  # fmt: skip
-    solve = program.factor(theta)
-
-    def improve(_, state):
-        x, z, bracket = state
-        pull = jax.tree.map(
-            lambda a, b, c, t: jnp.where(t, jnp.where(a, -b, -c), 0),
-            active, _slack(program, x), z, program.present,
+        # A predictor need not be exact.
+        last = polish | (number > 0)
+        dx, dz = solve(jax.tree.map(pull, target, s, z, theta, slack, there), last)
+        ds = jax.tree.map(
+            lambda r, s, z, d, t: jnp.where(t, (r - s * d) / jnp.where(t, z, 1), 0),
+            target, s, z, dz, there,
         )  # fmt: skip
-        dx, dz = solve(pull)
-        x, z = jax.tree.map(jnp.add, (x, z), (dx, dz))
-        inside = jax.tree.map(lambda a: jnp.maximum(a, 0), z)
-        return x, z, _tighten(bracket, program.certify(x, inside))
+        return dx, ds, dz, _reach(s, ds), _reach(z, dz)
 
-    return lax.fori_loop(0, _POLISHES, improve, (x, z, bracket))[-1]
+    one = jnp.ones_like(total)
+    nothing = (*jax.tree.map(jnp.zeros_like, (x, s, z)), one, one)
+    *step, reach_s, reach_z = lax.fori_loop(0, jnp.where(polish, 1, 2), turn, nothing)
+    reach_s, reach_z = (
+        jnp.where(polish, 1, jnp.minimum(1, _BACK_OFF * reach)) for reach in (reach_s, reach_z)
+    )
+    new = Point(*map(_move, point, step, (reach_s, reach_s, reach_z)))
+    alive = jnp.isfinite(_total(new))
+    return _pick(alive, new, point), alive
 
 
 def _move(values: Vector, change: Vector, length: Array) -> Vector:
@@ -228,15 +258,19 @@ def _reach(values: Vector, change: Vector) -> Array:
     """The longest step, at most 1 / _BACK_OFF, that keeps every value nonnegative."""
     leaves = zip(jax.tree.leaves(values), jax.tree.leaves(change), strict=True)
     pace = [jnp.max(-d / jnp.where(v > 0, v, 1), initial=_BACK_OFF) for v, d in leaves]
-    return 1 / jnp.max(jnp.stack(pace))
+    return 1 / reduce(jnp.maximum, pace)
 
 
-def _total(tree: Vector | Point) -> Array:
-    return jnp.stack([leaf.sum() for leaf in jax.tree.leaves(tree)]).sum()
+def _total(tree: Any) -> Array:
+    return reduce(jnp.add, [leaf.sum() for leaf in jax.tree.leaves(tree)])
+
+
+def _pick(first: Array, a: Any, b: Any) -> Any:
+    """Every leaf of a, or every leaf of b."""
+    return jax.tree.map(lambda a, b: jnp.where(first, a, b), a, b)
 
 
 def _tighten(old: Bracket, found: Bracket) -> Bracket:
     """Keep the better of either side; a NaN never replaces a number."""
     better, higher = found.upper < old.upper, found.lower > old.lower
-    pick = lambda keep, a, b: jax.tree.map(lambda a, b: jnp.where(keep, a, b), a, b)  # noqa: E731
-    return Bracket(*map(pick, (better, higher, better, higher), found, old))
+    return Bracket(*map(_pick, (better, higher, better, higher), found, old))

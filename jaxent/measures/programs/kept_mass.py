@@ -23,80 +23,64 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...numerics.arrays import ratio
+from ...numerics.arrays import both_signs, ratio
 from ...numerics.interior_point import Solver, Vector
 
 Array = jax.Array
 # From v and 1/T: the function f -> N f, and the solver of E'N E y = right.
-Elimination = Callable[
-    [Array, Vector], tuple[Callable[[Vector], Vector], Callable[[Vector], Vector]]
-]
+Elimination = Callable[[Array, Array], tuple[Callable[[Array], Array], Callable[[Array], Array]]]
 
 
-class Row(NamedTuple):
-    """One kind of constraint E y - B w + h >= 0: which unknown is compared, B, B', E and E'."""
+class Compared(NamedTuple):
+    """The constraints E y - B w + h >= 0, an array of them for each law p: B, B', E and E'."""
 
-    unknown: str
     sums: Callable[[Array], Array]
     spread: Callable[[Array], Array]
     copies: Callable[[Array], Array]
     gather: Callable[[Array], Array]
 
 
-def kept_slacks(x: Vector, rows: dict[str, Row]) -> Vector:
-    """G x; in x, w stands beside y under the name "kept"."""
-    w = x["kept"]
-    compared = {name: row.copies(x[row.unknown]) - row.sums(w) for name, row in rows.items()}
-    return {"zero": w, "cap": -w} | compared
+def kept_slacks(x: Vector, compared: Compared) -> Vector:
+    """G x; in x, w has the name "kept" and y the name "shared"."""
+    w, y = x["kept"], x["shared"]
+    return {"bounds": both_signs(w), "rows": compared.copies(y) - compared.sums(w)}
 
 
 def kept_solver(
-    theta: Vector, rows: dict[str, Row], eliminate: Elimination, *, num_solves: int
+    theta: Vector, compared: Compared, eliminate: Elimination, *, num_solves: int
 ) -> Solver:
     """The solver of dz + theta G dx = pull, G'dz = 0, by eliminating w and then f.
 
     Args:
-        theta: weights of the constraints "zero", "cap" and of the rows.
-        rows: the constraints that compare w with y; f has an entry for each.
+        theta: weights of the constraints: "bounds", w >= 0 and p - w >= 0 one after the other, and
+            "rows".
+        compared: the constraints of the rows; f has an entry for each.
         eliminate: what makes N and the system in y.
         num_solves: the first solve, and those of what rounding left of the equations. Static.
     """
-    v = ratio(1, theta["zero"] + theta["cap"])
-    slack = {name: ratio(1, theta[name]) for name in rows}
+    below, above = theta["bounds"]
+    v, slack = ratio(1, below + above), ratio(1, theta["rows"])
     apply, settle = eliminate(v, slack)
+    sums, spread, copies, gather = compared
 
-    def kept(rho, f):
-        """w = v (rho + B'f)."""
-        return v * sum((row.spread(f[name]) for name, row in rows.items()), rho)
+    def solve(pull, exact):
+        rho, g = pull["bounds"][0] - pull["bounds"][1], pull["rows"]
 
-    def gather(f):
-        return {row.unknown: row.gather(f[name]) for name, row in rows.items()}
-
-    def meet(g, right):
-        """y and f = N (E y + g) with E'f = right."""
-        y = settle(jax.tree.map(jnp.subtract, right, gather(apply(g))))
-        return y, apply({name: row.copies(y[row.unknown]) + g[name] for name, row in rows.items()})
-
-    def solve(pull):
-        rho = pull["zero"] - pull["cap"]
+        def kept(f):
+            return v * (rho + spread(f))
 
         def correct(_, found):
+            """From y and f, by what they miss of f + pull = T (E y - B w) and of E'f = 0."""
             y, f = found
-            w = kept(rho, f)
-            missed = {
-                name: slack[name] * (f[name] + pull[name])
-                + row.sums(w)
-                - row.copies(y[row.unknown])
-                for name, row in rows.items()
-            }
-            change = meet(missed, jax.tree.map(jnp.negative, gather(f)))
-            return jax.tree.map(jnp.subtract, found, change)
+            missed = apply(copies(y) - sums(kept(f)) - slack * (f + g))
+            dy = settle(-gather(f + missed))
+            return y + dy, f + missed + apply(copies(dy))
 
-        f = {name: jnp.zeros_like(pull[name]) for name in rows}
-        y = jax.tree.map(jnp.zeros_like, jax.eval_shape(gather, f))
-        y, f = lax.fori_loop(0, num_solves, correct, (y, f))
-        w = kept(rho, f)
-        first = {"zero": pull["zero"] - theta["zero"] * w, "cap": pull["cap"] + theta["cap"] * w}
-        return y | {"kept": w}, first | jax.tree.map(jnp.negative, f)
+        f = jnp.zeros_like(g)
+        y = jnp.zeros_like(jax.eval_shape(gather, f))
+        y, f = lax.fori_loop(0, jnp.where(exact, num_solves, 1), correct, (y, f))
+        w = kept(f)
+        bounds = pull["bounds"] - theta["bounds"] * both_signs(w)
+        return {"kept": w, "shared": y}, {"bounds": bounds, "rows": -f}
 
     return solve

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ...numerics.arrays import both_signs
 from ...numerics.cholesky import inverse_cholesky, solve_factored
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 
@@ -86,9 +87,9 @@ def additive_fit(
     transpose = jax.linear_transpose(lift, local)
     chex.assert_shape([target, weights], jax.eval_shape(lift, local).shape)
     program = _program(_Sum(size, lift, lambda y: transpose(y)[0]), target, weights)
-    scale = jnp.where(program.present["over"], jnp.abs(target), 0).max()
+    scale = jnp.where(program.present["sides"][0], jnp.abs(target), 0).max()
     x = {"local": local, "under": jnp.maximum(target, 0) + jnp.where(scale > 0, scale, 1)}
-    z = {"under": weights, "over": weights}
+    z = {"sides": jnp.stack([weights, weights])}
     guess = Bracket(weights @ jnp.abs(target), 0 * scale, local, 0 * target)
     bracket, steps, converged = solve_program(program, x, z, guess, tol=tol, max_steps=max_steps)
     locals_ = tuple(jnp.split(bracket.primal, ends))
@@ -101,11 +102,12 @@ def _program(local: _Sum, target: Array, weights: Array) -> LinearProgram:
     there = weights > jnp.finfo(target.dtype).eps * weights.max()
 
     def linear(x):
-        return {"under": x["under"], "over": x["under"] + local.lift(x["local"])}
+        under = x["under"]
+        return {"sides": jnp.stack([under, under + local.lift(x["local"])])}
 
     def certify(x, z):
         apart = target - local.lift(x["local"])
-        y = jnp.where(there, jnp.clip(z["over"] - weights, -weights, weights), 0)
+        y = jnp.where(there, jnp.clip(z["sides"][1] - weights, -weights, weights), 0)
         y = _without_sums(local, y, jnp.where(there, weights - jnp.abs(y) + _GIVE * weights, 0))
         over = jnp.abs(y) / jnp.where(there, weights, 1)
         y = y / jnp.maximum(over.max(), 1)
@@ -113,8 +115,8 @@ def _program(local: _Sum, target: Array, weights: Array) -> LinearProgram:
 
     return LinearProgram(
         linear=linear,
-        offset={"under": jnp.zeros_like(target), "over": -target},
-        present={"under": there, "over": there},
+        offset={"sides": jnp.stack([jnp.zeros_like(target), -target])},
+        present={"sides": jnp.stack([there, there])},
         factor=lambda theta: _factor(local, theta, there),
         certify=certify,
     )
@@ -140,21 +142,24 @@ def _factor_local(local: _Sum, omega: Array) -> Array:
 
 def _factor(local: _Sum, theta: Vector, there: Array):
     """Solver of dz + theta G dx = pull, G'dz = 0: the joint entries first, then the local ones."""
-    total = jnp.where(there, theta["under"] + theta["over"], 1)
-    share = theta["over"] / total
-    omega = theta["under"] * share
+    below, above = theta["sides"]
+    total = jnp.where(there, below + above, 1)
+    share = above / total
+    omega = below * share
     small = _factor_local(local, omega)
 
-    def solve(pull):
-        pushed = (theta["under"] * pull["over"] - theta["over"] * pull["under"]) / total
+    def solve(pull, exact):
+        under, over = pull["sides"]
+        pushed = (below * over - above * under) / total
 
         def correct(_, x):
             return x + solve_factored(small, local.sums(pushed - omega * local.lift(x)))
 
-        x = lax.fori_loop(0, _NUM_SOLVES, correct, jnp.zeros(local.size, omega.dtype))
+        turns = jnp.where(exact, _NUM_SOLVES, 1)
+        x = lax.fori_loop(0, turns, correct, jnp.zeros(local.size, omega.dtype))
         moved = local.lift(x)
-        under = (pull["under"] + pull["over"]) / total - share * moved
         dz = pushed - omega * moved
-        return {"local": x, "under": under}, {"under": -dz, "over": dz}
+        dx = {"local": x, "under": (under + over) / total - share * moved}
+        return dx, {"sides": -both_signs(dz)}
 
     return solve

@@ -25,12 +25,12 @@ from ...numerics.arrays import dot, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 from ...numerics.simplex import free, free_form, notable, total_variation, whole
-from .kept_mass import Row, kept_slacks, kept_solver
+from .kept_mass import Compared, kept_slacks, kept_solver
 
 Array = jax.Array
 
-# Solves of one system: the first, and two of what rounding left of it.
-_NUM_SOLVES = 3
+# Solves of one system: the first, and one of what rounding left of it.
+_NUM_SOLVES = 2
 
 
 class RowPrices(NamedTuple):
@@ -66,13 +66,14 @@ def minimax_center(
     """
     chex.assert_shape(present, points.shape[:1])
     program = _program(points, present)
-    kept = program.offset["cap"]
+    kept = program.offset["bounds"][1]
     count = jnp.maximum(present.sum(), 1)
     mean = kept.sum(0) / count
     x, z = _start(program, mean), _multipliers(program, count)
     # With one law, or all the same, their mean is the answer, and 0 bounds any distance.
     first = ratio(mean, mean.sum(), 1 / points.shape[1])
-    guess = program.certify({"q": first}, {"t": z["t"], "row": 0 * z["row"]})
+    prices = z["rows"].at[:, :-1].set(0)
+    guess = program.certify({"shared": jnp.append(first, 0)}, {"rows": prices})
     guess = guess._replace(lower=jnp.maximum(guess.lower, 0))
     return solve_program(program, x, z, guess, tol=tol, max_steps=max_steps, rivals=rivals)
 
@@ -88,68 +89,81 @@ def _program(points: Array, present: Array) -> LinearProgram:
     kept = jnp.where(present[:, None], points, 0)
 
     def certify(x, z):
-        q = x["q"] / x["q"].sum()
-        total = z["t"].sum()
+        q, alpha, weight = x["shared"][:-1], z["rows"][:, :-1], z["rows"][:, -1]
+        q = q / q.sum()
+        total = weight.sum()
         scale = jnp.where(total > 0, total, 1)
-        prices = RowPrices(z["t"] / scale, z["row"] / scale)
+        prices = RowPrices(weight / scale, alpha / scale)
         upper = jnp.where(present, total_variation(points, q[None]), 0).max()
         return Bracket(upper, row_dual_value(kept, prices), q, prices)
 
-    offset = {"zero": 0 * kept, "cap": kept, "row": 0 * kept, "t": -jnp.ones_like(kept[:, 0])}
+    # Every w_k is compared with q entry by entry, and -sum w_k with t, last.
+    compared = Compared(
+        sums=lambda w: _append(w, -w.sum(1)),
+        spread=lambda f: f[:, :-1] - f[:, -1:],
+        copies=lambda y: jnp.broadcast_to(y, (len(points), len(y))),
+        gather=lambda f: f.sum(0),
+    )
     there = notable(kept)
-    every = jnp.full(kept.shape, True)
     return LinearProgram(
-        linear=lambda x: kept_slacks(x, _ROWS),
-        offset=offset,
-        present={"zero": there, "cap": there, "row": every, "t": present},
-        factor=lambda theta: kept_solver(theta, _ROWS, _eliminate, num_solves=_NUM_SOLVES),
+        linear=lambda x: kept_slacks(x, compared),
+        offset={
+            "bounds": jnp.stack([0 * kept, kept]),
+            "rows": _append(0 * kept, -jnp.ones_like(kept[:, 0])),
+        },
+        present={
+            "bounds": jnp.stack([there, there]),
+            "rows": _append(jnp.full(kept.shape, True), present),
+        },
+        factor=lambda theta: kept_solver(theta, compared, _eliminate, num_solves=_NUM_SOLVES),
         certify=certify,
     )
 
 
+def _append(rows: Array, column: Array) -> Array:
+    return jnp.concatenate([rows, column[:, None]], 1)
+
+
 def _start(program: LinearProgram, mean: Array) -> Vector:
     """A strictly feasible point: q near the mean law, a share of p small enough."""
-    kept, there = program.offset["cap"], program.present
+    kept, there = program.offset["bounds"][1], program.present
     q = mean / 2 + (1 - mean.sum() / 2) / len(mean)
     room = ratio(q[None], kept, 1).min(1, keepdims=True)
-    w = jnp.where(there["cap"], kept, 0) * (0.5 * jnp.minimum(room, 1))
-    return {"kept": w, "q": q, "t": 1.1 - jnp.where(there["t"], w.sum(1), 1).min()}
+    w = jnp.where(there["bounds"][1], kept, 0) * (0.5 * jnp.minimum(room, 1))
+    t = 1.1 - jnp.where(there["rows"][:, -1], w.sum(1), 1).min()
+    return {"kept": w, "shared": jnp.append(q, t)}
 
 
 def _multipliers(program: LinearProgram, count: Array) -> Vector:
     """Positive multipliers with G'z = c, the same for all `count` laws that are present."""
-    there, dtype = program.present, program.offset["cap"].dtype
-    weight = jnp.where(there["t"], 1 / count, 0).astype(dtype)
-    alpha = jnp.full(there["row"].shape, 0.25, dtype) / count
-    top = jnp.maximum(weight[:, None] - alpha, 0) + alpha
-    z = {"zero": top - weight[:, None] + alpha, "cap": top, "row": alpha, "t": weight}
-    return {name: jnp.where(there[name], z[name], 0) for name in z}
+    there, dtype = program.present, program.offset["bounds"].dtype
+    weight = jnp.where(there["rows"][:, -1:], 1 / count, 0).astype(dtype)
+    alpha = (0.25 / count).astype(dtype)
+    top = jnp.maximum(weight - alpha, 0) + alpha
+    bounds = jnp.stack([top - weight + alpha, top])
+    rows = jnp.where(there["rows"], alpha, 0).at[:, -1:].set(weight)
+    return {"bounds": jnp.where(there["bounds"], bounds, 0), "rows": rows}
 
 
-# Every w_k is compared with q entry by entry, and -sum w_k with t.
-_ROWS = {
-    "row": Row("q", lambda w: w, lambda f: f, lambda q: q[None], lambda f: f.sum(0)),
-    "t": Row("t", lambda w: -w.sum(1), lambda f: -f[:, None], lambda t: t, jnp.sum),
-}
-
-
-def _eliminate(v: Array, slack: Vector):
-    """N of every row, [[diag(rows) + tt h h', tt h], [tt h', tt]], and the solver in q and t."""
-    rows = 1 / (v + slack["row"])  # [K, m]
+def _eliminate(v: Array, slack: Array):
+    """N of every law, diag(rows, 0) + tt h h' with h ending in 1, and the solver in y."""
+    rows = 1 / (v + slack[:, :-1])  # [K, m]
     h = v * rows
-    tt = ratio(1, slack["t"] + (h * slack["row"]).sum(1))  # [K], 0 where a law does not count
+    tt = ratio(1, slack[:, -1] + (h * slack[:, :-1]).sum(1))  # [K], 0 where a law does not count
+    rows, h = _append(rows, 0 * tt), _append(h, jnp.ones_like(tt))
     weighted = tt[:, None] * h
 
     def apply(f):
-        t = (weighted * f["row"]).sum(1) + tt * f["t"]
-        return {"row": rows * f["row"] + h * t[:, None], "t": t}
+        return rows * f + h * (weighted * f).sum(1, keepdims=True)
 
-    shared = free_form(jnp.diag(rows.sum(0)) + dot(h.T, weighted))
-    edge = free(weighted.sum(0), -1)[:, None]
-    factor = inverse_cholesky(jnp.block([[shared, edge], [edge.T, tt.sum()[None, None]]]))
+    system = jnp.diag(rows.sum(0)) + dot(h.T, weighted)
+    edge = free(system[-1, :-1], -1)[:, None]
+    factor = inverse_cholesky(
+        jnp.block([[free_form(system[:-1, :-1]), edge], [edge.T, system[-1:, -1:]]])
+    )
 
     def settle(right):
-        y = solve_factored(factor, jnp.append(free(right["q"], -1), right["t"]))
-        return {"q": whole(y[:-1]), "t": y[-1]}
+        y = solve_factored(factor, jnp.append(free(right[:-1], -1), right[-1]))
+        return jnp.append(whole(y[:-1]), y[-1])
 
     return apply, settle

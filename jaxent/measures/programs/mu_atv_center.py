@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...numerics.arrays import block_diagonal, dot, einsum, ratio
+from ...numerics.arrays import block_diagonal, both_signs, dot, einsum, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 from ...numerics.simplex import free, free_form, whole
@@ -71,7 +71,7 @@ def sign_center(
     program = _program(points, weights, signs, half)
     mean = ratio((weights[..., None] * points).sum(1), weights.sum(1)[:, None], 1 / points.shape[2])
     x, z = _start(program, mean, signs, half), _multipliers(program)
-    guess = program.certify({"q": mean}, z | {"plus": 0 * z["plus"], "minus": 0 * z["minus"]})
+    guess = program.certify({"q": mean}, z | {"sides": 0 * z["sides"]})
     guess = guess._replace(lower=jnp.maximum(guess.lower, 0))
     return solve_program(program, x, z, guess, tol=tol, max_steps=max_steps)
 
@@ -81,7 +81,8 @@ def _program(points: Array, weights: Array, signs: Array, half: Array) -> Linear
 
     def linear(x):
         d, move = x["d"], half[None] * _seen(x["q"], signs)[..., None]
-        return {"plus": d + move, "minus": d - move, "t": x["t"] - d.sum((1, 2)), "q": x["q"]}
+        sides = d[None] + both_signs(move)
+        return {"sides": sides, "t": x["t"] - d.sum((1, 2)), "q": x["q"]}
 
     def certify(x, z):
         q = jnp.maximum(x["q"], 0)
@@ -91,28 +92,26 @@ def _program(points: Array, weights: Array, signs: Array, half: Array) -> Linear
         total = z["t"].sum()
         scale = jnp.where(total > 0, total, 1)
         omega = (z["t"] / scale)[:, None, None]
-        v = jnp.clip((z["plus"] - z["minus"]) / scale, -omega, omega)
+        v = jnp.clip((z["sides"][0] - z["sides"][1]) / scale, -omega, omega)
         force = einsum("rxc,rm->xcm", v, signs)
         paid = half[..., None] * force
         lower = jnp.sum(paid * points) - paid.sum(1).max(-1).sum()
         return Bracket(upper, lower, q, SignPrices(force, lower))
 
-    there = jnp.broadcast_to(half > 0, reach.shape)
     offset = {
-        "plus": -half[None] * reach,
-        "minus": half[None] * reach,
+        "sides": -both_signs(half[None] * reach),
         "t": jnp.zeros(len(signs), points.dtype),
         "q": jnp.zeros_like(points[:, 0]),
     }
     present = {name: jnp.full(h.shape, True) for name, h in offset.items()}
-    present |= {"plus": there, "minus": there}
+    present["sides"] = jnp.broadcast_to(half > 0, (2, *reach.shape))
     return LinearProgram(linear, offset, present, lambda th: _factor(th, signs, half), certify)
 
 
 def _start(program: LinearProgram, mean: Array, signs: Array, half: Array) -> Vector:
     """A strictly feasible point, with q near the mean law."""
     q = (mean + 1 / mean.shape[1]) / 2
-    apart = program.offset["minus"] - half[None] * _seen(q, signs)[..., None]
+    apart = program.offset["sides"][1] - half[None] * _seen(q, signs)[..., None]
     d = jnp.abs(apart) + 0.1 * half[None]
     return {"q": q, "d": d, "t": 1.1 * d.sum((1, 2)).max() + 0.01}
 
@@ -121,8 +120,8 @@ def _multipliers(program: LinearProgram) -> Vector:
     """Positive multipliers with G'z = c, the same for every sign vector."""
     t, q = program.offset["t"], program.offset["q"]
     omega = jnp.full_like(t, 1 / len(t))
-    each = jnp.where(program.present["plus"], omega[:, None, None] / 2, 0)
-    return {"plus": each, "minus": each, "t": omega, "q": jnp.full_like(q, 0.1 / len(q))}
+    each = jnp.where(program.present["sides"], omega[None, :, None, None] / 2, 0)
+    return {"sides": each, "t": omega, "q": jnp.full_like(q, 0.1 / len(q))}
 
 
 def _seen(p: Array, signs: Array) -> Array:
@@ -149,7 +148,7 @@ class _Moduli(NamedTuple):
 
 
 def _eliminate(theta: Vector) -> _Moduli:
-    plus, minus = theta["plus"], theta["minus"]
+    plus, minus = theta["sides"]
     inverse = ratio(1, plus + minus)
     slack = 1 / theta["t"]
     grip = 1 / (slack + inverse.sum((1, 2)))
@@ -192,8 +191,9 @@ def _factor(theta: Vector, signs: Array, half: Array):
         pushed = einsum("rx,rm->xm", (half[None] * push).sum(2), free(signs, -1))
         return jnp.append((pushed + free(on_q, -1)).reshape(-1), 0.0)
 
-    def solve(pull):
-        both, apart = pull["plus"] + pull["minus"], pull["plus"] - pull["minus"]
+    def solve(pull, exact):
+        plus, minus = pull["sides"]
+        both, apart = plus + minus, plus - minus
         gap = (both * inverse).sum((1, 2)) + slack * pull["t"]  # [R]
         right = gather(apart - tilt * both, pull["q"])
 
@@ -206,13 +206,11 @@ def _factor(theta: Vector, signs: Array, half: Array):
             return y + dy, f + grip * (dot(lever, dy) - miss_f)
 
         nothing = (jnp.zeros_like(lever[0]), jnp.zeros_like(grip))
-        y, f = lax.fori_loop(0, _NUM_SOLVES, correct, nothing)
+        y, f = lax.fori_loop(0, jnp.where(exact, _NUM_SOLVES, 1), correct, nothing)
         q, u = moved(y)
-        plus, minus = theta["plus"], theta["minus"]
-        d = inverse * (both + f[:, None, None] - (plus - minus) * u)
+        d = inverse * (both + f[:, None, None]) - tilt * u
         dz = {
-            "plus": pull["plus"] - plus * (d + u),
-            "minus": pull["minus"] - minus * (d - u),
+            "sides": pull["sides"] - theta["sides"] * (d[None] + both_signs(u)),
             "t": -f,
             "q": pull["q"] - theta["q"] * q,
         }

@@ -33,10 +33,10 @@ from ...numerics.arrays import block_diagonal, dot, matvec, ratio
 from ...numerics.cholesky import inverse_cholesky, inverse_cholesky_laplacian, solve_factored
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 from ...numerics.simplex import free, free_form, notable, whole
-from .kept_mass import Row, kept_slacks, kept_solver
+from .kept_mass import Compared, kept_slacks, kept_solver
 
-# Solves of one system: the first, and one of what rounding left of it.
-_NUM_SOLVES = 2
+# Solves of one system: the first, and three of what rounding left of it.
+_NUM_SOLVES = 4
 
 
 class Separable(NamedTuple):
@@ -90,15 +90,75 @@ def nearest_separable(
     joint = jnp.where(counts[..., None, None], joint, 0)
     weight = counts / jnp.maximum(counts.sum(), 1) if minimax else rows
     weight = weight.astype(joint.dtype)
-    program = _program(joint, weight, counts, minimax)
-    x = _start(joint, counts, minimax)
-    z = _multipliers(weight, joint.shape, program.present)
+    num_a, num_b, k, l = joint.shape
+    entries = _Entries(num_a, num_b, k, l, minimax)
+    program = _program(joint, weight, counts, entries)
+    x = _start(joint, counts, entries)
+    z = _multipliers(weight, entries, program.present)
     # A separable chain is its own answer; and no distance is below 0.
-    first = {"kept": joint} | {name: _mean(joint, counts, name) for name in "ab"}
-    nothing = {"t": weight, "row": 0 * z["row"], "column": 0 * z["column"]}
-    guess = program.certify(first, nothing)
+    mean_a, mean_b = (_mean(joint, counts, name) for name in "ab")
+    means = entries.shared(mean_a, mean_b, 0 * weight.sum())
+    nothing = entries.rows(0 * joint.sum(3), 0 * joint.sum(2), weight)
+    guess = program.certify({"kept": joint, "shared": means}, {"rows": nothing})
     guess = guess._replace(lower=jnp.maximum(guess.lower, 0))
     return solve_program(program, x, z, guess, tol=tol, max_steps=max_steps)
+
+
+class _Entries(NamedTuple):
+    """What stands where: in y = (q_A, q_B, t), and in the constraints of each row of the chain.
+
+    Those compare the sums of w by its rows with q_A, those by its columns with q_B, and -sum w with
+    t; without `total` there is no t.
+    """
+
+    num_a: int
+    num_b: int
+    k: int
+    l: int
+    total: bool
+
+    def shared(self, q_a: Array, q_b: Array, t: Array) -> Array:
+        """y, a vector."""
+        return jnp.concatenate([q_a.reshape(-1), q_b.reshape(-1), t[None]][: 2 + self.total])
+
+    def of_shared(self, y: Array) -> tuple[Array, Array, Array]:
+        """q_A `[A, K]`, q_B `[B, L]` and t, 0 where there is none."""
+        q_a, q_b, t = jnp.split(y, [self.num_a * self.k, self.num_a * self.k + self.num_b * self.l])
+        return q_a.reshape(-1, self.k), q_b.reshape(-1, self.l), t.sum()
+
+    def rows(self, by_row: Array, by_column: Array, total: Array) -> Array:
+        """`[A, B, K + L (+ 1)]` from `[A, B, K]`, `[A, B, L]` and `[A, B]`."""
+        return jnp.concatenate([by_row, by_column, total[..., None]][: 2 + self.total], -1)
+
+    def of_rows(self, f: Array) -> tuple[Array, Array, Array]:
+        """What `rows` is made of; 0 for the total where there is none."""
+        by_row, by_column, total = jnp.split(f, [self.k, self.k + self.l], -1)
+        return by_row, by_column, total.sum(-1)
+
+    def sums(self, w: Array) -> Array:
+        """B w."""
+        return self.rows(w.sum(3), w.sum(2), -w.sum((2, 3)))
+
+    def spread(self, f: Array) -> Array:
+        """B'f."""
+        by_row, by_column, total = self.of_rows(f)
+        return by_row[..., None] + by_column[..., None, :] - total[..., None, None]
+
+    def copies(self, y: Array) -> Array:
+        """E y."""
+        q_a, q_b, t = self.of_shared(y)
+        each = (self.num_a, self.num_b)
+        q_a, q_b = q_a[:, None], q_b[None]
+        return self.rows(
+            jnp.broadcast_to(q_a, (*each, self.k)),
+            jnp.broadcast_to(q_b, (*each, self.l)),
+            jnp.broadcast_to(t, each),
+        )
+
+    def gather(self, f: Array) -> Array:
+        """E'f."""
+        by_row, by_column, total = self.of_rows(f)
+        return self.shared(by_row.sum(1), by_column.sum(0), total.sum())
 
 
 def _mean(joint: Array, counts: Array, agent: str) -> Array:
@@ -135,7 +195,7 @@ def _excess(prices: Prices) -> Array:
     return weight[..., None, None] - alpha[..., None] - beta[..., None, :]
 
 
-def _start(joint: Array, counts: Array, minimax: bool) -> Vector:
+def _start(joint: Array, counts: Array, entries: _Entries) -> Vector:
     """A strictly feasible point: marginals near the mean ones, a share of p small enough."""
     q_a, q_b = (_mean(joint, counts, name) for name in "ab")
     q_a = (q_a + 1 / q_a.shape[-1]) / 2
@@ -144,100 +204,59 @@ def _start(joint: Array, counts: Array, minimax: bool) -> Vector:
         ratio(q_a[:, None], joint.sum(3), 1).min(-1), ratio(q_b[None], joint.sum(2), 1).min(-1)
     )  # [A, B]
     kept = jnp.where(notable(joint), joint, 0) * (0.5 * jnp.minimum(room, 1))[..., None, None]
-    x = {"kept": kept, "a": q_a, "b": q_b}
-    if minimax:
-        x["t"] = 1.1 - jnp.where(counts, kept.sum((2, 3)), 1).min()
-    return x
+    t = 1.1 - jnp.where(counts, kept.sum((2, 3)), 1).min()
+    return {"kept": kept, "shared": entries.shared(q_a, q_b, t)}
 
 
-def _multipliers(weight: Array, shape: tuple[int, ...], present: Vector) -> Vector:
+def _multipliers(weight: Array, entries: _Entries, present: Vector) -> Vector:
     """Positive multipliers with G'z = c."""
-    num_a, num_b, k, l = shape
     unit = weight.mean() / 4
-    alpha = jnp.broadcast_to(unit, (num_a, num_b, k))
-    beta = jnp.broadcast_to(unit, (num_a, num_b, l))
-    excess = _excess(Prices(weight, alpha, beta))
+    excess = weight - 2 * unit  # lambda - alpha - beta, the same for all entries of a row
     top = jnp.maximum(excess, 0) + unit
-    z = {"zero": top - excess, "cap": top, "row": alpha, "column": beta}
-    if "t" in present:
-        z["t"] = weight
+    bounds = jnp.stack([top - excess, top])[..., None, None]  # [2, A, B, 1, 1]
+    each = jnp.full((*weight.shape, entries.k + entries.l), unit)
+    rows = entries.rows(each[..., : entries.k], each[..., entries.k :], weight)
+    z = {"bounds": bounds, "rows": rows}
     return {name: jnp.where(present[name], z[name], 0) for name in z}
 
 
-def _program(joint: Array, weight: Array, counts: Array, minimax: bool) -> LinearProgram:
-    num_a, num_b, k, l = joint.shape
-    rows = _ROWS | ({"t": _TOTAL} if minimax else {})
-    offset = {
-        "zero": jnp.zeros_like(joint),
-        "cap": joint,
-        "row": jnp.zeros((num_a, num_b, k), joint.dtype),
-        "column": jnp.zeros((num_a, num_b, l), joint.dtype),
-    }
-    if minimax:
-        offset["t"] = -jnp.ones((num_a, num_b), joint.dtype)
-    there = notable(joint)
-    present = {name: jnp.full(h.shape, True) for name, h in offset.items()}
-    present |= {"zero": there, "cap": there} | ({"t": counts} if minimax else {})
+def _program(joint: Array, weight: Array, counts: Array, entries: _Entries) -> LinearProgram:
+    minimax = entries.total
 
     def certify(x, z):
-        q_a, q_b = x["a"], x["b"]
+        q_a, q_b, _ = entries.of_shared(x["shared"])
         loss, primal = _fit(
             joint, x["kept"], q_a / q_a.sum(-1, keepdims=True), q_b / q_b.sum(-1, keepdims=True)
         )
-        total = z["t"].sum() if minimax else 1
+        alpha, beta, row = entries.of_rows(z["rows"])
+        total = row.sum() if minimax else jnp.ones((), row.dtype)
         total = jnp.where(total > 0, total, 1)
-        row = z["t"] / total if minimax else weight
-        prices = Prices(row, z["row"] / total, z["column"] / total)
+        prices = Prices(row / total if minimax else weight, alpha / total, beta / total)
         upper = jnp.where(counts, loss, 0).max() if minimax else jnp.sum(weight * loss)
         return Bracket(upper, dual_value(joint, prices), primal, prices)
 
+    there = notable(joint)
+    zeros = entries.sums(0 * joint)
+    compared = Compared(entries.sums, entries.spread, entries.copies, entries.gather)
+    by_row, by_column, total = entries.of_rows(zeros)
     return LinearProgram(
-        linear=lambda x: kept_slacks(x, rows),
-        offset=offset,
-        present=present,
-        factor=lambda theta: kept_solver(theta, rows, _eliminate, num_solves=_NUM_SOLVES),
+        linear=lambda x: kept_slacks(x, compared),
+        offset={
+            "bounds": jnp.stack([0 * joint, joint]),
+            "rows": entries.rows(by_row, by_column, total - 1),
+        },
+        present={
+            "bounds": jnp.stack([there, there]),
+            "rows": entries.rows(by_row == 0, by_column == 0, counts),
+        },
+        factor=lambda theta: kept_solver(
+            theta, compared, partial(_eliminate, entries), num_solves=_NUM_SOLVES
+        ),
         certify=certify,
     )
 
 
-# Every w has its sums by row and by column, compared with q_A and q_B, and -sum w with t.
-_ROWS = {
-    "row": Row(
-        "a", lambda w: w.sum(3), lambda f: f[..., None], lambda q: q[:, None], lambda f: f.sum(1)
-    ),
-    "column": Row(
-        "b", lambda w: w.sum(2), lambda f: f[..., None, :], lambda q: q[None], lambda f: f.sum(0)
-    ),
-}
-_TOTAL = Row("t", lambda w: -w.sum((2, 3)), lambda f: -f[..., None, None], lambda t: t, jnp.sum)
-
-
-class _Rows(NamedTuple):
-    """N of every row ab of the joint chain, by blocks; without t there is no `total`.
-
-    Attributes:
-        aa, ab, bb: `[A, B, K, K]`, `[A, B, K, L]` and `[A, B, L, L]`.
-        total: the row of t: `[A, B, K]`, `[A, B, L]` and, on the diagonal, `[A, B]`.
-    """
-
-    aa: Array
-    ab: Array
-    bb: Array
-    total: tuple[Array, Array, Array] | None
-
-    def apply(self, f: Vector) -> Vector:
-        """N f."""
-        row = matvec(self.aa, f["row"]) + matvec(self.ab, f["column"])
-        column = matvec(self.ab.mT, f["row"]) + matvec(self.bb, f["column"])
-        if self.total is None:
-            return {"row": row, "column": column}
-        ta, tb, tt = self.total
-        row, column = row + ta * f["t"][..., None], column + tb * f["t"][..., None]
-        t = (ta * f["row"]).sum(-1) + (tb * f["column"]).sum(-1) + tt * f["t"]
-        return {"row": row, "column": column, "t": t}
-
-
-class _Shared(NamedTuple):
+class _Reduced(NamedTuple):
     """The factored system in y = (q_A, q_B, t), q_A eliminated before q_B and t.
 
     Rows of q sum to 1, so of each the last entry follows from the others.
@@ -252,67 +271,68 @@ class _Shared(NamedTuple):
     half: Array
     w_b: Array
 
-    def solve(self, right: Vector) -> Vector:
-        """y, from the right-hand sides of every entry of q_A `[A, K]`, q_B `[B, L]` and t."""
-        num_b, l = right["b"].shape
-        rest = free(right["b"], -1).reshape(-1)
-        if "t" in right:
-            rest = jnp.append(rest, right["t"])
-        half_a = matvec(self.w_a, free(right["a"], -1))  # [A, K - 1]
+    def solve(self, right: Array, entries: _Entries) -> Array:
+        """y, from the right-hand side of every entry of y."""
+        on_a, on_b, on_t = entries.of_shared(right)
+        rest = free(on_b, -1).reshape(-1)
+        if entries.total:
+            rest = jnp.append(rest, on_t)
+        half_a = matvec(self.w_a, free(on_a, -1))  # [A, K - 1]
         flat = self.half.reshape(half_a.size, self.half.shape[-1])
         y = solve_factored(self.w_b, rest - dot(flat.T, half_a.reshape(-1)))
         q_a = whole(matvec(self.w_a.mT, half_a - matvec(self.half, y[None])))
-        q_b = whole(y[: num_b * (l - 1)].reshape(num_b, l - 1))
-        return {"a": q_a, "b": q_b} | ({"t": y[-1]} if "t" in right else {})
+        size = entries.num_b * (entries.l - 1)
+        return entries.shared(q_a, whole(y[:size].reshape(entries.num_b, -1)), y[size:].sum())
 
 
-def _eliminate(v: Array, slack: Vector):
-    """N of the rows of the joint chain, and the solver of the system in q_A, q_B and t."""
-    rows = _factor_rows(v, slack["row"], slack["column"])
-    if "t" in slack:
-        rows = _border_by_total(rows, slack)
-    return rows.apply, _factor_shared(rows).solve
+def _eliminate(entries: _Entries, v: Array, slack: Array):
+    """N of the rows of the joint chain, and the solver of the system in y."""
+    n = _factor_rows(entries, v, slack)
+    reduced = _factor_shared(entries, n)
+    return partial(matvec, n), lambda right: reduced.solve(right, entries)
 
 
-def _factor_rows(v: Array, slack_a: Array, slack_b: Array) -> _Rows:
-    """N without t, the inverse of H = [diag(v 1 + slack_a), v; v', diag(v' 1 + slack_b)].
+def _factor_rows(entries: _Entries, v: Array, slack: Array) -> Array:
+    """N of every row, `[A, B, K + L (+ 1), K + L (+ 1)]`.
 
-    H is a Laplacian up to signs, so its inverse needs no subtraction.
+    Without t it is the inverse of H = [diag(v 1 + slack_a), v; v', diag(v' 1 + slack_b)], a
+    Laplacian up to signs, so it needs no subtraction. The row of t, minus the total of w, borders
+    it by H^{-1} B v, from sums alone.
     """
+    slack_a, slack_b, slack_t = entries.of_rows(slack)
     top = v.sum(3) + slack_a  # [A, B, K]
     by_row = v / top[..., None]
     links = dot(by_row.mT, v)  # [A, B, L, L]
     w = inverse_cholesky_laplacian(links, slack_b + matvec(by_row.mT, slack_a))
-    bb = dot(w.mT, w)
-    ab = -dot(by_row, bb)
-    aa = -dot(ab, by_row.mT) + jnp.eye(v.shape[2], dtype=v.dtype)[None, None] / top[..., None]
-    return _Rows(aa, ab, bb, None)
+    half = jnp.concatenate([-dot(by_row, w.mT), w.mT], 2)  # [A, B, K + L, L]
+    n = dot(half, half.mT) + _diagonal(jnp.append(1 / top, jnp.zeros_like(slack_b), -1))
+    if not entries.total:
+        return n
+    ab = n[..., : entries.k, entries.k :]
+    ha, hb = -matvec(ab, slack_b), -matvec(ab.mT, slack_a)
+    tt = ratio(1, slack_t + (slack_a * ha).sum(-1))  # 0 where a row does not count
+    h = entries.rows(ha, hb, jnp.ones_like(tt))
+    border = tt[..., None, None] * h[..., None] * h[..., None, :]
+    return jnp.pad(n, ((0, 0), (0, 0), (0, 1), (0, 1))) + border
 
 
-def _border_by_total(rows: _Rows, slack: Vector) -> _Rows:
-    """N with t, which reads minus the total of w: the border is H^{-1} B v, from sums alone."""
-    aa, ab, bb, _ = rows
-    ha, hb = -matvec(ab, slack["column"]), -matvec(ab.mT, slack["row"])
-    tt = ratio(1, slack["t"] + (slack["row"] * ha).sum(-1))  # 0 where a row does not count
-    ta, tb = ha * tt[..., None], hb * tt[..., None]
-    aa = aa + ta[..., :, None] * ha[..., None, :]
-    ab = ab + ta[..., :, None] * hb[..., None, :]
-    bb = bb + tb[..., :, None] * hb[..., None, :]
-    return _Rows(aa, ab, bb, (ta, tb, tt))
+def _diagonal(rows: Array) -> Array:
+    """Diagonal matrices, `[A, B, n, n]`."""
+    return rows[..., None] * jnp.eye(rows.shape[-1], dtype=rows.dtype)[None, None]
 
 
-def _factor_shared(rows: _Rows) -> _Shared:
+def _factor_shared(entries: _Entries, n: Array) -> _Reduced:
     """Assemble E'N E, where the rows of the joint chain meet, and factor it."""
-    num_a, num_b, k, l = rows.ab.shape
-    w_a = inverse_cholesky(free_form(rows.aa.sum(1)))
-    cross = jnp.moveaxis(free_form(rows.ab), 2, 1)  # [A, K - 1, B, L - 1]
+    num_a, num_b, k, l, total = entries
+    on_a, on_b = slice(k), slice(k, k + l)
+    w_a = inverse_cholesky(free_form(n[..., on_a, on_a].sum(1)))
+    cross = jnp.moveaxis(free_form(n[..., on_a, on_b]), 2, 1)  # [A, K - 1, B, L - 1]
     cross = cross.reshape(num_a, k - 1, num_b * (l - 1))
-    rest = block_diagonal(free_form(rows.bb.sum(0)))
-    if rows.total is not None:
-        ta, tb, tt = rows.total
-        cross = jnp.concatenate([cross, free(ta.sum(1), -1)[..., None]], -1)
-        edge = free(tb.sum(0), -1).reshape(-1, 1)
-        rest = jnp.block([[rest, edge], [edge.T, tt.sum()[None, None]]])
+    rest = block_diagonal(free_form(n[..., on_b, on_b].sum(0)))
+    if total:
+        cross = jnp.append(cross, free(n[..., on_a, -1].sum(1), -1)[..., None], -1)
+        edge = free(n[..., on_b, -1].sum(0), -1).reshape(-1, 1)
+        rest = jnp.block([[rest, edge], [edge.T, n[..., -1, -1].sum()[None, None]]])
     half = dot(w_a, cross)
     flat = half.reshape(num_a * (k - 1), half.shape[-1])
-    return _Shared(w_a, half, inverse_cholesky(rest - dot(flat.T, flat)))
+    return _Reduced(w_a, half, inverse_cholesky(rest - dot(flat.T, flat)))
