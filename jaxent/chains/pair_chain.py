@@ -34,6 +34,7 @@ from ..models.layouts import product_layout, view_of
 from ..models.parts import DenseKernel, NoChoice
 from ..models.policies import LocalPolicies
 from ..numerics.arrays import as_float
+from ..numerics.compiled import jit
 
 Array = jax.Array
 
@@ -152,12 +153,12 @@ class PairChain:
         return _stochastic(self.kernel, self.policy)
 
 
-@jax.jit
+@jit
 def _lift(layout: Layout, functions: Sequence[Array]) -> Array:
     return layout.lift(functions)
 
 
-@jax.jit
+@jit
 def _stochastic(kernel: Kernel, policy: PolicyPart) -> Array:
     return kernel.stochastic() & policy.stochastic()
 

@@ -21,6 +21,7 @@ from .._checks import check_shape, concrete
 from ..models.contracts import ArrayLike
 from ..numerics import elimination
 from ..numerics.arrays import dot
+from ..numerics.compiled import jit
 from ..numerics.krylov import gmres
 from .pair_chain import PairChain
 
@@ -83,7 +84,7 @@ def solve_law(chain: PairChain) -> LawSolution:
     return law_direct(chain) if chain.is_small else law_iterative(chain)
 
 
-@jax.jit
+@jit
 def law_direct(chain: PairChain) -> LawSolution:
     """By elimination on the matrix of joint states, for small chains."""
     P = chain.state_matrix()
@@ -92,7 +93,7 @@ def law_direct(chain: PairChain) -> LawSolution:
     return _on_pairs(chain, law, residual, jnp.array(0), ~jnp.isnan(law).any())
 
 
-@jax.jit
+@jit
 def law_iterative(chain: PairChain) -> LawSolution:
     r"""By applying the chain only: GMRES on ν (I - ΠK) + (Σν) w = w, with w uniform.
 

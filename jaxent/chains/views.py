@@ -19,6 +19,7 @@ from .._checks import check_shape, concrete
 from ..models.contracts import Agents, ArrayLike, View
 from ..models.layouts import FactorLayout, FactorView, MapLayout, MapView, map_view
 from ..numerics.arrays import ratio
+from ..numerics.compiled import jit
 from .pair_chain import PairChain
 
 Array = jax.Array
@@ -64,7 +65,7 @@ def local_transition(chain: PairChain, mu: ArrayLike, *, agent: Agents) -> Array
     return _project(chain, mu, chain.view(agent))
 
 
-@jax.jit
+@jit
 def _project(chain: PairChain, mu: Array, view: View) -> Array:
     def flow(indicator):
         return view.project(chain.vm(mu * view.lift(indicator)))  # [X_i]
@@ -91,7 +92,7 @@ def view_transition(chain: PairChain, *, agent: Agents) -> Array:
     return _next_view(chain, chain.view(agent))
 
 
-@jax.jit
+@jit
 def _next_view(chain: PairChain, view: View) -> Array:
     def reach(indicator):
         return chain.mv(view.lift(indicator))  # [J]
@@ -112,7 +113,7 @@ def rows_by_view(chain: PairChain, measure: Array, *, agent: Agents) -> tuple[Ar
     return _sorted(view, view_transition(chain, agent=agent), measure)
 
 
-@jax.jit
+@jit
 def _sorted(view: View, rows: Array, measure: Array) -> tuple[Array, Array]:
     return view.rows(rows), view.mass(measure)
 

@@ -10,7 +10,6 @@ batches are long enough to be nearly independent of each other, so that their sp
 off it is.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import chex
@@ -21,6 +20,7 @@ from scipy import special
 
 from .._checks import check_finite, check_positive_int, check_shape
 from ..numerics.arrays import ratio
+from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center, weighted_median
 
 Array = jax.Array
@@ -208,7 +208,7 @@ def _check_laws(probabilities: Array, weights: Array) -> None:
     check_finite("weights", weights)
 
 
-@partial(jax.jit, static_argnums=2)
+@jit(static_argnums=2)
 def _interval(
     probabilities: Array, weights: Array, num_batches: int, quantile: float
 ) -> EntanglementInterval:

@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from .._checks import check_discount, check_finite, check_positive_int, check_shape, key_first
 from ..chains.views import flow_rows
 from ..numerics.arrays import dot, ratio
+from ..numerics.compiled import jit
 from ..numerics.elimination import discounted_solve
 from .trajectory import Trajectory, agent_types
 
@@ -82,7 +83,7 @@ def local_flow(trajectory: Trajectory, *, types: ArrayLike | None = None) -> Loc
     )
 
 
-@partial(jax.jit, static_argnames=("num_types", "num_pairs"))
+@jit(static_argnames=("num_types", "num_pairs"))
 def _count(pairs, rewards, follows, present, types, num_types, num_pairs) -> LocalFlow:
     chex.assert_equal_shape([pairs, rewards, present])  # [T, N]
     group = jnp.broadcast_to(types[None], pairs.shape)
@@ -199,7 +200,7 @@ def network_local_q(
     return solve(counts, paid, discount, features)
 
 
-@partial(jax.jit, static_argnames=("hidden", "num_steps", "learning_rate"))
+@jit(static_argnames=("hidden", "num_steps", "learning_rate"))
 def _network(flow, reward, discount, features, key, *, hidden, num_steps, learning_rate) -> LocalQ:
     transition, visits = flow_rows(flow), flow.sum(1)
     share = share_of(visits)

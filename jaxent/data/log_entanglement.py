@@ -12,7 +12,6 @@ those features*: with q the weighted TV center it misses no more than a term of 
 is small does not prove that E_i is small: other features may show more.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import chex
@@ -25,6 +24,7 @@ from numpy.typing import ArrayLike
 
 from .._checks import check_finite, check_positive_int, check_shape
 from ..numerics.arrays import ratio
+from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center
 from .estimators import batch_means, batch_of, student
 from .trajectory import Trajectory
@@ -189,7 +189,7 @@ def _default_features(trajectory: Trajectory) -> np.ndarray:
     return counts[..., :-1] if known else counts
 
 
-@partial(jax.jit, static_argnames=("num_pairs", "num_folds", "num_permutations"))
+@jit(static_argnames=("num_pairs", "num_folds", "num_permutations"))
 def estimate_paths(
     keys: Array,
     pairs: Array,

@@ -6,7 +6,6 @@ Meta Algorithm 1 (local_learning.py) on the trajectory that `with_rewards` gives
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from .._checks import check_shape
 from ..numerics.arrays import ratio
+from ..numerics.compiled import jit
 from .trajectory import Trajectory, agent_types
 
 Array = jax.Array
@@ -68,7 +68,7 @@ def fit_local_rewards(trajectory: Trajectory, *, types: ArrayLike | None = None)
     return _fit_rewards(*map(jnp.asarray, data), types, (num_types, trajectory.num_pairs))
 
 
-@partial(jax.jit, static_argnames="shape")
+@jit(static_argnames="shape")
 def _fit_rewards(pairs, rewards, present, types, shape) -> RewardFit:
     one = present.astype(rewards.dtype)
 

@@ -7,7 +7,6 @@ local Q-values of Eq. (2); otherwise both look along the true trajectory of all 
 $E[\text{return} \mid x_i]$.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from .._checks import check_discount, check_positive_int, check_shape, concrete, renamed
 from ..numerics.arrays import ratio
+from ..numerics.compiled import jit
 from .local_learning import LocalQ, check_flow, check_paid, share_of
 from .trajectory import Trajectory, agent_types
 
@@ -112,7 +112,7 @@ def _step(slow: Array, now: Array, until_now: Array) -> Array:
     return ratio(1 + slow, slow * now + until_now)
 
 
-@partial(jax.jit, static_argnames="shape")
+@jit(static_argnames="shape")
 def _td_lambda(pairs, rewards, follows, types, discount, trace, shape) -> LocalQ:
     dtype = rewards.dtype
     slow = 1 / (1 - jnp.asarray(discount, dtype))
@@ -190,7 +190,7 @@ def monte_carlo_local_q(
     return _first_visits(*map(jnp.asarray, data), types, rate, segment, needed, shape)
 
 
-@partial(jax.jit, static_argnames="shape")
+@jit(static_argnames="shape")
 def _first_visits(pairs, rewards, follows, present, types, discount, segment, needed, shape):
     num_agents = pairs.shape[1]
     agent = jnp.arange(num_agents)

@@ -8,7 +8,6 @@ data starts from these codes, so an exogenous signal is never a case of its own.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from ..chains.pair_chain import PairChain
 from ..chains.stationary import stationary_distribution
 from ..models.contracts import View
 from ..models.layouts import FactorView, MapLayout
+from ..numerics.compiled import jit
 
 Array = jax.Array
 
@@ -302,7 +302,7 @@ def survival(laws: Array) -> Array:
     return jnp.where(begun > 0, jnp.roll(beyond, -1, axis=last), 1)[..., :-1]
 
 
-@partial(jax.jit, static_argnames="num_steps")
+@jit(static_argnames="num_steps")
 def _sample_path(key: Array, P: Array, law: Array, num_steps: int) -> Array:
     beyond = survival(P)
     first_key, path_key = jax.random.split(key)

@@ -18,7 +18,6 @@ saddle point, so a gradient may want a smaller `tol` than a value.
 A joint pair that the chain never visits has no say in a maximum (the paper's footnote 1).
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +31,7 @@ from ..chains.views import ProductForm, product_form, rows_by_view
 from ..models.contracts import Agents, ArrayLike, Scalar, TableModel, check_policy
 from ..models.parts import TablePolicy
 from ..numerics.arrays import as_float
+from ..numerics.compiled import jit
 from ..numerics.interior_point import Solution
 from .programs.tv_nearest_separable import nearest_separable
 from .row_measures import (
@@ -83,7 +83,7 @@ def entanglement_tv(
     return _tv(chain, order, rows, tol, sizes=sizes, max_steps=max_steps)
 
 
-@partial(jax.jit, static_argnames=("sizes", "max_steps"))
+@jit(static_argnames=("sizes", "max_steps"))
 def _tv(chain, order, rows, tol, *, sizes, max_steps) -> Entanglement:
     form = ProductForm(sizes, order)
     joint = form.matrix(chain).reshape(*sizes, *sizes)
@@ -111,7 +111,7 @@ def entanglement_mu_tv(
     return _mu_tv(chain, order, mu, tol, sizes=sizes, max_steps=max_steps)
 
 
-@partial(jax.jit, static_argnames=("sizes", "max_steps"))
+@jit(static_argnames=("sizes", "max_steps"))
 def _mu_tv(chain, order, mu, tol, *, sizes, max_steps) -> Entanglement:
     form = ProductForm(sizes, order)
     joint = form.matrix(chain).reshape(*sizes, *sizes)
@@ -281,7 +281,7 @@ def visited(chain: PairChain, mu: ArrayLike | None = None) -> Array:
     return _positive(jnp.asarray(mu))
 
 
-@jax.jit
+@jit
 def _positive(law: Array) -> Array:
     law = jax.lax.stop_gradient(law)
     return jnp.isnan(law) | (law > 0)

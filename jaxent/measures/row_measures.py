@@ -15,6 +15,7 @@ import numpy as np
 
 from .._checks import concrete
 from ..models.contracts import Scalar
+from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center
 from .distances import MAX_ENUMERATED, mu_inf_norm, sign_vectors
 from .programs.minimax_tv_center import minimax_center
@@ -52,7 +53,7 @@ class Entanglement(NamedTuple):
     converged: Array
 
 
-@partial(jax.jit, static_argnames="max_steps")
+@jit(static_argnames="max_steps")
 def minimax_entanglement(
     points: Array, present: Array, *, tol: Scalar, max_steps: int
 ) -> Entanglement:
@@ -75,7 +76,7 @@ def minimax_entanglement(
     return certified(upper, lower, bracket.primal, steps.max(), tol, (points, carried))
 
 
-@partial(jax.jit, static_argnames="max_steps")
+@jit(static_argnames="max_steps")
 def sign_entanglement(
     points: Array,
     weights: Array,
@@ -137,7 +138,7 @@ def _likely_signs(apart: Array, weights: Array) -> Array:
     )
 
 
-@jax.jit
+@jit
 def weighted_centers(points: Array, weights: Array, tol: Scalar) -> Entanglement:
     """Eq. (7) from the rows of a view `[X, C, m]` and their law `[X, C]`: a center a local pair."""
     centers = jax.vmap(tv_center)(*jax.lax.stop_gradient((points, weights)))

@@ -15,7 +15,7 @@ The tests are plain JAX. Decompositions have as many terms as the chain needs, s
 jit, in float64 NumPy. Everything here but `is_agentwise_separable` forms the matrix of the chain.
 """
 
-from functools import partial, reduce
+from functools import reduce
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -33,6 +33,7 @@ from ..chains.views import ProductForm, product_form, rows_by_view
 from ..models.contracts import Scalar
 from ..models.layouts import FactorView
 from ..numerics.arrays import dot, ratio
+from ..numerics.compiled import jit
 from ..numerics.elimination import discounted_solve
 
 Array = jax.Array
@@ -273,7 +274,7 @@ def separability_witness(chain: PairChain, *, discount: Scalar = 0.9) -> Witness
     return _worst_gap(gaps, [jnp.linalg.eigh(gram)[1][:, -1] for gram in grams])
 
 
-@partial(jax.jit, static_argnums=3)
+@jit(static_argnums=3)
 def _gaps(
     chain: PairChain, order: Array | None, discount: Scalar, sizes: tuple[int, ...]
 ) -> tuple[list[Array], list[Array]]:
@@ -287,7 +288,7 @@ def _gaps(
     return gaps, [dot(gap.T, gap) for gap in gaps]
 
 
-@jax.jit
+@jit
 def _worst_gap(gaps: list[Array], vectors: list[Array]) -> Witness:
     witnesses = []
     for i, (gap, v) in enumerate(zip(gaps, vectors, strict=True)):
@@ -319,7 +320,7 @@ def _signaling(chain: PairChain) -> Array:
     return _deviations(chain, order, sizes)
 
 
-@partial(jax.jit, static_argnums=2)
+@jit(static_argnums=2)
 def _deviations(chain: PairChain, order: Array | None, sizes: tuple[int, ...]) -> Array:
     P = ProductForm(sizes, order).matrix(chain).reshape(*sizes, *sizes)
     deviations = []
@@ -329,7 +330,7 @@ def _deviations(chain: PairChain, order: Array | None, sizes: tuple[int, ...]) -
     return jnp.stack(deviations)
 
 
-@jax.jit
+@jit
 def _spread(rows: Array, there: Array) -> Array:
     """How far the next pair depends on anything but the own one, largest deviation."""
     there = there[..., None]  # [X, C, 1]

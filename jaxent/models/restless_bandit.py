@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_finite, check_shape, check_stochastic, concrete
+from ..numerics.compiled import jit
 from .contracts import ArrayLike, Scalar
 
 Array = jax.Array
@@ -47,7 +48,7 @@ class RestlessBandit(NamedTuple):
         return _stack(self.passive, self.active)
 
 
-@jax.jit
+@jit
 def _stack(passive: Array, active: Array) -> Array:
     return jnp.stack([passive, active], axis=1)
 

@@ -23,7 +23,6 @@ differentiated.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from math import comb
 from typing import NamedTuple
@@ -41,6 +40,7 @@ from .._checks import (
     refuse_gradient,
 )
 from ..numerics.arrays import nan_unless, ratio
+from ..numerics.compiled import jit
 from .policies import check_budget
 
 Array = jax.Array
@@ -159,7 +159,7 @@ def soft_index_policy(
     return _exchangeable_table(policy, num_agents, budget)
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@jit(static_argnums=(1, 2))
 def _exchangeable_table(policy: SoftIndex, num_agents: int, budget: int) -> Array:
     num_states = len(policy.index)
     states = np.array(list(product(range(num_states), repeat=num_agents)))  # [S^N, N]
@@ -177,7 +177,7 @@ def _exchangeable_table(policy: SoftIndex, num_agents: int, budget: int) -> Arra
     return table.reshape((num_states,) * num_agents + (2,) * num_agents)
 
 
-@partial(jax.jit, static_argnums=2)
+@jit(static_argnums=2)
 def _differing_table(index: Sequence[Array], temperature: Array | float, budget: int) -> Array:
     num_states = tuple(len(own) for own in index)
     states = np.indices(num_states).reshape(len(index), -1)  # [N, J]
@@ -193,7 +193,7 @@ def _differing_table(index: Sequence[Array], temperature: Array | float, budget:
     return table.reshape(num_states + (2,) * len(index))
 
 
-@jax.jit
+@jit
 def _policy_chances(policy: SoftIndex, counts: Array, budget: Array | float) -> Array:
     dtype = jnp.result_type(policy.index, policy.temperature, float)
     index, counts, budget = (jnp.asarray(x, dtype) for x in (policy.index, counts, budget))
@@ -220,7 +220,7 @@ def _overlap(cumulative: Array, served: Array) -> Array:
     return jnp.maximum(upper - offset.max(-1, initial=0), 0)
 
 
-@jax.jit
+@jit
 def _policy_roundings(policy: SoftIndex, counts: Array, budget: Array | int) -> Roundings:
     counts = jnp.asarray(counts)
     cumulative = _cumulative(policy, counts, budget)

@@ -25,6 +25,7 @@ from jax.custom_batching import custom_vmap
 
 from .._checks import check_shape, stochastic
 from .arrays import dot, nan_unless
+from .compiled import jit
 
 Array = jax.Array
 
@@ -43,7 +44,7 @@ class _Factors(NamedTuple):
     inverse: Array
 
 
-@jax.jit  # or each call outside a trace would compile its loops anew
+@jit  # or each call outside a trace would compile its loops anew
 def stationary_distribution(P: Array) -> Array:
     r"""Stationary law of a unichain, μ P = μ, Σ μ = 1.
 
@@ -63,7 +64,7 @@ def stationary_distribution(P: Array) -> Array:
     return nan_unless(valid & unichain, law)
 
 
-@jax.jit
+@jit
 def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
     r"""Solution of (I - discount P) x = r.
 

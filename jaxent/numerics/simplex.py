@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from .compiled import jit
+
 Array = jax.Array
 
 
@@ -75,7 +77,7 @@ def weighted_median(values: Array, weights: Array) -> Array:
     return values[order][below.sum(-1)]
 
 
-@jax.jit
+@jit
 def tv_center(points: Array, weights: Array) -> Center:
     """The law q with the least weighted total variation distance to given laws, exactly.
 

@@ -19,6 +19,7 @@ from jax import lax
 from .._checks import check_finite, check_positive_int, check_shape, check_stochastic, concrete
 from ..data.estimators import EntanglementEstimate, estimate_entanglement
 from ..data.trajectory import Labels, Trajectory, survival
+from ..numerics.compiled import jit
 
 Array = jax.Array
 
@@ -86,7 +87,7 @@ def simulate_agents(
     return _simulate(key, jnp.asarray(kernel), jnp.asarray(index), states, budget, num_steps)
 
 
-@partial(jax.jit, static_argnames=("budget", "num_steps"))
+@jit(static_argnames=("budget", "num_steps"))
 def _simulate(key, kernel, index, states, budget, num_steps) -> AgentsTrajectory:
     agent = jnp.arange(len(kernel))
     beyond = survival(kernel).astype(jnp.float32)

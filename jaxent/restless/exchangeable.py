@@ -34,6 +34,7 @@ from ..models.layouts import Views, view_of
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex, check_soft
 from ..numerics.arrays import einsum
+from ..numerics.compiled import jit
 from ..numerics.memory import device_memory
 from .activation import IndexPolicy, Priority, active_counts
 from .group_laws import TaggedRoundedKernel, tagged_rounded_kernel
@@ -200,7 +201,7 @@ def exchangeable_chain(
 soft_exchangeable_chain = exchangeable_chain  # its first name for a soft index policy
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@jit(static_argnums=(2, 3))
 def _soft_chain(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, budget: int):
     rounded, kernel, split = soft_team(as_float_kernel(bandit), policy, num_agents, budget)
     part = TaggedPolicy(tagged(rounded, num_agents).table)
@@ -287,7 +288,7 @@ def soft_bytes(itemsize: int, share: float, num_agents: int, num_states: int) ->
     return (laws + VECTORS * pairs) * itemsize
 
 
-@partial(jax.jit, static_argnames=("num_agents", "priority"))
+@jit(static_argnames=("num_agents", "priority"))
 def _prepare_both(local: Array, left: Array, *, num_agents: int, priority: tuple[int, ...]):
     return lax.map(
         lambda budget: next_counts(local, num_agents=num_agents, budget=budget, priority=priority),

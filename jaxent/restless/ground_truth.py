@@ -32,6 +32,7 @@ from ..models.parts import NoChoice, TablePolicy
 from ..models.restless_bandit import RestlessBandit
 from ..models.soft_index import SoftIndex
 from ..numerics.arrays import einsum, ratio, relative
+from ..numerics.compiled import jit
 from ..numerics.elimination import discounted_solve
 from ..numerics.simplex import weighted_median
 from ..values.bellman import QSolution, solve_direct, solve_iterative
@@ -143,7 +144,7 @@ soft_ground_truth = ground_truth  # its first name for a soft index policy
 _Solved = tuple[LawSolution, QSolution]
 
 
-@partial(jax.jit, static_argnames="num_agents")
+@jit(static_argnames="num_agents")
 def _solve_joint(local, reward, discount, budget, rounded: Rounded, *, num_agents) -> _Solved:
     """Law and values under a priority."""
     ranks, size = tuple(range(len(local))), len(rounded.weights)
@@ -159,14 +160,14 @@ def _solve(chain: PairChain, reward: Array, discount: Array) -> _Solved:
     return law_iterative(chain), solve_iterative(chain, reward, discount=discount)
 
 
-@partial(jax.jit, static_argnums=3)
+@jit(static_argnums=3)
 def _walked_flow(law: Array, ahead: Array, rounded: Rounded, num_agents: int) -> Array:
     """Σ_c w_{s,a}(c) E[π_1(s', c') | s, a, c], `[S, 2, S']`, from what the walks found."""
     weights = tagged_law(law[:, None], rounded, num_agents)[..., 0]
     return einsum("sac,atc->sat", weights, ahead)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@jit(static_argnums=(2, 3))
 def _soft_answer(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, budget: int):
     local = as_float_kernel(bandit)
     reward = jnp.asarray(bandit.reward, local.dtype)
@@ -181,7 +182,7 @@ def _soft_answer(bandit: RestlessBandit, policy: SoftIndex, num_agents: int, bud
     return _answer(local, reward, discount, solved, rounded, flow)
 
 
-@jax.jit
+@jit
 def _answer(local, reward, discount, solved: _Solved, rounded: Rounded, served) -> GroundTruth:
     """All answers, from law and values and Σ_{c,j} w_{s,a}(c, j) E[π_1(s', c')], `[S, 2, S']`."""
     first, second = solved
@@ -219,7 +220,7 @@ def _rename(answer: GroundTruth, order: tuple[int, ...], num_agents: int) -> Gro
     return _renamed(answer, place_by_rank(num_agents, order), np.argsort(order))
 
 
-@jax.jit
+@jit
 def _renamed(answer: GroundTruth, place: Array, rank: Array) -> GroundTruth:
     pair = (2 * rank[:, None] + np.arange(2)[None]).reshape(-1)
     return answer._replace(

@@ -22,6 +22,7 @@ from .._checks import renamed
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex
 from ..numerics.arrays import dot, einsum, ratio
+from ..numerics.compiled import jit
 from .activation import IndexPolicy, Priority, action_law, by_action, check_index_policy
 from .gaussian_limit import Moments, deviation, gaussian_limit, mean_size, spectral_radius
 from .soft_mean_field import SoftMeanField, soft_mean_field
@@ -181,7 +182,7 @@ class _Fixed(NamedTuple):
     unique: Array
 
 
-@jax.jit
+@jit
 def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     dtype = jnp.result_type(bandit.kernel, bandit.reward, float)
     kernel = bandit.kernel.astype(dtype)

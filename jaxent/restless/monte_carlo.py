@@ -9,7 +9,6 @@ and next counts are expected by the chances, so that the draw of a rounding is p
 that is taken off.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from .._checks import check_finite, check_positive_int, check_shape, renamed
 from ..models.restless_bandit import RestlessBandit
 from ..models.soft_index import SoftIndex
 from ..numerics.arrays import einsum
+from ..numerics.compiled import jit
 from .activation import IndexPolicy, by_action
 from .mean_field import mean_field
 from .sampling import seed_words
@@ -105,7 +105,7 @@ def monte_carlo_q(
     return _monte_carlo_q(seeds, bandit, checked, start, h, sampler, num_steps)
 
 
-@partial(jax.jit, static_argnames=("num_steps",))
+@jit(static_argnames=("num_steps",))
 def _monte_carlo_q(
     seeds: Array,
     bandit: RestlessBandit,

@@ -6,7 +6,6 @@ With one agent tagged in state s and c the counts of the others, n = c + e_s, th
 active in rounding j with probability K_j(n)_s / n_s, and the others hold what is left.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 
 from ..models.soft_index import SoftIndex
 from ..numerics.arrays import einsum
+from ..numerics.compiled import jit
 from .activation import active_counts
 from .next_counts import configuration_index, configurations
 
@@ -76,7 +76,7 @@ def with_tagged(num_agents: int, num_states: int) -> np.ndarray:
     return configuration_index(others[None] + np.eye(num_states, dtype=np.int64)[:, None])
 
 
-@partial(jax.jit, static_argnums=1)
+@jit(static_argnums=1)
 def tagged(rounded: Rounded, num_agents: int) -> Tagged:
     """What the tagged agent sees of it."""
     num_states = rounded.chances.shape[1]

@@ -14,10 +14,10 @@ fuses with the draws, which `jax.random.bits` inside a scan does not: on a CPU, 
 hash to a rolled loop, that is 3 nanoseconds a word against 20.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
+
+from ..numerics.compiled import jit
 
 Array = jax.Array
 
@@ -117,7 +117,7 @@ def _alias_table(law: Array) -> Array:
     return jnp.zeros(num_columns, jnp.uint32).at[order].set(packed)
 
 
-@partial(jax.jit, static_argnames=("max_count",))
+@jit(static_argnames=("max_count",))
 def binomial_tables(p: Array, max_count: int) -> Array:
     """Alias tables of Binomial(d 4^j, p) for every digit d = 1, 2, 3 and place j < D.
 

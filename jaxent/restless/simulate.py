@@ -9,7 +9,7 @@ A soft index policy draws n^1_s first (`SoftIndex.draw`), from a stream of its o
 import dataclasses
 import math
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from .._checks import check_positive_int, check_shape, concrete, refuse_gradient
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex, draw_rounding
 from ..numerics.arrays import einsum, ratio
+from ..numerics.compiled import jit
 from .activation import (
     IndexPolicy,
     action_law,
@@ -98,11 +99,10 @@ def _known_sampler(
     del x64  # part of the key only
     known = np.frombuffer(kernel, dtype).reshape(shape)
     fan_out = int((known > 0).sum(-1).max())
-    # Compiled by hand, it runs at once even where a trace is under way.
-    return _flow_sampler.lower(known, fan_out, max_agents).compile()(known)
+    return _flow_sampler(known, fan_out, max_agents)
 
 
-@partial(jax.jit, static_argnames=("fan_out", "max_agents"))
+@jit(static_argnames=("fan_out", "max_agents"))
 def _flow_sampler(kernel: Array, fan_out: int, max_agents: int) -> FlowSampler:
     order = jnp.argsort(kernel <= 0, axis=-1, stable=True)  # successors first
     rank = jnp.minimum(jnp.argsort(order, axis=-1), fan_out)
@@ -251,7 +251,7 @@ def simulate_counts(
     return _simulate(seed_words(key), bandit, checked, start, sampler, num_steps)
 
 
-@partial(jax.jit, static_argnames=("num_steps",))
+@jit(static_argnames=("num_steps",))
 def _simulate(
     seed: Array,
     bandit: RestlessBandit,

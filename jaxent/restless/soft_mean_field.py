@@ -27,6 +27,7 @@ from jax import lax
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex, check_soft
 from ..numerics.arrays import dot, einsum, nan_unless
+from ..numerics.compiled import jit
 from .activation import action_law, by_action
 from .gaussian_limit import Moments, gaussian_limit, resolvent, spectral_radius
 
@@ -104,7 +105,7 @@ def soft_mean_field(bandit: RestlessBandit, policy: SoftIndex) -> SoftMeanField:
     return _soft_mean_field(bandit, policy)
 
 
-@jax.jit
+@jit
 def _soft_mean_field(bandit: RestlessBandit, policy: SoftIndex) -> SoftMeanField:
     dtype = jnp.result_type(bandit.kernel, bandit.reward, policy.index, float)
     kernel = bandit.kernel.astype(dtype)

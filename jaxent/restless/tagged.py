@@ -28,6 +28,7 @@ from ..measures.distances import sign_vectors
 from ..measures.row_measures import Entanglement, sign_entanglement, weighted_centers
 from ..models.restless_bandit import RestlessBandit
 from ..models.soft_index import SoftIndex
+from ..numerics.compiled import jit
 from ..numerics.simplex import project_simplex
 from .activation import IndexPolicy
 from .exchangeable import (
@@ -158,7 +159,7 @@ def by_rank(
     return local, rounded_priority(num_agents, budget, tuple(range(len(order))), local.dtype)
 
 
-@jax.jit
+@jit
 def _reordered(local: Array, served: Array) -> Array:
     return local[served][:, :, served]
 
@@ -169,14 +170,14 @@ def walk_ahead(local: Array, rounded: Rounded, num_agents: int, budget: int) -> 
     return next_chances(local, left, tagged(rounded, num_agents).chances, num_agents=num_agents - 1)
 
 
-@partial(jax.jit, static_argnums=(3, 4))
+@jit(static_argnums=(3, 4))
 def _soft_rows(local, law, policy: SoftIndex, num_agents: int, budget: int) -> TaggedRows:
     rounded, team, _ = soft_team(local, policy, num_agents, budget)
     ahead = team.ahead(tagged(rounded, num_agents).chances)  # [S, 2, C, J, S']
     return _rows(local, law, ahead, rounded, np.arange(len(local)), num_agents)
 
 
-@partial(jax.jit, static_argnums=5)
+@jit(static_argnums=5)
 def _rows(local, law, ahead, rounded: Rounded, rank, num_agents: int) -> TaggedRows:
     moves = local[:, :, None, None]  # [S, 2, 1, 1, S']
     served = moves * ahead
@@ -189,7 +190,7 @@ def _rows(local, law, ahead, rounded: Rounded, rank, num_agents: int) -> TaggedR
     return TaggedRows(points.reshape(*weights.shape, size), weights)
 
 
-@partial(jax.jit, static_argnames="num_agents")
+@jit(static_argnames="num_agents")
 def next_chances(local: Array, budgets: Array, chance: Array, *, num_agents: int) -> Array:
     """E[f(s', c')] of functions `[S, C]` of the others' next counts, either budget: `[2, S, C]`.
 

@@ -11,7 +11,6 @@ a sum even where r is.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,6 +23,7 @@ from ..chains.stationary import known_law
 from ..chains.views import local_transition
 from ..models.contracts import ArrayLike, Scalar
 from ..numerics.arrays import as_float, dot
+from ..numerics.compiled import jit
 from ..numerics.elimination import discounted_solve
 from ..numerics.krylov import gmres
 
@@ -97,7 +97,7 @@ def solve_direct(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> QSo
     return _direct(chain, joint_reward(chain, rewards), discount)
 
 
-@jax.jit
+@jit
 def _direct(chain: PairChain, reward: Array, discount: Array) -> QSolution:
     P = chain.state_matrix()
     mean = chain.policy.mv(reward)
@@ -123,7 +123,7 @@ def solve_iterative(
     return _iterative(chain, joint_reward(chain, rewards), discount, tol)
 
 
-@partial(jax.jit, static_argnums=3)
+@jit(static_argnums=3)
 def _iterative(chain: PairChain, reward: Array, discount: Array, tol: float) -> QSolution:
     def solve(operator, b):
         solution = gmres(operator, b, tol=tol)

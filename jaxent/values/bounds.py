@@ -39,6 +39,7 @@ from ..measures.row_measures import (
 )
 from ..models.contracts import ArrayLike, Scalar
 from ..models.layouts import FactorLayout
+from ..numerics.compiled import jit
 from ..numerics.elimination import discounted_solve
 from ..numerics.simplex import total_variation
 from .bellman import check_locals, local_q_values
@@ -234,7 +235,7 @@ def a_posteriori(
     return _from_residual(chain, local, q_local, mu, discount)
 
 
-@jax.jit
+@jit
 def _from_residual(
     chain: PairChain, local: list[Array], q_local: Sequence[Array], mu: Array, discount: Scalar
 ) -> APosteriori:

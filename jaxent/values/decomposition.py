@@ -20,6 +20,7 @@ from ..measures.programs.l1_additive_fit import additive_fit
 from ..measures.row_measures import Entanglement, certified, check_tolerance
 from ..models.contracts import ArrayLike, Scalar
 from ..numerics.arrays import as_float, ratio
+from ..numerics.compiled import jit
 from .bellman import joint_reward, local_q_values, q_values
 
 Array = jax.Array
@@ -99,7 +100,7 @@ def decompose(
     return _compared(chain, q_joint, q_local, mu)
 
 
-@jax.jit
+@jit
 def _compared(
     chain: PairChain, q_joint: Array, q_local: tuple[Array, ...], mu: Array
 ) -> Decomposition:

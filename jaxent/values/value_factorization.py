@@ -25,7 +25,6 @@ there may be several fixed points or none, and what is returned says whether it 
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +38,7 @@ from ..chains.stationary import known_law
 from ..chains.views import marginal
 from ..models.contracts import ArrayLike, Scalar
 from ..models.parts import TablePolicy
+from ..numerics.compiled import jit
 from ..numerics.krylov import gmres
 from .bellman import Rewards, joint_reward, q_values
 from .decomposition import Decomposition
@@ -118,7 +118,7 @@ def fit_additive(
     return _additive(chain, joint_reward(chain, rewards), discount, mu, q_joint)
 
 
-@jax.jit
+@jit
 def _additive(chain: PairChain, reward: Array, discount: Scalar, mu: Array, q_joint: Array):
     shares = [marginal(chain, mu, agent=i) for i in range(len(chain.views))]
     occupancy = jnp.concatenate(shares)
@@ -219,10 +219,7 @@ def fit_monotone(
     return _monotone(key, chain, reward, discount, mu, q_joint, **sizes, **rates)
 
 
-@partial(
-    jax.jit,
-    static_argnames=("hidden", "num_targets", "steps_per_target", "learning_rate", "tol"),
-)
+@jit(static_argnames=("hidden", "num_targets", "steps_per_target", "learning_rate", "tol"))
 def _monotone(
     key, chain, reward, discount, mu, q_joint, *, hidden, num_targets, steps_per_target,
     learning_rate, tol,

@@ -14,7 +14,6 @@ scaled back.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple, Protocol
 
 import chex
@@ -24,6 +23,7 @@ from jax import lax
 
 from ...numerics.arrays import both_signs
 from ...numerics.cholesky import inverse_cholesky, solve_factored
+from ...numerics.compiled import jit
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 
 Array = jax.Array
@@ -54,7 +54,7 @@ class _Sum(NamedTuple):
     sums: Callable[[Array], Array]
 
 
-@partial(jax.jit, static_argnames=("shapes", "max_steps"))
+@jit(static_argnames=("shapes", "max_steps"))
 def additive_fit(
     layout: Lift,
     shapes: tuple[int, ...],

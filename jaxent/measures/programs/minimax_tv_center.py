@@ -14,7 +14,6 @@ For any weights on the rows and any prices alpha >= 0 of w_kj <= q_j,
 is a lower bound. The interior-point step eliminates the rows, each a diagonal and a total.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import chex
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 
 from ...numerics.arrays import dot, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
+from ...numerics.compiled import jit
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 from ...numerics.simplex import free, free_form, notable, total_variation, whole
 from .kept_mass import Compared, kept_slacks, kept_solver
@@ -40,7 +40,7 @@ class RowPrices(NamedTuple):
     alpha: Array
 
 
-@partial(jax.jit, static_argnames=("max_steps", "rivals"))
+@jit(static_argnames=("max_steps", "rivals"))
 def minimax_center(
     points: Array,
     present: Array,

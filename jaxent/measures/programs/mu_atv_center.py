@@ -14,7 +14,6 @@ For weights omega on the signs and any v with |v_xac| <= omega_x,
 is a lower bound. The interior-point step eliminates every d and is left with a system in q and t.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import chex
@@ -24,6 +23,7 @@ from jax import lax
 
 from ...numerics.arrays import block_diagonal, both_signs, dot, einsum, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
+from ...numerics.compiled import jit
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 from ...numerics.simplex import free, free_form, whole
 
@@ -47,7 +47,7 @@ class SignPrices(NamedTuple):
     lower: Array
 
 
-@partial(jax.jit, static_argnames="max_steps")
+@jit(static_argnames="max_steps")
 def sign_center(
     points: Array, weights: Array, signs: Array, *, tol: float | Array, max_steps: int
 ) -> Solution:

@@ -25,12 +25,12 @@ from functools import partial
 from typing import NamedTuple
 
 import chex
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from ...numerics.arrays import block_diagonal, dot, matvec, ratio
 from ...numerics.cholesky import inverse_cholesky, inverse_cholesky_laplacian, solve_factored
+from ...numerics.compiled import jit
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 from ...numerics.simplex import free, free_form, notable, whole
 from .kept_mass import Compared, kept_slacks, kept_solver
@@ -69,7 +69,7 @@ class Prices(NamedTuple):
     beta: Array  # [A, B, L]
 
 
-@partial(jax.jit, static_argnames=("minimax", "max_steps"))
+@jit(static_argnames=("minimax", "max_steps"))
 def nearest_separable(
     joint: Array, rows: Array, *, minimax: bool, tol: float | Array, max_steps: int
 ) -> Solution:
