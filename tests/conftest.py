@@ -31,7 +31,7 @@ hypothesis.settings.load_profile("few")
 def pytest_configure(config):
     """Unless slow tests are to run, XLA need not optimize: it would take longer than it saves.
 
-    Nor need it cut a program into parts to compile at once: each part costs, and the cores are busy.
+    Nor need it cut a program into parts to compile at once: each costs, and the cores are busy.
     """
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_parallel_codegen_split_count=1"
     if config.option.markexpr == "not slow":
