@@ -11,9 +11,6 @@ import experiments  # noqa: F401  it makes XLA compile faster, which is most of 
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# A program needs no Python stack for each of its operations: a tenth of a test's time.
-jax.config.update("jax_include_full_tracebacks_in_locations", False)
-jax.config.update("jax_traceback_in_locations_limit", 0)
 # Tracing makes many objects and little garbage.
 gc.freeze()
 gc.set_threshold(50_000, 20, 50)
