@@ -22,13 +22,15 @@ def runs():
     """400 runs of 4 steps from one configuration."""
     start = jnp.array([5, 10, 15, 0])
     keys = jax.random.split(jax.random.key(0), 400)
-    return jax.vmap(
-        lambda key: jaxent.simulate_counts(key, CIRCULANT, PRIORITY, num_steps=4, counts=start)
+    return jax.jit(
+        jax.vmap(
+            lambda key: jaxent.simulate_counts(key, CIRCULANT, PRIORITY, num_steps=4, counts=start)
+        )
     )(keys)
 
 
 def test_one_step_concentration(runs):
-    apart = jax.vmap(lambda t: jaxent.one_step_deviation(t, CIRCULANT, PRIORITY))(runs)
+    apart = jax.jit(jax.vmap(lambda t: jaxent.one_step_deviation(t, CIRCULANT, PRIORITY)))(runs)
     # From one start, by hand: 5, 10, 15 agents, the 6 first of state 2 active.
     m = np.array([5, 10, 15, 0]) / 30
     ahead = np.asarray(jaxent.mean_field_step(CIRCULANT, PRIORITY, jnp.asarray(m)))
@@ -39,7 +41,7 @@ def test_one_step_concentration(runs):
 
 
 def test_multi_step_concentration(runs):
-    apart = jax.vmap(lambda t: jaxent.multi_step_deviation(t, CIRCULANT, PRIORITY))(runs)
+    apart = jax.jit(jax.vmap(lambda t: jaxent.multi_step_deviation(t, CIRCULANT, PRIORITY)))(runs)
     np.testing.assert_allclose(apart[:, 0], 0, atol=EXACT)
     lipschitz = jaxent.lipschitz_constant(CIRCULANT, PRIORITY)
     for steps in (1, 4):
