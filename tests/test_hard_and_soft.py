@@ -91,22 +91,27 @@ def test_soft_names_are_the_same_functions(team):
     np.testing.assert_allclose(step, field.configuration, atol=EXACT)
 
 
+@pytest.fixture(scope="module")
+def estimate(team):
+    """Values by Monte Carlo of many configurations: one compilation for every control."""
+    bandit, policy, _ = team
+    sizes = {"num_runs": 1000, "num_steps": 80}
+
+    def one(key, n, control):
+        return je.monte_carlo_q(key, bandit, policy, n, control=control, **sizes)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+
+
 @pytest.mark.parametrize("control", [None, np.zeros(3), np.array([1.0, -1.0, 2.0])])
-def test_monte_carlo_of_a_soft_index(team, control):
+def test_monte_carlo_of_a_soft_index(team, estimate, control):
     """The mean of the exact joint value over the roundings at t = 0, within 4 standard errors."""
-    bandit, policy, truth = team
+    _, policy, truth = team
     counts = je.configurations(3, 3)
     weights = np.stack([policy.roundings(n, 1).weights for n in counts])
     exact = (weights * np.asarray(truth.q_joint)).sum(1)
-
-    @jax.jit
-    @jax.vmap
-    def estimate(key, n):
-        return je.monte_carlo_q(
-            key, bandit, policy, n, num_runs=1000, num_steps=80, control=control
-        )
-
-    found = estimate(jax.random.split(jax.random.key(0), len(counts)), jnp.asarray(counts))
+    keys = jax.random.split(jax.random.key(0), len(counts))
+    found = estimate(keys, jnp.asarray(counts), control)
     assert (found.truncation < 1e-4 * found.standard_error).all()
     assert (np.abs(found.value - exact) < FOUR_ERRORS * found.standard_error).all()
 

@@ -113,9 +113,10 @@ def test_lemma_8_under_the_exact_law():
 def test_lemma_8_at_the_fixed_point():
     field = jaxent.mean_field(CIRCULANT, PRIORITY)
     # Weights need not sum to 1.
-    star = jnp.array([[15, 15, 35, 35]])
+    star, weight = np.array([[15, 15, 35, 35]]), np.array([3.0])
     hundred = jaxent.circulant_bandit(100)
-    still = jaxent.deviation_bound(star, jnp.array([3.0]), hundred, PRIORITY, field)
+    bound = jax.jit(lambda field: jaxent.deviation_bound(star, weight, hundred, PRIORITY, field))
+    still = bound(field)
     np.testing.assert_allclose(still, 0, atol=EXACT)
 
 
