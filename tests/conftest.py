@@ -1,5 +1,6 @@
 """Every test runs in float64, with implicit rank promotion and warnings as errors."""
 
+import gc
 import os
 
 import hypothesis
@@ -10,6 +11,9 @@ import experiments  # noqa: F401  it makes XLA compile faster, which is most of 
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing makes many objects and little garbage.
+gc.freeze()
+gc.set_threshold(50_000, 20, 50)
 
 # Few examples, always the same ones; `--hypothesis-profile=thorough -m "slow or not slow"
 # tests/properties` looks at more than 10,000.
@@ -22,10 +26,25 @@ hypothesis.settings.load_profile("few")
 
 
 def pytest_configure(config):
-    """Unless slow tests are to run, XLA need not optimize: it would take longer than it saves."""
+    """Unless slow tests are to run, XLA need not optimize: it would take longer than it saves.
+
+    Nor need it cut a program into parts to compile at once: each costs, and the cores are busy.
+    """
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_parallel_codegen_split_count=1"
     if config.option.markexpr == "not slow":
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
+        flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = flags
+
+
+# The files that compile most, in the order of what they cost: workers begin with them, so that all
+# end together.
+DEAR = ("state_mdp", "entanglement", "soft", "hard_and_soft", "exchangeable", "bounds")
+DEAR += ("decomposition", "extensions", "sweep", "single_precision")
+PLACE = {f"test_{name}.py": place for place, name in enumerate(DEAR)}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: PLACE.get(item.path.name, len(DEAR)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -107,8 +107,8 @@ def test_equal_agents_follow_the_counts():
     index = np.array([2.0, 1.0, 3.0])
     rows = np.broadcast_to(index, (size, 3))
     keys = jax.random.split(jax.random.key(0), 4000)
-    runs = jax.vmap(
-        lambda key: jaxent.simulate_agents(key, kernel, rows, budget=budget, num_steps=3)
+    runs = jax.jit(
+        jax.vmap(lambda key: jaxent.simulate_agents(key, kernel, rows, budget=budget, num_steps=3))
     )(keys)
     counts = (np.asarray(runs.states)[:, 3, :, None] == np.arange(3)).sum(1)
     configurations, P, _ = oracle.counts_chain(passive, active, reward, size, budget, priority)

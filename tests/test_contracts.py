@@ -8,6 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -73,17 +74,24 @@ def test_every_model_keeps_its_contract(case):
     v, mu = rng.random(chain.num_states), rng.random(chain.num_pairs)
     K = np.array(kernel.matrix())
     assert K.shape == (chain.num_pairs, chain.num_states)
-    np.testing.assert_allclose(kernel.mv(jnp.array(v)), K @ v, atol=1e-14)
-    np.testing.assert_allclose(kernel.vm(jnp.array(mu)), mu @ K, atol=1e-14)
+    views = [chain.view(i) for i in range(len(chain.view_sizes))]
+    local = [rng.random(size) for size in chain.view_sizes]
+
+    @jax.jit
+    def applied(kernel, part, v, mu, local):
+        lifted = [view.lift(f) for view, f in zip(views, local)]
+        projected = [layout.project(mu, i) for i in range(len(views))]
+        return kernel.mv(v), kernel.vm(mu), part.vm(v), part.mv(mu), lifted, projected
+
+    found = jax.tree.map(np.asarray, applied(kernel, part, v, mu, local))
+    ahead, after, there, back, lifted, projected = found
+    np.testing.assert_allclose(ahead, K @ v, atol=1e-14)
+    np.testing.assert_allclose(after, mu @ K, atol=1e-14)
     # Π and its transpose; lift and project likewise.
-    there, back = part.vm(jnp.array(v)), part.mv(jnp.array(mu))
     np.testing.assert_allclose(there @ mu, back @ v, atol=1e-14)
-    for i, size in enumerate(chain.view_sizes):
-        view = chain.view(i)
+    for view, f, up, down in zip(views, local, lifted, projected):
         assert isinstance(view, View)
-        f = rng.random(size)
-        lifted = view.lift(jnp.array(f))
-        np.testing.assert_allclose(lifted @ mu, layout.project(jnp.array(mu), i) @ f, atol=1e-14)
+        np.testing.assert_allclose(up @ mu, down @ f, atol=1e-14)
 
 
 def public():

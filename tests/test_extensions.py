@@ -307,9 +307,10 @@ def test_models_under_jit_vmap_and_grad():
 
     h = 1e-5
     for value in (cluster, drivers):
-        values = jax.jit(jax.vmap(value))(0.5 + h * jnp.array([-1.0, 0, 1]))
+        both = jax.jit(jax.vmap(jax.value_and_grad(value)))
+        values, slopes = both(0.5 + h * np.array([-1.0, 0, 1]))
         np.testing.assert_allclose(values[1], value(0.5), atol=SOLVE)
-        slope = jax.jit(jax.grad(value))(0.5)
+        slope = slopes[1]
         assert abs(slope - (values[2] - values[0]) / (2 * h)) < FD * abs(slope) + 1e-8
         assert abs(slope) > 1e-4
 
@@ -460,8 +461,8 @@ def test_gradients_of_reward_entanglement(games):
     h = 1e-4
     steps = np.zeros((204, 2))  # as many as there are games: nothing is compiled anew
     steps[:4] = h * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
-    values = np.asarray(jax.vmap(value)(steps))
-    slope = np.asarray(jax.vmap(jax.grad(value))(steps))[4]
+    values, slopes = map(np.asarray, jax.vmap(jax.value_and_grad(value))(steps))
+    slope = slopes[4]
     wanted = (values[[0, 2]] - values[[1, 3]]) / (2 * h)
     np.testing.assert_allclose(slope, wanted, atol=FD)
     assert (np.abs(slope) > 1e-2).all()

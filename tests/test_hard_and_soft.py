@@ -43,13 +43,19 @@ def test_priority_through_the_soft_machinery_is_the_hard_chain():
     f, v, mu = (jnp.asarray(rng.random(size)) for size in ((4, 2), 4 * 35, 4 * 35))
     taken = np.asarray(hard.policy.table).reshape(-1) > 0
     assert 0 < taken.sum() < taken.size  # some pairs are never taken
+
+    @jax.jit
+    def applied(chain, law):
+        return chain.policy.vm(mu), chain.kernel.mv(v), chain.lift([f]), chain.kernel.vm(law)
+
     law = hard.policy.vm(mu)
+    _, ahead, lifted, after = map(np.asarray, applied(hard, law))
+    soft_law, soft_ahead, soft_lifted, soft_after = map(np.asarray, applied(soft, law))
     np.testing.assert_allclose(soft.policy.table, hard.policy.table, atol=ONE_ROUNDING)
-    np.testing.assert_allclose(soft.policy.vm(mu), law, atol=ONE_ROUNDING)
-    ahead = hard.kernel.mv(v)
-    np.testing.assert_allclose(soft.kernel.mv(v)[taken], ahead[taken], atol=ONE_ROUNDING)
-    np.testing.assert_allclose(soft.kernel.vm(law), hard.kernel.vm(law), atol=10 * ONE_ROUNDING)
-    np.testing.assert_allclose(soft.lift([f])[taken], hard.lift([f])[taken], atol=ONE_ROUNDING)
+    np.testing.assert_allclose(soft_law, law, atol=ONE_ROUNDING)
+    np.testing.assert_allclose(soft_ahead[taken], ahead[taken], atol=ONE_ROUNDING)
+    np.testing.assert_allclose(soft_after, after, atol=10 * ONE_ROUNDING)
+    np.testing.assert_allclose(soft_lifted[taken], lifted[taken], atol=ONE_ROUNDING)
 
 
 def test_priority_through_the_group_laws_is_the_walk():
@@ -58,8 +64,10 @@ def test_priority_through_the_group_laws_is_the_walk():
     walk = next_counts(bandit.kernel, num_agents=5, budget=bandit.budget, priority=PRIORITY)
     groups = rounded_kernel(bandit.kernel, rounded.split, 5, bandit.budget)
     v, mu = jnp.asarray(np.random.default_rng(1).random((2, 56)))
-    np.testing.assert_allclose(groups.mv(v), walk.mv(v), atol=ONE_ROUNDING)
-    np.testing.assert_allclose(groups.vm(mu), walk.vm(mu), atol=10 * ONE_ROUNDING)
+    applied = jax.jit(lambda op: (op.mv(v), op.vm(mu)))
+    (ahead, after), (ahead_walk, after_walk) = applied(groups), applied(walk)
+    np.testing.assert_allclose(ahead, ahead_walk, atol=ONE_ROUNDING)
+    np.testing.assert_allclose(after, after_walk, atol=10 * ONE_ROUNDING)
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +91,27 @@ def test_soft_names_are_the_same_functions(team):
     np.testing.assert_allclose(step, field.configuration, atol=EXACT)
 
 
+@pytest.fixture(scope="module")
+def estimate(team):
+    """Values by Monte Carlo of many configurations: one compilation for every control."""
+    bandit, policy, _ = team
+    sizes = {"num_runs": 1000, "num_steps": 80}
+
+    def one(key, n, control):
+        return je.monte_carlo_q(key, bandit, policy, n, control=control, **sizes)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+
+
 @pytest.mark.parametrize("control", [None, np.zeros(3), np.array([1.0, -1.0, 2.0])])
-def test_monte_carlo_of_a_soft_index(team, control):
+def test_monte_carlo_of_a_soft_index(team, estimate, control):
     """The mean of the exact joint value over the roundings at t = 0, within 4 standard errors."""
-    bandit, policy, truth = team
+    _, policy, truth = team
     counts = je.configurations(3, 3)
     weights = np.stack([policy.roundings(n, 1).weights for n in counts])
     exact = (weights * np.asarray(truth.q_joint)).sum(1)
-
-    @jax.jit
-    @jax.vmap
-    def estimate(key, n):
-        return je.monte_carlo_q(
-            key, bandit, policy, n, num_runs=1000, num_steps=80, control=control
-        )
-
-    found = estimate(jax.random.split(jax.random.key(0), len(counts)), jnp.asarray(counts))
+    keys = jax.random.split(jax.random.key(0), len(counts))
+    found = estimate(keys, jnp.asarray(counts), control)
     assert (found.truncation < 1e-4 * found.standard_error).all()
     assert (np.abs(found.value - exact) < FOUR_ERRORS * found.standard_error).all()
 

@@ -22,13 +22,15 @@ def runs():
     """400 runs of 4 steps from one configuration."""
     start = jnp.array([5, 10, 15, 0])
     keys = jax.random.split(jax.random.key(0), 400)
-    return jax.vmap(
-        lambda key: jaxent.simulate_counts(key, CIRCULANT, PRIORITY, num_steps=4, counts=start)
+    return jax.jit(
+        jax.vmap(
+            lambda key: jaxent.simulate_counts(key, CIRCULANT, PRIORITY, num_steps=4, counts=start)
+        )
     )(keys)
 
 
 def test_one_step_concentration(runs):
-    apart = jax.vmap(lambda t: jaxent.one_step_deviation(t, CIRCULANT, PRIORITY))(runs)
+    apart = jax.jit(jax.vmap(lambda t: jaxent.one_step_deviation(t, CIRCULANT, PRIORITY)))(runs)
     # From one start, by hand: 5, 10, 15 agents, the 6 first of state 2 active.
     m = np.array([5, 10, 15, 0]) / 30
     ahead = np.asarray(jaxent.mean_field_step(CIRCULANT, PRIORITY, jnp.asarray(m)))
@@ -39,7 +41,7 @@ def test_one_step_concentration(runs):
 
 
 def test_multi_step_concentration(runs):
-    apart = jax.vmap(lambda t: jaxent.multi_step_deviation(t, CIRCULANT, PRIORITY))(runs)
+    apart = jax.jit(jax.vmap(lambda t: jaxent.multi_step_deviation(t, CIRCULANT, PRIORITY)))(runs)
     np.testing.assert_allclose(apart[:, 0], 0, atol=EXACT)
     lipschitz = jaxent.lipschitz_constant(CIRCULANT, PRIORITY)
     for steps in (1, 4):
@@ -111,9 +113,10 @@ def test_lemma_8_under_the_exact_law():
 def test_lemma_8_at_the_fixed_point():
     field = jaxent.mean_field(CIRCULANT, PRIORITY)
     # Weights need not sum to 1.
-    star = jnp.array([[15, 15, 35, 35]])
+    star, weight = np.array([[15, 15, 35, 35]]), np.array([3.0])
     hundred = jaxent.circulant_bandit(100)
-    still = jaxent.deviation_bound(star, jnp.array([3.0]), hundred, PRIORITY, field)
+    bound = jax.jit(lambda field: jaxent.deviation_bound(star, weight, hundred, PRIORITY, field))
+    still = bound(field)
     np.testing.assert_allclose(still, 0, atol=EXACT)
 
 
