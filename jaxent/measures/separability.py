@@ -316,8 +316,7 @@ def _tol(chain: PairChain, tol: float | None) -> float:
 
 def _signaling(chain: PairChain) -> Array:
     """How far the others' next pairs depend on agent i's pair, largest deviation, `[N]`."""
-    sizes, order = _product(chain)
-    return _deviations(chain, order, sizes)
+    return _deviations(chain, *_product(chain)[::-1])
 
 
 @jit(static_argnums=2)

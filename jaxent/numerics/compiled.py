@@ -8,12 +8,14 @@ traced. A call with a traced argument
 becomes part of the program around it, as with `jax.jit`.
 """
 
+import os
 from collections.abc import Callable
 from functools import cache, partial, wraps
 from importlib.metadata import version
 from typing import Any
 
 import jax
+from jax.core import eval_context
 
 from .._checks import concrete
 
@@ -32,7 +34,7 @@ def jit(function: Callable[..., Any] | None = None, **static: Any) -> Callable[.
     def call(*args, **kwargs):
         if not concrete(args, kwargs):
             return inside(*args, **kwargs)
-        with jax.core.eval_context():
+        with eval_context():
             return outermost()(*args, **kwargs)
 
     made: Any = call
@@ -41,10 +43,11 @@ def jit(function: Callable[..., Any] | None = None, **static: Any) -> Callable[.
 
 
 def _options() -> dict[str, Any] | None:
-    """Options for a CPU. Warm calls are as fast with them as without (benchmarks/README.md)."""
+    """Options for a CPU, where warm calls are as fast with them. What XLA_FLAGS says stands."""
     if jax.default_backend() != "cpu":
         return None
     options: dict[str, Any] = {"xla_backend_optimization_level": 1}
-    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
+    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later ones do not know it
         options["xla_cpu_use_fusion_emitters"] = False
-    return options
+    said = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in options.items() if name not in said}
