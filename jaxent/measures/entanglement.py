@@ -65,7 +65,7 @@ def entanglement_tv(
             `entanglement_tv_signed`.
         mu: the stationary law, `[J]`, where it is known already: it says which pairs are visited.
         tol: gap to certify. `converged` says whether it was.
-        max_steps: interior-point steps at most. Static.
+        max_steps: interior-point steps at most.
 
     Raises:
         ValueError: if there are not two agents, tol <= 0, or the chain is not stochastic.
@@ -79,15 +79,23 @@ def entanglement_tv(
     """
     _check(chain, tol, max_steps)
     sizes, order = _two_agents(chain)
-    rows = visited(chain, mu)
-    return _tv(chain, order, rows, tol, sizes=sizes, max_steps=max_steps)
+    joint, rows = _by_pairs(chain, order, visited(chain, mu), sizes=sizes)
+    return _tv(joint, rows, tol, max_steps)
 
 
-@jit(static_argnames=("sizes", "max_steps"))
-def _tv(chain, order, rows, tol, *, sizes, max_steps) -> Entanglement:
+@jit(static_argnames="sizes")
+def _by_pairs(chain: PairChain, order: Array | None, law: Array, *, sizes) -> tuple[Array, Array]:
+    """The chain `[A, B, K, L]` and a function of joint pairs `[A, B]` by the two agents' pairs.
+
+    Apart from the measure, which is then compiled for these shapes and not for a kind of chain.
+    """
     form = ProductForm(sizes, order)
-    joint = form.matrix(chain).reshape(*sizes, *sizes)
-    found = _nearest(joint, form.pairs(rows).reshape(sizes), True, tol, max_steps)
+    return form.matrix(chain).reshape(*sizes, *sizes), form.pairs(law).reshape(sizes)
+
+
+@jit
+def _tv(joint, rows, tol, max_steps) -> Entanglement:
+    found = _nearest(joint, rows, True, tol, max_steps)
     return _two_agent_result(found, (joint, _carried(found)))
 
 
@@ -100,22 +108,19 @@ def entanglement_mu_tv(
         chain: two agents whose pairs make up the joint pair.
         mu: law of the joint pair, `[J]`.
         tol: gap to certify.
-        max_steps: interior-point steps at most. Static.
+        max_steps: interior-point steps at most.
 
     Raises:
         ValueError: as `entanglement_tv`, and if mu is not a law on the joint pairs.
     """
     _check(chain, tol, max_steps, mu)
     sizes, order = _two_agents(chain)
-    mu = jnp.asarray(mu)
-    return _mu_tv(chain, order, mu, tol, sizes=sizes, max_steps=max_steps)
+    joint, mu = _by_pairs(chain, order, jnp.asarray(mu).astype(chain.dtype), sizes=sizes)
+    return _mu_tv(joint, mu, tol, max_steps)
 
 
-@jit(static_argnames=("sizes", "max_steps"))
-def _mu_tv(chain, order, mu, tol, *, sizes, max_steps) -> Entanglement:
-    form = ProductForm(sizes, order)
-    joint = form.matrix(chain).reshape(*sizes, *sizes)
-    mu = form.pairs(mu.astype(joint.dtype)).reshape(sizes)
+@jit
+def _mu_tv(joint, mu, tol, max_steps) -> Entanglement:
     found = _nearest(joint, mu, False, tol, max_steps)
     lost = 1 - found.bracket.primal.kept.sum((2, 3))
     return _two_agent_result(found, (joint, _carried(found)), (mu, lost))
@@ -139,7 +144,7 @@ def entanglement_atv(
         agent: whose view, or a block of agents as one view. Static.
         mu: the stationary law, `[J]`, where it is known already: it says which pairs are visited.
         tol: gap to certify.
-        max_steps: interior-point steps at most. Static.
+        max_steps: interior-point steps at most.
 
     Raises:
         ValueError: if there is no such view, tol <= 0, or the chain is not stochastic.
@@ -252,7 +257,7 @@ def entanglement_mu_atv(
         mu: law of the joint pair, `[J]`.
         agent: whose view, or a block of agents as one view. Static.
         tol: gap to certify.
-        max_steps: interior-point steps at most. Static.
+        max_steps: interior-point steps at most.
 
     Raises:
         ValueError: if there is no such view, mu is not a law, or tol <= 0.
@@ -287,7 +292,9 @@ def _positive(law: Array) -> Array:
     return jnp.isnan(law) | (law > 0)
 
 
-def _nearest(joint: Array, rows: Array, minimax: bool, tol: Scalar, max_steps: int) -> Solution:
+def _nearest(
+    joint: Array, rows: Array, minimax: bool, tol: Scalar, max_steps: int | Array
+) -> Solution:
     joint, rows = jax.lax.stop_gradient((joint, rows))
     return nearest_separable(joint, rows, minimax=minimax, tol=tol, max_steps=max_steps)
 

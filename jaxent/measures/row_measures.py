@@ -53,9 +53,9 @@ class Entanglement(NamedTuple):
     converged: Array
 
 
-@jit(static_argnames="max_steps")
+@jit
 def minimax_entanglement(
-    points: Array, present: Array, *, tol: Scalar, max_steps: int
+    points: Array, present: Array, *, tol: Scalar, max_steps: int | Array
 ) -> Entanglement:
     """Eq. (5) from the rows of a view.
 
@@ -63,7 +63,7 @@ def minimax_entanglement(
         points: P(x' | joint pair) by local pair and the rest, `[X, C, X]`.
         present: which of them are visited, bool `[X, C]`.
         tol: gap to certify.
-        max_steps: interior-point steps at most. Static.
+        max_steps: interior-point steps at most.
     """
     fixed = jax.lax.stop_gradient(points)
     # Only the worst local pair matters: those seen to be better are left unfinished.
@@ -76,7 +76,7 @@ def minimax_entanglement(
     return certified(upper, lower, bracket.primal, steps.max(), tol, (points, carried))
 
 
-@jit(static_argnames="max_steps")
+@jit
 def sign_entanglement(
     points: Array,
     weights: Array,
@@ -84,7 +84,7 @@ def sign_entanglement(
     signs: np.ndarray | None = None,
     mend: Callable[[Array], Array] | None = None,
     tol: Scalar,
-    max_steps: int,
+    max_steps: int | Array,
 ) -> Entanglement:
     """Def. 8 from the rows of a view, on all sign vectors where they are few.
 
@@ -96,7 +96,7 @@ def sign_entanglement(
         mend: takes the minimizer for these to one for all, `[X, m]` to `[X, m]`; a
             `jax.tree_util.Partial`.
         tol: gap to certify.
-        max_steps: interior-point steps at most. Static.
+        max_steps: interior-point steps at most.
     """
     p, w = jax.lax.stop_gradient((points, weights))
     m = points.shape[-1]

@@ -92,7 +92,7 @@ def solve_program(
     guess: Bracket,
     *,
     tol: float | Array,
-    max_steps: int,
+    max_steps: int | Array,
     rivals: str | None = None,
 ) -> Solution:
     """Solve a linear program from a strictly feasible x and z > 0.
@@ -104,7 +104,7 @@ def solve_program(
         guess: the first bracket.
         tol: the promise. Steps are taken until the bracket is ten times narrower, or until
             it no longer narrows, since the last steps cost little and gain much.
-        max_steps: the most iterations. Static.
+        max_steps: the most iterations.
         rivals: the name of a vmapped axis of which only the largest optimum is wanted: what is seen
             to be below another stops. Static.
 

@@ -102,7 +102,7 @@ def tagged_entanglement(
             `SoftIndex`, which may be traced.
         mu: stationary law of the configurations, `ground_truth(...).law`, `[M]`.
         tol: gap to certify for Def. 8; `converged` says whether it was.
-        max_steps: interior-point steps at most. Static.
+        max_steps: interior-point steps at most.
         memory: bytes it may take; by default what the device has. Static.
 
     Raises:

@@ -145,7 +145,7 @@ def reward_entanglement(
         reward: the shared reward, `[J]` or `[X_0, ..]` (`CooperativeGame.pair_reward`).
         mu: law of the joint pair, `[J]`; Eq. (14) has the stationary one.
         tol: gap to certify, in the unit of the reward.
-        max_steps: interior-point steps at most. Static.
+        max_steps: interior-point steps at most.
 
     Returns:
         The minimum, bracketed, with the local rewards `[X_i]` as minimizer. Of the constants that

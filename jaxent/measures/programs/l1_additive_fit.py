@@ -54,7 +54,7 @@ class _Sum(NamedTuple):
     sums: Callable[[Array], Array]
 
 
-@jit(static_argnames=("shapes", "max_steps"))
+@jit(static_argnames="shapes")
 def additive_fit(
     layout: Lift,
     shapes: tuple[int, ...],
@@ -62,7 +62,7 @@ def additive_fit(
     weights: Array,
     *,
     tol: float | Array,
-    max_steps: int,
+    max_steps: int | Array,
 ) -> Solution:
     """The local functions whose sum is nearest to a joint one, in the weighted L1 norm.
 
@@ -72,7 +72,7 @@ def additive_fit(
         target: f, `[J]`.
         weights: w, nonnegative, `[J]`; entries of weight 0 have no say.
         tol: stop when the bounds are this close.
-        max_steps: the most interior-point steps. Static.
+        max_steps: the most interior-point steps.
 
     Returns:
         A bracket of the minimum, with the local functions, a tuple of `[X_i]`, as primal (0 where

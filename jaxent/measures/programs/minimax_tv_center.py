@@ -40,13 +40,13 @@ class RowPrices(NamedTuple):
     alpha: Array
 
 
-@jit(static_argnames=("max_steps", "rivals"))
+@jit(static_argnames="rivals")
 def minimax_center(
     points: Array,
     present: Array,
     *,
     tol: float | Array,
-    max_steps: int,
+    max_steps: int | Array,
     rivals: str | None = None,
 ) -> Solution:
     """The law with the least maximal TV distance to those of the given laws that are present.
@@ -55,7 +55,7 @@ def minimax_center(
         points: laws, `[K, m]`.
         present: which of them count, bool `[K]`; with none the answer is 0.
         tol: stop when the bounds are this close.
-        max_steps: the most interior-point steps. Static.
+        max_steps: the most interior-point steps.
         rivals: the name of a vmapped axis of which only the largest minimum is wanted. Static.
 
     Returns:

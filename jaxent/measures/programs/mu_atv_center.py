@@ -47,9 +47,9 @@ class SignPrices(NamedTuple):
     lower: Array
 
 
-@jit(static_argnames="max_steps")
+@jit
 def sign_center(
-    points: Array, weights: Array, signs: Array, *, tol: float | Array, max_steps: int
+    points: Array, weights: Array, signs: Array, *, tol: float | Array, max_steps: int | Array
 ) -> Solution:
     """The q that minimizes the largest 1/2 sum_ac mu_ac |(p_ac - q_a) x| over the given signs.
 
@@ -58,7 +58,7 @@ def sign_center(
         weights: mu, `[X, C]`.
         signs: x, `[R, m]`.
         tol: stop when the bounds are this close.
-        max_steps: the most interior-point steps. Static.
+        max_steps: the most interior-point steps.
 
     Returns:
         A bracket of the minimum over these signs: q `[X, m]` as primal, `SignPrices` as dual.

@@ -69,9 +69,9 @@ class Prices(NamedTuple):
     beta: Array  # [A, B, L]
 
 
-@jit(static_argnames=("minimax", "max_steps"))
+@jit(static_argnames="minimax")
 def nearest_separable(
-    joint: Array, rows: Array, *, minimax: bool, tol: float | Array, max_steps: int
+    joint: Array, rows: Array, *, minimax: bool, tol: float | Array, max_steps: int | Array
 ) -> Solution:
     """Nearest separable chain in TV, or in mu-TV.
 
@@ -80,7 +80,7 @@ def nearest_separable(
         rows: which rows count, bool `[A, B]`, for the maximum; mu, `[A, B]`, for the sum.
         minimax: the maximum over rows, or the sum weighted by mu. Static.
         tol: stop when the bounds are this close.
-        max_steps: the most interior-point steps. Static.
+        max_steps: the most interior-point steps.
 
     Returns:
         A bracket of the minimum with a `Separable` as primal and `Prices` as dual.
