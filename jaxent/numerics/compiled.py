@@ -4,8 +4,8 @@ A small problem is solved in a millisecond and compiled in seconds, so XLA is as
 as fast and takes half as long to make: fewer passes of LLVM, and no fusion emitters where these can
 be turned off. JAX takes such options for outermost programs only. A call whose arguments all have
 values is one, wherever it stands: it is evaluated there and then, also while another function is
-traced. A call with a traced argument
-becomes part of the program around it, as with `jax.jit`.
+traced. A call with a traced argument becomes part of the program around it, as with `jax.jit`. The
+function itself must close over nothing that is traced.
 """
 
 import os
