@@ -19,9 +19,9 @@ from scipy.sparse.csgraph import connected_components
 
 from .._checks import check_shape, concrete
 from ..models.contracts import ArrayLike
-from ..numerics import elimination
-from ..numerics.arrays import dot
+from ..numerics.arrays import dot, nan_unless
 from ..numerics.compiled import jit
+from ..numerics.elimination import Eliminated, eliminate, implicit_law, law_of
 from ..numerics.krylov import gmres
 from .pair_chain import PairChain
 
@@ -84,13 +84,34 @@ def solve_law(chain: PairChain) -> LawSolution:
     return law_direct(chain) if chain.is_small else law_iterative(chain)
 
 
-@jit
 def law_direct(chain: PairChain) -> LawSolution:
     """By elimination on the matrix of joint states, for small chains."""
+    frozen = lax.stop_gradient(chain)
+    found = eliminated(frozen, np.ones((), chain.dtype))
+    law, solution = _law_of(frozen, found)
+    if concrete(chain):
+        return solution
+    return solution._replace(value=_implicit(chain, law, found, solution.converged))
+
+
+@jit
+def eliminated(chain: PairChain, rate: Array) -> Eliminated:
+    """The joint states eliminated, of a small chain that goes on at this rate, else is killed."""
+    return eliminate(chain.state_matrix(), rate)
+
+
+@jit
+def _law_of(chain: PairChain, found: Eliminated) -> tuple[Array, LawSolution]:
     P = chain.state_matrix()
-    law = elimination.stationary_distribution(P)
+    law = law_of(P, found)
     residual = jnp.abs(dot(law, P) - law).max()
-    return _on_pairs(chain, law, residual, jnp.array(0), ~jnp.isnan(law).any())
+    return law, _on_pairs(chain, law, residual, jnp.array(0), ~jnp.isnan(law).any())
+
+
+@jit
+def _implicit(chain: PairChain, law: Array, found: Eliminated, converged: Array) -> Array:
+    law = implicit_law(chain.state_matrix(), law, found)
+    return nan_unless(converged, chain.policy.vm(law))
 
 
 @jit
@@ -131,9 +152,7 @@ def law_iterative(chain: PairChain) -> LawSolution:
 
 def _on_pairs(chain, law, residual, steps, converged) -> LawSolution:
     converged = converged & chain.stochastic()
-    # Multiplied, not selected, so that derivatives are NaN as well.
-    value = chain.policy.vm(law) * jnp.where(converged, 1.0, jnp.nan).astype(law.dtype)
-    return LawSolution(value, residual, steps, converged)
+    return LawSolution(nan_unless(converged, chain.policy.vm(law)), residual, steps, converged)
 
 
 def _closure(step, start: Array, dtype) -> Array:

@@ -66,6 +66,12 @@ def local_transition(chain: PairChain, mu: ArrayLike, *, agent: Agents) -> Array
 
 
 @jit
+def local_transitions(chain: PairChain, mu: Array) -> tuple[Array, ...]:
+    """`local_transition` of every view, in one program."""
+    return tuple(_project(chain, mu, chain.view(i)) for i in range(len(chain.views)))
+
+
+@jit
 def _project(chain: PairChain, mu: Array, view: View) -> Array:
     def flow(indicator):
         return view.project(chain.vm(mu * view.lift(indicator)))  # [X_i]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_permutation, check_positive_int, check_shape, check_stochastic
+from ..numerics.compiled import jit
 from .contracts import ArrayLike
 
 Array = jax.Array
@@ -117,6 +118,11 @@ def softmax_policy(
     num_agents = jnp.ndim(logits) // 2 if num_agents is None else num_agents
     if not 0 < num_agents <= jnp.ndim(logits):
         raise ValueError(f"logits: wanted [S_0.., A_0..], got {jnp.ndim(logits)} axes")
+    return _softmax(logits, feasible, num_agents)
+
+
+@jit(static_argnums=2)
+def _softmax(logits: Array, feasible: ArrayLike | bool, num_agents: int) -> Array:
     masked = jnp.where(feasible, logits, -jnp.inf)
     return jax.nn.softmax(masked, axis=tuple(range(-num_agents, 0)))
 

@@ -3,7 +3,7 @@ r"""Subtraction-free elimination: stationary laws and discounted values of a den
 Grassmann, Taksar and Heyman (1985) eliminate the states of a chain one by one, last to first. To
 eliminate state k is to watch the chain only while it is elsewhere,
 
-    W[i, j] += W[i, k] W[k, j] / s_k,    s_k = Σ_{j<k} W[k, j] + killing_k,    i, j < k,
+    W[i, j] += W[i, k] W[k, j] / s_k,    s_k = Σ_{j<k} W[k, j] + killing_k,
 
 where the pivot s_k, the chance to leave k downward or to be killed, is summed and never formed as
 1 - W[k, k]. A discount is a killing: (I - discount P) x = r is the chain discount P killed with
@@ -12,39 +12,49 @@ nearly decomposable the chain and however close to 1 the discount (O'Cinneide 19
 is needed. A pivot of exactly 0 is a state that cannot leave: the root of a recurrent class. There
 is one root if and only if the chain is unichain.
 
+All rows and columns are updated, those of eliminated states too (Gauss and Jordan), so W[i, j] ends
+as the expected number of later visits to j from i. Then I + W is the inverse of I - discount P: a
+solve, a transposed solve and their derivatives are products with it. With discount 1 nothing passes
+through the root, and its row is the law up to a factor.
+
 It is plain JAX: it vmaps (the batch goes to the last axis, where it vectorizes), runs on any
-device and calls no LAPACK. The diagonal of P is never read beyond the check that rows sum to 1.
+device and calls no LAPACK. A row that sums to 1 + δ costs a relative error of order δ, no more.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import SymbolicZero
 
 from .._checks import check_shape, stochastic
 from .arrays import dot, nan_unless
 from .compiled import jit
 
 Array = jax.Array
+Scalar: TypeAlias = jax.Array | float
 
-# One chain is eliminated in panels of this many states: rank-one updates of the rows and columns of
-# the panel, then one matrix product updates all that is left.
+# States are eliminated in panels of this many: one by one in the rows of the panel, then one matrix
+# product updates all other rows.
 _PANEL = 64
-# In a batch that product would have to transpose, so rank-one updates reach the whole square. The
-# elimination is done in this many phases, each on a square cut down to the states that are left.
-_PHASES = 4
 
 
-class _Factors(NamedTuple):
-    """What elimination leaves: the updated entries `[n, n]`, and 1/s `[n]` (0 at a root)."""
+class Eliminated(NamedTuple):
+    """A chain with all its states eliminated: what its law and its values are made of.
 
-    entries: Array
-    inverse: Array
+    Attributes:
+        visits: expected later visits to each state from each, `[n, n]`; none through a root.
+        root: which states never leave those above them and cannot be killed, bool `[n]`.
+    """
+
+    visits: Array
+    root: Array
 
 
-@jit  # or each call outside a trace would compile its loops anew
 def stationary_distribution(P: Array) -> Array:
     r"""Stationary law of a unichain, μ P = μ, Σ μ = 1.
 
@@ -57,15 +67,12 @@ def stationary_distribution(P: Array) -> Array:
     Returns:
         `[n]`; NaN if P has several recurrent classes, a NaN, or a row that is no probability.
     """
-    _check_square(P)
-    valid = stochastic(P)
-    law, _, inverse = _law(P)
-    unichain = (inverse == 0).sum() == 1
-    return nan_unless(valid & unichain, law)
+    frozen = lax.stop_gradient(P)
+    found = eliminate(frozen, 1.0)
+    return implicit_law(P, law_of(frozen, found), found)
 
 
-@jit
-def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
+def discounted_solve(P: Array, r: Array, discount: Scalar) -> Array:
     r"""Solution of (I - discount P) x = r.
 
     Exact entry by entry where r has one sign; where it has two, the error is a few rounding errors
@@ -79,197 +86,176 @@ def discounted_solve(P: Array, r: Array, discount: Array | float) -> Array:
     Returns:
         The shape of r; NaN if P is not stochastic or the discount is outside [0, 1).
     """
-    _check_square(P)
-    check_shape("r", r, (P.shape[0], None)[: max(1, jnp.ndim(r))])
-    dtype = jnp.result_type(P, r, discount, jnp.float32)
-    P, r, discount = (jnp.asarray(x, dtype) for x in (P, r, discount))
-    valid = stochastic(P) & (discount >= 0) & (discount < 1)
-    frozen, rate = lax.stop_gradient((P, discount))
-    factors = _factor(frozen, rate)
-    columns = r.reshape(len(r), -1)
-    x = lax.custom_linear_solve(
-        lambda x: x - discount * dot(P, x),
-        columns,
-        solve=lambda _, b: _solve(*factors, b),
-        transpose_solve=lambda _, b: _solve_transposed(*factors, b),
-    )
-    return nan_unless(valid, x.reshape(r.shape))
+    check_shape("r", r, (np.shape(P)[0], None)[: max(1, jnp.ndim(r))])
+    P0, r0, rate = lax.stop_gradient((P, r, discount))
+    found = eliminate(P0, rate)
+    return implicit_values(P, r, discount, values_of(P0, r0, rate, found), found)
 
 
-def _check_square(P: Array) -> None:
+# Elimination, law and values are programs of their own, of arguments that no derivative passes
+# through: under `jax.grad` outside of `jit` these have values. What has a derivative comes last,
+# and of it the numbers are known already.
+@jit
+def eliminate(P: Array, rate: Scalar) -> Eliminated:
+    """Eliminate every state of a chain `[n, n]` that goes on at this rate, else is killed."""
     check_shape("P", P, (None, None))
     check_shape("P", P, (P.shape[0], P.shape[0]))
+    dtype = jnp.result_type(P, rate, jnp.float32)
+    return Eliminated(*_visits(*(jnp.asarray(x, dtype) for x in (P, rate))))
+
+
+@jit
+def law_of(P: Array, found: Eliminated) -> Array:
+    """The law of a chain that was eliminated at rate 1, `[n]`, without a derivative."""
+    valid = stochastic(P) & (found.root.sum() == 1)
+    mass = jnp.where(found.root, 1, found.visits[found.root.argmax()])
+    return jnp.where(valid, mass / mass.sum(), jnp.nan)
+
+
+@jit
+def values_of(P: Array, r: Array, discount: Scalar, found: Eliminated) -> Array:
+    """Values of a chain that was eliminated at the rate `discount`, without a derivative."""
+    valid = stochastic(P) & (discount >= 0) & (discount < 1)
+    return jnp.where(valid, r + dot(found.visits, r), jnp.nan)
 
 
 @jax.custom_jvp
-def _law(P: Array) -> tuple[Array, Array, Array]:
-    """The law, and the factors that its derivative needs (which count as constants)."""
-    factors = _factor(P, jnp.ones((), P.dtype))
-    root = (factors.inverse == 0).astype(P.dtype)
-    mass = _carry(factors.entries, factors.inverse + root, root[:, None])[:, 0]
-    return mass / mass.sum(), *factors
+def implicit_law(P: Array, law: Array, found: Eliminated) -> Array:
+    """The law that was found, with the derivative that it has in P."""
+    return law
 
 
-@_law.defjvp
+@implicit_law.defjvp
 def _law_jvp(primals, tangents):
-    (P,), (dP,) = primals, tangents
-    law, entries, inverse = _law(P)
-    root = lax.stop_gradient((inverse == 0).astype(P.dtype))
-    fixed, entries, inverse = lax.stop_gradient((law, entries, inverse))
+    P, law, found = primals
+    law = implicit_law(P, *lax.stop_gradient((law, found)))
+    return law, _law_slope(P, law, lax.stop_gradient(found), tangents[0])
 
-    # A y = y (I - P) + (Σ y) root is regular, and Σ A y = Σ y.
+
+@jit
+def _law_slope(P: Array, law: Array, found: Eliminated, dP: Array) -> Array:
+    """A y = y (I - P) + (Σ y) root is regular, Σ A y = Σ y, and A dμ = μ dP less its sum."""
+    visits, root = found.visits, found.root.astype(law.dtype)
+    fixed, away = lax.stop_gradient(law), 1 - root
+
     def solve(_, b):
-        y = _solve_transposed(entries, inverse, b[:, None])[:, 0]
+        y = away * (b + dot(away * b, visits))
         return y + (b.sum() - y.sum()) * fixed
 
     def transpose_solve(_, b):
         level = fixed @ b
-        return _solve(entries, inverse, (b - level)[:, None])[:, 0] + level
+        return away * (b - level + dot(visits, away * (b - level))) + level
 
     drift = law @ dP
-    dlaw = lax.custom_linear_solve(
+    return lax.custom_linear_solve(
         lambda y: y - dot(y, P) + y.sum() * root,
         drift - drift.sum() * law,
         solve=solve,
         transpose_solve=transpose_solve,
     )
-    return (law, entries, inverse), (dlaw, jnp.zeros_like(entries), jnp.zeros_like(inverse))
+
+
+@jax.custom_jvp
+def implicit_values(P: Array, r: Array, discount: Scalar, x: Array, found: Eliminated) -> Array:
+    """The values x that were found, with the derivative that they have in P, r and discount."""
+    return x
+
+
+@partial(implicit_values.defjvp, symbolic_zeros=True)
+def _values_jvp(primals, tangents):
+    P, r, discount, x, found = primals
+    moved = [None if isinstance(t, SymbolicZero) else t for t in tangents[:3]]
+    x = implicit_values(P, r, discount, *lax.stop_gradient((x, found)))
+    return x, _values_slope(P, discount, x, lax.stop_gradient(found), *moved)
+
+
+@jit
+def _values_slope(P: Array, discount: Scalar, x: Array, found: Eliminated, dP, dr, drate) -> Array:
+    """(I - discount P) dx = dr + d(discount P) x, of what moves; NaN where x is."""
+    terms = [] if dr is None else [dr]
+    terms += [] if dP is None else [discount * dot(dP, x)]
+    terms += [] if drate is None else [drate * dot(P, x)]
+    dx = lax.custom_linear_solve(
+        lambda y: y - discount * dot(P, y),
+        sum(terms, start=jnp.zeros_like(x)),
+        solve=lambda _, b: b + dot(found.visits, b),
+        transpose_solve=lambda _, b: b + dot(found.visits.T, b),
+    )
+    return nan_unless(~jnp.isnan(x).any(), dx)
+
+
+def _visits(P: Array, rate: Array) -> tuple[Array, Array]:
+    """Expected later visits, `[n, n]`, of a chain that goes on at this rate; which are roots."""
+    n = len(P)
+    size = -(-n // -(-n // _PANEL))  # panels of one size, as few as can be
+    fill = -n % size  # states that are killed at once, which nobody visits
+    W = jnp.pad(rate * P, (0, fill))
+    killing = jnp.pad(jnp.broadcast_to(1 - rate, (n,)), (0, fill), constant_values=1)
+    if n == size:
+        W, _, root = _eliminate(W, killing, jnp.array(0))
+        return W, root
+
+    def panel(i, carry):
+        W, killing, root = carry
+        first = len(W) - size * (i + 1)
+        rows, loss, roots = _eliminate(
+            lax.dynamic_slice_in_dim(W, first, size),
+            lax.dynamic_slice_in_dim(killing, first, size),
+            first,
+        )
+        own = (jnp.arange(len(W)) // size == first // size)[:, None]
+        into = jnp.where(own, 0, lax.dynamic_slice_in_dim(W, first, size, 1))  # [n, p]
+        through = jnp.where(roots[:, None], 0, rows)
+        W = lax.dynamic_update_slice_in_dim(W + dot(into, through), rows, first, 0)
+        killing = lax.dynamic_update_slice_in_dim(killing + dot(into, loss), loss, first, 0)
+        return W, killing, lax.dynamic_update_slice_in_dim(root, roots, first, 0)
+
+    start = (W, killing, jnp.zeros(len(W), bool))
+    W, _, root = lax.fori_loop(0, len(W) // size, panel, start)
+    return W[:n, :n], root[:n]
 
 
 @custom_vmap
-def _factor(P: Array, rate: Array) -> _Factors:
-    """Eliminate every state of one chain `[n, n]` that goes on at this rate, else is killed."""
-    entries, inverse = _factor_last(P[..., None], rate[None])
-    return _Factors(entries[..., 0], inverse[..., 0])
+def _eliminate(rows: Array, killing: Array, first: Array) -> tuple[Array, Array, Array]:
+    """Eliminate states first, first + 1, .. of one chain, in their own rows `[p, n]`."""
+    found = _eliminate_last(rows[..., None], killing[..., None], first)
+    return tuple(x[..., 0] for x in found)
 
 
-@_factor.def_vmap
-def _factor_batch(axis_size, in_batched, P, rate):
-    arrays = zip((P, rate), in_batched, strict=True)
-    factors = _factor_last(*(_last(x, axis_size, batched) for x, batched in arrays))
-    factors = _Factors(*(jnp.moveaxis(x, -1, 0) for x in factors))
-    return factors, jax.tree.map(lambda _: True, factors)
+@_eliminate.def_vmap
+def _eliminate_batch(axis_size, in_batched, rows, killing, first):
+    rows, killing = (
+        jnp.moveaxis(x, 0, -1) if batched else jnp.broadcast_to(x[..., None], (*x.shape, axis_size))
+        for x, batched in zip((rows, killing), in_batched, strict=False)
+    )
+    found = _eliminate_last(rows, killing, first)
+    return tuple(jnp.moveaxis(x, -1, 0) for x in found), (True,) * 3
 
 
-def _substitution(substitute):
-    """The same substitution for one chain and for a batch: `[n, n]`, `[n]` and `[n, k]`."""
+def _eliminate_last(rows, killing, first):
+    """The same for a batch: rows `[p, n, B]`, killing `[p, B]`."""
+    size = len(rows)
+    column = jnp.arange(rows.shape[1])[:, None]
 
-    @custom_vmap
-    def one(entries, inverse, b):
-        return substitute(entries[..., None], inverse[..., None], b[..., None])[..., 0]
-
-    @one.def_vmap
-    def many(axis_size, in_batched, *arrays):
-        pairs = zip(arrays, in_batched, strict=True)
-        x = substitute(*(_last(x, axis_size, batched) for x, batched in pairs))
-        return jnp.moveaxis(x, -1, 0), True
-
-    return one
-
-
-def _last(x: Array, size: int, batched: bool) -> Array:
-    """The batch axis moved from first to last, or made there."""
-    return jnp.moveaxis(x, 0, -1) if batched else jnp.broadcast_to(x[..., None], (*x.shape, size))
-
-
-def _factor_last(P: Array, rate: Array) -> tuple[Array, Array]:
-    """Eliminate every state: P `[n, n, B]`, rate `[B]`."""
-    n, batch = P.shape[1:]
-    W = rate[None, None] * P
-    killing = jnp.broadcast_to(1 - rate[None], (n, batch))
-    inverse = jnp.zeros_like(killing)
-    if batch > 1:
-        for high, low in _stretches(n, -(-n // _PHASES)):
-            _, square, killing, inverse = _eliminate(
-                W[:0, :high], W[:high, :high], killing, inverse, high - low
-            )
-            W = W.at[:high, :high].set(square)
-        return W, inverse
-    for high, low in _stretches(n, _PANEL):
-        upper, rows, killing, inverse = _eliminate(
-            W[:low, low:high], W[low:high, :high], killing, inverse, high - low
-        )
-        W = W.at[:low, low:high].set(upper).at[low:high, :high].set(rows)
-        if low:
-            gone, rest = (upper * inverse[None, low:high])[..., 0], rows[:, :low, 0]
-            W = W.at[:low, :low].add(dot(gone, rest)[..., None])
-    return W, inverse
-
-
-def _stretches(n: int, length: int) -> list[tuple[int, int]]:
-    """The states from last to first in stretches, as (end, start)."""
-    return [(high, max(high - length, 0)) for high in range(n, 0, -length)]
-
-
-def _eliminate(upper, rows, killing, inverse, count):
-    """Eliminate the last `count` states one by one, by rank-one updates of what is given.
-
-    That is the last p rows `[p, low + p, B]`, and the last p columns `[low, p, B]` above them.
-    """
-    low, size = upper.shape[:2]
-    column = jnp.arange(low + size)[:, None]
-    above = jnp.arange(size)[:, None]
-
-    def look(upper, rows, killing, k):
-        """What eliminating state k needs: its row, its column, 1/pivot, and where the loss goes."""
-        row = jnp.where(column < low + k, _take(rows, k, 0), 0)  # [low + p, B]
-        killed = _take(killing, low + k, 0)  # [B]
-        pivot = row.sum(0) + killed
+    def look(rows, killing, k):
+        """What eliminating state k needs: its row, its column over the pivot, and its killing."""
+        row, killed = (lax.dynamic_index_in_dim(x, k, 0, keepdims=False) for x in (rows, killing))
+        pivot = jnp.where(column < first + k, row, 0).sum(0) + killed  # [B]
         root = pivot == 0
-        # Not 1 / pivot where it is 0, or a root would turn what lies below it into NaN.
-        inv = jnp.where(root, 0, 1 / jnp.where(root, 1, pivot))
-        inside = jnp.where(above < k, _take(rows, low + k, 1), 0)  # [p, B]
-        into = jnp.concatenate([_take(upper, k, 1), inside])  # [low + p, B]
-        return row, into, inv, jnp.where(root, 1, killed * inv)
+        into = lax.dynamic_index_in_dim(rows, first + k, 1, keepdims=False)  # [p, B]
+        # Whoever comes to a root stays: nothing passes through it, as if all were killed there.
+        moved = into / jnp.where(root, 1, pivot)[None]
+        return jnp.where(root, 0, row), moved, jnp.where(root, 1, killed), root
 
     def step(i, carry):
         # The row and the column are looked up a step ahead. Read here, they would be read while
-        # the square is overwritten, and XLA would copy the square at every step.
-        upper, rows, killing, inverse, (row, into, inv, loss) = carry
+        # the rows are overwritten, and XLA would copy them all at every step.
+        rows, killing, roots, (row, moved, killed, root) = carry
         k = size - 1 - i
-        moved = into * inv[None]  # [low + p, B]
-        upper = upper + moved[:low, None] * row[None, low:]
-        rows = rows + moved[low:, None] * row[None]
-        killing = killing.at[: low + size].add(into * loss[None])
-        inverse = inverse.at[low + k].set(inv)
-        return upper, rows, killing, inverse, look(upper, rows, killing, jnp.maximum(k - 1, 0))
+        rows = rows + moved[:, None] * row[None]
+        killing = killing + moved * killed[None]
+        ahead = look(rows, killing, jnp.maximum(k - 1, 0))
+        return rows, killing, roots.at[k].set(root), ahead
 
-    start = (upper, rows, killing, inverse, look(upper, rows, killing, size - 1))
-    return lax.fori_loop(0, count, step, start)[:4]
-
-
-def _backward(W: Array, inverse: Array, b: Array, axis: int) -> Array:
-    """Pass b `[n, k, B]` down, along the columns of W (axis 1) or its rows (axis 0)."""
-    n = len(W)
-    index = jnp.arange(n)[:, None]
-
-    def step(i, b):
-        k = n - 1 - i
-        line = jnp.where(index < k, _take(W, k, axis) * _take(inverse, k, 0)[None], 0)  # [n, B]
-        return b + line[:, None] * _take(b, k, 0)[None]
-
-    return lax.fori_loop(0, n, step, b)
-
-
-def _forward(W: Array, inverse: Array, b: Array, axis: int) -> Array:
-    """Gather the solution upward, along the rows of W (axis 0) or its columns (axis 1)."""
-    n = len(W)
-    index = jnp.arange(n)[:, None]
-
-    def step(k, x):
-        line = jnp.where(index < k, _take(W, k, axis), 0)  # [n, B]
-        value = _take(b, k, 0) + (line[:, None] * x).sum(0)  # [k, B]
-        return x.at[k].set(value * _take(inverse, k, 0)[None])
-
-    return lax.fori_loop(0, n, step, jnp.zeros_like(b))
-
-
-# Three substitutions: the solution of the system, 0 at the roots; that of the transposed system;
-# and the law, which is only carried upward from the root.
-_solve = _substitution(lambda W, d, b: _forward(W, d, _backward(W, d, b, 1), 0))
-_solve_transposed = _substitution(lambda W, d, b: _forward(W, d, _backward(W, d, b, 0), 1))
-_carry = _substitution(lambda W, d, b: _forward(W, d, b, 1))
-
-
-def _take(x: Array, k: Array, axis: int) -> Array:
-    return lax.dynamic_index_in_dim(x, k, axis, keepdims=False)
+    start = (rows, killing, jnp.zeros(killing.shape, bool), look(rows, killing, size - 1))
+    return lax.fori_loop(0, size, step, start)[:3]

@@ -19,12 +19,12 @@ from jax import lax
 
 from .._checks import check_discount, check_finite, concrete
 from ..chains.pair_chain import PairChain
-from ..chains.stationary import known_law
-from ..chains.views import local_transition
+from ..chains.stationary import eliminated, known_law
+from ..chains.views import local_transitions
 from ..models.contracts import ArrayLike, Scalar
-from ..numerics.arrays import as_float, dot
+from ..numerics.arrays import as_float, dot, nan_unless
 from ..numerics.compiled import jit
-from ..numerics.elimination import discounted_solve
+from ..numerics.elimination import Eliminated, discounted_solve, implicit_values, values_of
 from ..numerics.krylov import gmres
 
 Array = jax.Array
@@ -94,16 +94,32 @@ def solve_q(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> QSolutio
 def solve_direct(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> QSolution:
     """By elimination on the matrix of joint states, for small chains."""
     check_discount(discount)
-    return _direct(chain, joint_reward(chain, rewards), discount)
+    made = (chain, joint_reward(chain, rewards), jnp.asarray(discount, chain.dtype))
+    frozen = lax.stop_gradient(made)
+    found = eliminated(frozen[0], frozen[2])
+    V, solution = _direct(*frozen, found)
+    if concrete(made):
+        return solution
+    return solution._replace(value=_implicit(*made, V, found, solution.converged))
 
 
 @jit
-def _direct(chain: PairChain, reward: Array, discount: Array) -> QSolution:
+def _direct(
+    chain: PairChain, reward: Array, discount: Array, found: Eliminated
+) -> tuple[Array, QSolution]:
     P = chain.state_matrix()
     mean = chain.policy.mv(reward)
-    V = discounted_solve(P, mean, discount)
-    residual = jnp.abs(mean + discount * dot(P, V) - V)
-    return _on_pairs(chain, reward, discount, V, residual.max(), jnp.array(0), jnp.array(True))
+    V = values_of(P, mean, discount, found)
+    residual = jnp.abs(mean + discount * dot(P, V) - V).max()
+    return V, _on_pairs(chain, reward, discount, V, residual, jnp.array(0), jnp.array(True))
+
+
+@jit
+def _implicit(
+    chain: PairChain, reward: Array, rate: Array, V: Array, found: Eliminated, converged: Array
+) -> Array:
+    V = implicit_values(chain.state_matrix(), chain.policy.mv(reward), rate, V, found)
+    return nan_unless(converged, reward + rate * chain.kernel.mv(V))
 
 
 def solve_iterative(
@@ -142,9 +158,7 @@ def _iterative(chain: PairChain, reward: Array, discount: Array, tol: float) -> 
 def _on_pairs(chain, reward, discount, V, residual, steps, converged) -> QSolution:
     finite = ~jnp.isnan(V).any()
     converged = converged & finite & chain.stochastic() & (discount >= 0) & (discount < 1)
-    value = reward + discount * chain.kernel.mv(V)
-    # Multiplied, not selected, so that derivatives are NaN as well.
-    value = value * jnp.where(converged, 1.0, jnp.nan).astype(value.dtype)
+    value = nan_unless(converged, reward + discount * chain.kernel.mv(V))
     return QSolution(value, residual, steps, converged)
 
 
@@ -181,8 +195,8 @@ def local_q_values(
     check_discount(discount)
     mu = known_law(chain, mu)
     return tuple(
-        discounted_solve(local_transition(chain, mu, agent=i), reward, discount)
-        for i, reward in enumerate(locals_)
+        discounted_solve(P, reward, discount)
+        for P, reward in zip(local_transitions(chain, mu), locals_, strict=True)
     )
 
 

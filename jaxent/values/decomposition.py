@@ -94,10 +94,23 @@ def decompose(
         >>> print(f"{found.mu_error:.3f}")
         0.450
     """
+    return _compared(chain, *_solved(chain, rewards, discount, shared, mu))
+
+
+_Solved = tuple[Array, tuple[Array, ...], Array]
+
+
+def _solved(
+    chain: PairChain,
+    rewards: Sequence[ArrayLike],
+    discount: Scalar,
+    shared: ArrayLike | None,
+    mu: ArrayLike | None,
+) -> _Solved:
+    """Joint values, local values, and the law."""
     mu = known_law(chain, mu)
     q_joint = q_values(chain, tuple(rewards) if shared is None else shared, discount=discount)
-    q_local = local_q_values(chain, rewards, discount=discount, mu=mu)
-    return _compared(chain, q_joint, q_local, mu)
+    return q_joint, local_q_values(chain, rewards, discount=discount, mu=mu), mu
 
 
 @jit
@@ -129,7 +142,12 @@ def decomposition_error(
         >>> print(f"{jaxent.decomposition_error(chain, rewards, discount=0.9):.3f}")  # separable
         0.000
     """
-    return decompose(chain, rewards, discount=discount, shared=shared, mu=mu).mu_error
+    return _mean(chain, *_solved(chain, rewards, discount, shared, mu))
+
+
+@jit
+def _mean(chain: PairChain, q_joint: Array, q_local: tuple[Array, ...], mu: Array) -> Array:
+    return _compared(chain, q_joint, q_local, mu).mu_error
 
 
 def reward_entanglement(
