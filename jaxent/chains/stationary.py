@@ -8,6 +8,8 @@ a trace and NaN inside one, since then the law depends on where the chain starts
 chain. `stationary_distribution` picks by size.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -138,14 +140,22 @@ def law_iterative(chain: PairChain) -> LawSolution:
         transpose_solve=solve,
         has_aux=True,
     )
-    frozen = lax.stop_gradient(chain)
-    likeliest = jnp.arange(chain.num_states) == lax.stop_gradient(law).argmax()
-    recurrent = _closure(lambda x: frozen.kernel.vm(frozen.policy.vm(x)), likeliest, law.dtype)
-    attracted = _closure(lambda x: frozen.policy.mv(frozen.kernel.mv(x)), recurrent, law.dtype)
-    # Rounding leaves specks of either sign on transient states; the residual is taken after.
-    law = jnp.where(recurrent & (law > 0), law, 0)
-    law = law / law.sum()
-    residual = jnp.abs(step(law) - law).max()
+
+    # Rounding leaves specks of either sign on transient states; the residual is taken without.
+    def cleaned(law, recurrent):
+        kept = jnp.where(recurrent & (law > 0), law, 0)
+        return kept / kept.sum()
+
+    frozen, found = lax.stop_gradient((chain, law))
+    likeliest = jnp.arange(chain.num_states) == found.argmax()
+    recurrent, moved = _closure(
+        lambda x: frozen.kernel.vm(frozen.policy.vm(x)), likeliest, partial(cleaned, found)
+    )
+    attracted, _ = _closure(
+        lambda x: frozen.policy.mv(frozen.kernel.mv(x)), recurrent, lambda _: found
+    )
+    law = cleaned(law, recurrent)
+    residual = jnp.abs(moved - lax.stop_gradient(law)).max()
     near = residual <= 4 * tol * law.max()
     return _on_pairs(chain, law, residual, steps, converged & near & attracted.all())
 
@@ -155,15 +165,26 @@ def _on_pairs(chain, law, residual, steps, converged) -> LawSolution:
     return LawSolution(nan_unless(converged, chain.policy.vm(law)), residual, steps, converged)
 
 
-def _closure(step, start: Array, dtype) -> Array:
-    """Every state that positive entries of `step` connect to the start, bool `[S]`."""
+def _closure(
+    step: Callable[[Array], Array], start: Array, last: Callable[[Array], Array]
+) -> tuple[Array, Array]:
+    """Every state that positive entries of `step` connect to the start, bool `[S]`.
+
+    Then the same loop, so that `step` stands in the program once, applies it to what `last` makes
+    of those states.
+    """
 
     def grow(carry):
-        found, _ = carry
-        more = found | (step(found.astype(dtype)) > 0)
-        return more, (more != found).any()
+        found, asked, _, phase = carry
+        image = step(asked)
+        more = found | ((image > 0) & (phase == 0))
+        phase = phase + (more == found).all()
+        return more, jnp.where(phase == 1, last(more), more.astype(asked.dtype)), image, phase
 
-    return lax.while_loop(lambda carry: carry[1], grow, (start, jnp.array(True)))[0]
+    asked = start.astype(last(start).dtype)
+    carry = (start, asked, jnp.zeros_like(asked), jnp.array(0))
+    found, _, image, _ = lax.while_loop(lambda carry: carry[3] < 2, grow, carry)
+    return found, image
 
 
 def _explain(chain: PairChain, solution: LawSolution) -> str:

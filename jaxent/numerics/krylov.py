@@ -55,69 +55,108 @@ def gmres(
     def target(x):
         return tol * (jnp.abs(b).max() + 2 * jnp.abs(x).max())
 
-    def unfinished(carry):
-        x, r, cycle, _, improving = carry
-        return (jnp.abs(r).max() > target(x)) & (cycle < max_cycles) & improving
+    def step(c: _Search) -> _Search:
+        # One product a step, so that A stands in the program once: with the last direction of the
+        # space or, where a space has just been left, with the trial that came out of it.
+        tried = c.space.size < 0
+        product = mv(jnp.where(tried, c.trial, c.space.basis[jnp.maximum(c.space.size, 0)]))
+        better = tried & (jnp.linalg.norm(b - product) < jnp.linalg.norm(c.r))
+        x, r = jnp.where(better, c.trial, c.x), jnp.where(better, b - product, c.r)
+        cycle = c.cycle + tried
+        going = ~tried | (better & (jnp.abs(r).max() > target(x)) & (cycle < max_cycles))
+        space = _grown(c.space, jnp.where(tried, r, product))
+        # What is left is in the 2-norm, which bounds the sup-norm from above.
+        done = (space.size == restart) | (jnp.abs(_left(space)[space.size]) <= 0.5 * target(x))
+        trial = lax.cond(done, lambda: x + _correction(space), lambda: c.trial)
+        space = space._replace(size=jnp.where(done, -1, space.size))
+        return _Search(space, x, r, trial, cycle, c.num_steps + 1, going)
 
-    def cycle(carry):
-        x, r, count, steps, _ = carry
-        # The inner estimate is in the 2-norm, which bounds the sup-norm from above.
-        dx, inner = _cycle(mv, r, restart, 0.5 * target(x))
-        new = x + dx
-        r_new = b - mv(new)
-        better = jnp.linalg.norm(r_new) < jnp.linalg.norm(r)
-        x, r_new = jnp.where(better, new, x), jnp.where(better, r_new, r)
-        return x, r_new, count + 1, steps + inner + 1, better
+    norm = jnp.linalg.norm(b)
+    space = _Space(
+        jnp.array(0),
+        jnp.zeros((restart + 1, len(b)), b.dtype).at[0].set(b / jnp.where(norm > 0, norm, 1)),
+        jnp.eye(restart + 1, dtype=b.dtype),
+        jnp.eye(restart, dtype=b.dtype),
+        norm,
+    )
+    x, zero = jnp.zeros_like(b), jnp.array(0)
+    start = _Search(space, x, b, x, zero, zero, jnp.abs(b).max() > target(x))
+    found = lax.while_loop(lambda c: c.going, step, start)
+    residual = jnp.abs(found.r).max()
+    return KrylovSolution(found.x, residual, found.num_steps, residual <= target(found.x))
 
-    start = (jnp.zeros_like(b), b, jnp.array(0), jnp.array(0), jnp.array(True))
-    x, r, _, steps, _ = lax.while_loop(unfinished, cycle, start)
-    residual = jnp.abs(r).max()
-    return KrylovSolution(x, residual, steps, residual <= target(x))
+
+class _Space(NamedTuple):
+    """A Krylov space of a residual, with the least squares problem on it kept triangular.
+
+    Attributes:
+        size: number of its directions that A was applied to; -1 where it is to be made anew.
+        basis: orthonormal directions, `[restart + 1, n]`.
+        rotation: product of the Givens rotations, `[restart + 1, restart + 1]`.
+        triangle: rotated projection of A, `[restart, restart]`; columns to come are those of I.
+        norm: 2-norm of the residual.
+    """
+
+    size: Array
+    basis: Array
+    rotation: Array
+    triangle: Array
+    norm: Array
 
 
-def _cycle(mv, r, restart, enough):
-    """One Krylov space from the residual r: the correction, and the number of products."""
-    norm = jnp.linalg.norm(r)
-    basis = jnp.zeros((restart + 1, len(r)), r.dtype).at[0].set(r / jnp.where(norm > 0, norm, 1))
-    triangle = jnp.eye(restart, dtype=r.dtype)  # columns beyond the last stay those of I
-    rotations = jnp.zeros((restart, 2), r.dtype)
-    target = jnp.zeros(restart + 1, r.dtype).at[0].set(norm)
+class _Search(NamedTuple):
+    """The space, the best x with its residual r, what is to be tried, and counts."""
 
-    def unfinished(carry):
-        k, _, _, _, target = carry
-        return (k < restart) & (jnp.abs(target[k]) > enough)
+    space: _Space
+    x: Array
+    r: Array
+    trial: Array
+    cycle: Array
+    num_steps: Array
+    going: Array
 
-    def extend(carry):
-        k, basis, triangle, rotations, target = carry
-        w = mv(basis[k])
-        h = jnp.zeros(restart + 1, r.dtype)
-        for _ in range(2):  # twice is enough for a basis orthogonal to rounding
-            overlap = dot(basis, w)
-            w = w - dot(overlap, basis)
-            h = h + overlap
-        norm = jnp.linalg.norm(w)
-        basis = basis.at[k + 1].set(w / jnp.where(norm > 0, norm, 1))
-        h = h.at[k + 1].set(norm)
 
-        def rotate(j, h):
-            c, s = rotations[j]
-            return h.at[j].set(c * h[j] + s * h[j + 1]).at[j + 1].set(c * h[j + 1] - s * h[j])
+def _grown(space: _Space, w: Array) -> _Space:
+    """The space with the product w of its last direction, or made anew from the residual w."""
+    size, basis, rotation, triangle, norm = space
+    anew, k, index = size < 0, jnp.maximum(size, 0), jnp.arange(len(basis))
 
-        h = lax.fori_loop(0, k, rotate, h)
-        length = jnp.hypot(h[k], h[k + 1])
-        length = jnp.where(length > 0, length, 1)
-        c, s = h[k] / length, h[k + 1] / length
-        h = h.at[k].set(length).at[k + 1].set(0)
-        rotations = rotations.at[k].set(jnp.stack([c, s]))
-        target = target.at[k + 1].set(-s * target[k]).at[k].set(c * target[k])
-        triangle = triangle.at[:, k].set(h[:restart])
-        return k + 1, basis, triangle, rotations, target
+    def orthogonalize(_, carry):
+        w, h = carry
+        overlap = jnp.where(index <= size, dot(basis, w), 0)
+        return w - dot(overlap, basis), h + overlap
 
-    start = (jnp.array(0), basis, triangle, rotations, target)
-    k, basis, triangle, _, target = lax.while_loop(unfinished, extend, start)
-    used = jnp.arange(restart) < k
-    y = _substitute_back(triangle, jnp.where(used, target[:restart], 0))
-    return dot(y, basis[:restart]), k
+    # Twice is enough for a basis orthogonal to rounding.
+    w, h = lax.fori_loop(0, 2, orthogonalize, (w, jnp.zeros(len(basis), w.dtype)))
+    length = jnp.linalg.norm(w)
+    basis = basis.at[size + 1].set(w / jnp.where(length > 0, length, 1))
+
+    h = dot(rotation, jnp.where(index == k + 1, length, h))
+    corner = jnp.hypot(h[k], h[k + 1])
+    c, s = (h[j] / jnp.where(corner > 0, corner, 1) for j in (k, k + 1))
+    upper, lower = rotation[k], rotation[k + 1]
+    here, below = index[:, None] == k, index[:, None] == k + 1
+    rotation = jnp.where(here, (c * upper + s * lower)[None], rotation)
+    rotation = jnp.where(below, (c * lower - s * upper)[None], rotation)
+    column = jnp.where(index < k, h, jnp.where(index == k, jnp.where(corner > 0, corner, 1), 0))
+    triangle = jnp.where(index[None, :-1] == k, column[:-1, None], triangle)
+    fresh = [jnp.eye(len(x), dtype=x.dtype) for x in (rotation, triangle)]
+    rotation, triangle = (
+        jnp.where(anew, one, x) for one, x in zip(fresh, (rotation, triangle), strict=True)
+    )
+    return _Space(size + 1, basis, rotation, triangle, jnp.where(anew, length, norm))
+
+
+def _left(space: _Space) -> Array:
+    """The rotated right-hand side; its entry `size` is the 2-norm of what is left, with a sign."""
+    return space.norm * space.rotation[:, 0]
+
+
+def _correction(space: _Space) -> Array:
+    """What the space adds to x: the combination of its directions that leaves the least."""
+    used = jnp.arange(len(space.triangle)) < space.size
+    y = _substitute_back(space.triangle, jnp.where(used, _left(space)[:-1], 0))
+    return dot(y, space.basis[:-1])
 
 
 def _substitute_back(triangle: Array, right: Array) -> Array:
