@@ -54,6 +54,27 @@ def test_classes(P, law):
     np.testing.assert_array_equal(stationary_distribution(jnp.array(P, float)), law)
 
 
+@pytest.mark.parametrize("n", [7, 150])  # in one panel, in several
+def test_transient_states_anywhere(n):
+    """What eliminates last to first meets transient states before, in and after the class."""
+    rng = np.random.default_rng(n)
+    class_ = rng.permutation(n)[: n // 2]
+    P = oracles.random_stochastic(rng, n, n)
+    P[class_] = 0
+    P[np.ix_(class_, class_)] = oracles.random_stochastic(rng, n // 2, n // 2)
+    law = np.zeros(n)
+    law[class_] = oracles.stationary(P[np.ix_(class_, class_)])
+    found = stationary_distribution(jnp.array(P))
+    np.testing.assert_allclose(found, law, atol=EXACT)
+    np.testing.assert_array_equal(found[law == 0], 0)
+    alone = np.setdiff1d(np.arange(n), class_)[n // 4]
+    P[alone] = np.eye(n)[alone]
+    assert jnp.isnan(stationary_distribution(jnp.array(P))).all()
+    r = rng.normal(size=n)
+    x = discounted_solve(jnp.array(P), jnp.array(r), 0.9)
+    np.testing.assert_allclose(x, oracles.q_values(P, r, 0.9), atol=EXACT)
+
+
 @pytest.mark.parametrize(
     "bad", [[[0.5, 0.4], [0.5, 0.5]], [[np.nan, 1], [0.5, 0.5]], [[-1, 2], [1, 0]]]
 )

@@ -27,6 +27,7 @@ _DIGIT_BITS = 2
 _MAX_DIGITS = 8
 
 
+@jit
 def seed_words(key: Array) -> Array:
     """The two words that start a stream, `[2]` uint32, from a key of any implementation."""
     return jax.random.bits(key, (2,), jnp.uint32)

@@ -127,6 +127,7 @@ def draw_flow(seed: Array, t: Array, groups: Array, sampler: FlowSampler) -> Arr
     return jnp.take_along_axis(by_rank, sampler.rank, axis=-1)
 
 
+@jit
 def even_start(bandit: RestlessBandit) -> Array:
     """Counts as even as they can be, the first states one agent ahead, `[S]` int32."""
     num_agents = jnp.asarray(bandit.num_agents, jnp.int32)
