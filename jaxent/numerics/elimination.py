@@ -36,7 +36,8 @@ from .arrays import dot, nan_unless
 from .compiled import jit
 
 Array = jax.Array
-Scalar: TypeAlias = jax.Array | float
+ArrayLike: TypeAlias = jax.Array | np.ndarray
+Scalar: TypeAlias = ArrayLike | float | int
 
 # States are eliminated in panels of this many: one by one in the rows of the panel, then one matrix
 # product updates all other rows.
@@ -55,7 +56,7 @@ class Eliminated(NamedTuple):
     root: Array
 
 
-def stationary_distribution(P: Array) -> Array:
+def stationary_distribution(P: ArrayLike) -> Array:
     r"""Stationary law of a unichain, μ P = μ, Σ μ = 1.
 
     Transient states get exactly 0 and periodic chains are fine. The derivative is implicit,
@@ -72,7 +73,7 @@ def stationary_distribution(P: Array) -> Array:
     return implicit_law(P, law_of(frozen, found), found)
 
 
-def discounted_solve(P: Array, r: Array, discount: Scalar) -> Array:
+def discounted_solve(P: ArrayLike, r: ArrayLike, discount: Scalar) -> Array:
     r"""Solution of (I - discount P) x = r.
 
     Exact entry by entry where r has one sign; where it has two, the error is a few rounding errors

@@ -64,29 +64,21 @@ def gmres(
         x, r = jnp.where(better, c.trial, c.x), jnp.where(better, b - product, c.r)
         cycle = c.cycle + tried
         going = ~tried | (better & (jnp.abs(r).max() > target(x)) & (cycle < max_cycles))
-        space = _grown(c.space, jnp.where(tried, r, product))
+        space = grown(c.space, jnp.where(tried, r, product))
         # What is left is in the 2-norm, which bounds the sup-norm from above.
-        done = (space.size == restart) | (jnp.abs(_left(space)[space.size]) <= 0.5 * target(x))
-        trial = lax.cond(done, lambda: x + _correction(space), lambda: c.trial)
+        done = (space.size == restart) | (left_over(space) <= 0.5 * target(x))
+        trial = lax.cond(done, lambda: x + correction(space), lambda: c.trial)
         space = space._replace(size=jnp.where(done, -1, space.size))
         return _Search(space, x, r, trial, cycle, c.num_steps + 1, going)
 
-    norm = jnp.linalg.norm(b)
-    space = _Space(
-        jnp.array(0),
-        jnp.zeros((restart + 1, len(b)), b.dtype).at[0].set(b / jnp.where(norm > 0, norm, 1)),
-        jnp.eye(restart + 1, dtype=b.dtype),
-        jnp.eye(restart, dtype=b.dtype),
-        norm,
-    )
     x, zero = jnp.zeros_like(b), jnp.array(0)
-    start = _Search(space, x, b, x, zero, zero, jnp.abs(b).max() > target(x))
+    start = _Search(new_space(b, restart), x, b, x, zero, zero, jnp.abs(b).max() > target(x))
     found = lax.while_loop(lambda c: c.going, step, start)
     residual = jnp.abs(found.r).max()
     return KrylovSolution(found.x, residual, found.num_steps, residual <= target(found.x))
 
 
-class _Space(NamedTuple):
+class Space(NamedTuple):
     """A Krylov space of a residual, with the least squares problem on it kept triangular.
 
     Attributes:
@@ -107,7 +99,7 @@ class _Space(NamedTuple):
 class _Search(NamedTuple):
     """The space, the best x with its residual r, what is to be tried, and counts."""
 
-    space: _Space
+    space: Space
     x: Array
     r: Array
     trial: Array
@@ -116,7 +108,20 @@ class _Search(NamedTuple):
     going: Array
 
 
-def _grown(space: _Space, w: Array) -> _Space:
+def new_space(r: Array, restart: int) -> Space:
+    """The space of a residual r before any product, for that many of them."""
+    norm = jnp.linalg.norm(r)
+    basis = jnp.zeros((restart + 1, len(r)), r.dtype)
+    return Space(
+        jnp.array(0),
+        basis.at[0].set(r / jnp.where(norm > 0, norm, 1)),
+        jnp.eye(restart + 1, dtype=r.dtype),
+        jnp.eye(restart, dtype=r.dtype),
+        norm,
+    )
+
+
+def grown(space: Space, w: Array) -> Space:
     """The space with the product w of its last direction, or made anew from the residual w."""
     size, basis, rotation, triangle, norm = space
     anew, k, index = size < 0, jnp.maximum(size, 0), jnp.arange(len(basis))
@@ -144,18 +149,24 @@ def _grown(space: _Space, w: Array) -> _Space:
     rotation, triangle = (
         jnp.where(anew, one, x) for one, x in zip(fresh, (rotation, triangle), strict=True)
     )
-    return _Space(size + 1, basis, rotation, triangle, jnp.where(anew, length, norm))
+    return Space(size + 1, basis, rotation, triangle, jnp.where(anew, length, norm))
 
 
-def _left(space: _Space) -> Array:
-    """The rotated right-hand side; its entry `size` is the 2-norm of what is left, with a sign."""
-    return space.norm * space.rotation[:, 0]
+def left_over(space: Space) -> Array:
+    """The 2-norm of the residual that the space leaves."""
+    return jnp.abs(space.norm * space.rotation[space.size, 0])
 
 
-def _correction(space: _Space) -> Array:
+def residual(space: Space) -> Array:
+    """The residual that the space leaves, `[n]`, without a product with A."""
+    last = space.rotation[space.size]  # beyond the triangle: orthogonal to all that A can reach
+    return space.norm * last[0] * dot(last, space.basis)
+
+
+def correction(space: Space) -> Array:
     """What the space adds to x: the combination of its directions that leaves the least."""
     used = jnp.arange(len(space.triangle)) < space.size
-    y = _substitute_back(space.triangle, jnp.where(used, _left(space)[:-1], 0))
+    y = _substitute_back(space.triangle, jnp.where(used, space.norm * space.rotation[:-1, 0], 0))
     return dot(y, space.basis[:-1])
 
 

@@ -202,32 +202,39 @@ def local_q_values(
 
 def joint_reward(chain: PairChain, rewards: Rewards) -> Array:
     """A joint reward `[J]`, in the chain's dtype, from a sequence of local ones or a joint one."""
-    if isinstance(rewards, (list, tuple)):
-        return chain.lift(check_locals(chain, rewards)).astype(chain.dtype)
-    reward = as_float(rewards)
-    if reward.shape not in ((chain.num_pairs,), chain.sizes):
+    return joint_function(chain, "rewards", rewards)
+
+
+def joint_function(chain: PairChain, name: str, given: Rewards) -> Array:
+    """A joint function `[J]`, in the chain's dtype: given so, or as local ones to be added up."""
+    if isinstance(given, (list, tuple)):
+        return chain.lift(check_locals(chain, given, name)).astype(chain.dtype)
+    function = as_float(given)
+    if function.shape not in ((chain.num_pairs,), chain.sizes):
         raise ValueError(
-            f"rewards: wanted a sequence of {len(chain.views)} local rewards, or a joint one of "
-            f"shape [{chain.num_pairs}] or {list(chain.sizes)}; got {list(reward.shape)}"
+            f"{name}: wanted a sequence of {len(chain.views)} local {name}, or a joint one of "
+            f"shape [{chain.num_pairs}] or {list(chain.sizes)}; got {list(function.shape)}"
         )
-    check_finite("rewards", reward)
-    return reward.reshape(-1).astype(chain.dtype)
+    check_finite(name, function)
+    return function.reshape(-1).astype(chain.dtype)
 
 
-def check_locals(chain: PairChain, rewards: Sequence[ArrayLike]) -> list[Array]:
-    """The local rewards, each `[X_i]`, or a ValueError that names the one that does not fit."""
+def check_locals(
+    chain: PairChain, rewards: Sequence[ArrayLike], name: str = "rewards"
+) -> list[Array]:
+    """The local functions, each `[X_i]`, or a ValueError that names the one that does not fit."""
     if len(rewards) != len(chain.views):
         raise ValueError(
-            f"rewards: wanted one for each of {len(chain.views)} views, got {len(rewards)}"
+            f"{name}: wanted one for each of {len(chain.views)} views, got {len(rewards)}"
         )
     flat = []
     for i, (reward, size) in enumerate(zip(rewards, chain.view_sizes, strict=True)):
         if jnp.size(reward) != size:
             raise ValueError(
-                f"rewards[{i}]: wanted {size} values, one for each pair that agent {i} sees, got "
+                f"{name}[{i}]: wanted {size} values, one for each pair that agent {i} sees, got "
                 f"shape {list(jnp.shape(reward))}"
             )
-        check_finite(f"rewards[{i}]", reward)
+        check_finite(f"{name}[{i}]", reward)
         flat.append(as_float(reward).reshape(-1).astype(chain.dtype))
     return flat
 

@@ -51,6 +51,7 @@ def solved(sizes):
             "found": found,
             "errors": (found.sup_error, found.mu_error, found.relative_error),
             "after": after,
+            "bracket": je.approximation_error(chain, rewards, found.q_local, discount=discount),
             "local": [je.local_transition(chain, law.value, agent=i) for i in agents],
             "marginal": [je.marginal(chain, law.value, agent=i) for i in agents],
             "rows": [je.view_transition(chain, agent=i) for i in agents],
@@ -118,6 +119,10 @@ def test_laws_values_and_their_gap(seed, kind, sizes, dtype, discount, scale):
     assert mean <= out["after"].mu_bound + noise * size
     assert sup <= out["after"].sup_bound + noise * size
     assert relative >= 0
+    bracket = out["bracket"]
+    assert 0 <= bracket.lower <= bracket.value <= bracket.upper
+    assert bracket.lower - noise * size <= mean <= bracket.upper + noise * size
+    assert bracket.sup_lower - noise * size <= sup <= bracket.sup_upper + noise * size
     np.testing.assert_array_equal(out["same"], mean)
     np.testing.assert_array_equal(np.hstack(out["Q_local"]), np.hstack(found.q_local))
     if separable:

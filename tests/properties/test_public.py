@@ -8,7 +8,8 @@ import jaxent
 
 # Results: the functions that return them are in some property.
 RESULTS = {
-    *("Decomposition", "Entanglement", "EntanglementInterval", "FluidPriority", "LawSolution"),
+    *("Decomposition", "Entanglement", "EntanglementInterval", "ErrorBracket"),
+    *("FluidPriority", "LawSolution"),
     *(
         "QSolution",
         "SeparableChain",
