@@ -135,6 +135,20 @@ def test_what_does_not_fit_is_refused(arguments, match):
         play(**{"policy": run_always, "num_steps": 20, "max_states": 9, **arguments})
 
 
+def test_by_default_there_may_be_as_many_states_as_an_audit_takes():
+    """1023 local pairs: 511 states of two actions; more are refused as soon as they are seen."""
+
+    def seen(observation):
+        return (observation["field"] * 1e6).astype(int)
+
+    def play_on(num_steps):
+        return play(env=Relay(noise=1.0), policy=run_always, num_steps=num_steps, encode=seen)
+
+    with pytest.raises(ValueError, match=r"in 1024 steps, wanted at most 511; .* 1023 pairs"):
+        play_on(10**7)
+    assert play_on(500).num_states == 500
+
+
 def test_sizes_that_differ_ask_for_encode():
     class Uneven(Relay):
         def see(self, key, state):

@@ -1,5 +1,7 @@
 """Trajectories from arrays, tables and simulators: codes, labels, and problems by row."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -40,10 +42,156 @@ def test_table_and_back(tmp_path, suffix):
     path = tmp_path / f"log.{suffix}"
     frame = jaxent.to_frame(run)
     frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
-    again = jaxent.read_log(path).trajectory
+    # A text file has labels of text, unless they are given.
+    known = {"action": (0, 1)} if suffix == "csv" else None
+    again = jaxent.read_log(path, known=known).trajectory
     assert again.labels == run.labels
     for name in ("states", "actions", "rewards", "signal", "episode", "time", "present"):
         np.testing.assert_array_equal(getattr(again, name), getattr(run, name))
+
+
+def long_log(states, tail=""):
+    """CSV of agents a and b, their states going round."""
+    lines = [f"{k // 2},{'ab'[k % 2]},{states[k % len(states)]},x,1" for k in range(140_000 - 1)]
+    return "\n".join(["t,agent,state,action,reward", *lines, f"69999,b,{tail or states[0]},x,1"])
+
+
+def test_the_last_row_does_not_change_the_others(tmp_path):
+    """140,000 rows of 0, 1 and 2, and "dead" in the very last: four labels."""
+    path = tmp_path / "log.csv"
+    path.write_text(long_log("012", "dead"))
+    run = jaxent.read_log(path).trajectory
+    assert run.labels.states == ("0", "1", "2", "dead")
+    assert run.states[-1, 1] == 3
+    np.testing.assert_array_equal(run.states.ravel()[:-1], np.arange(139_999) % 3)
+    guessed = pd.read_csv(path, low_memory=True, dtype={"state": object})
+    guessed.loc[:99_999, "state"] = guessed.loc[:99_999, "state"].astype(int)
+    with pytest.raises(
+        ValueError, match=r"row 100000, column state: 1 is of type str here and int"
+    ):
+        jaxent.read_log(guessed)
+
+
+@pytest.mark.parametrize("labels", [("1.1", "1.10", "1.2"), ("01", "1"), ("EU", "NA", "null")])
+def test_labels_of_a_text_file_are_as_written(tmp_path, labels):
+    path = tmp_path / "log.csv"
+    path.write_text(long_log(labels))
+    run = jaxent.read_log(path).trajectory
+    assert sorted(run.labels.states) == sorted(labels)
+    back = jaxent.to_frame(run)["state"].tolist()
+    assert back[:6] == [labels[k % len(labels)] for k in range(6)]
+
+
+def test_text_is_what_the_caller_says(tmp_path):
+    """Integers that are given stand for the text they are written as, and for no other."""
+    path = tmp_path / "log.csv"
+    path.write_text(long_log(("0", "1")))
+    run = jaxent.read_log(path, known={"state": (1, 0)}).trajectory
+    assert run.labels.states == (1, 0)
+    assert run.states[0].tolist() == [1, 0]
+    path.write_text(long_log(("00", "1")))
+    with pytest.raises(ValueError, match="row 2, column state: 00 is none of the 2 labels"):
+        jaxent.read_log(path, known={"state": (1, 0)})
+
+
+def test_numbers_in_text_are_in_the_order_of_numbers():
+    frame = pd.DataFrame(ROWS).assign(state=["10", "9", "-1", "1e1", "2", "2.0"])
+    assert jaxent.read_log(frame).trajectory.labels.states == ("-1", "2", "2.0", "9", "10", "1e1")
+
+
+@pytest.mark.parametrize(
+    ("states", "match"),
+    [
+        ([0, "0"] * 3, r"row 1, column state: 0 is of type str here and int before"),
+        ([1, True] * 3, "row 1, column state: True is of type bool, and its equal"),
+        ([1, 1.0] * 3, "row 1, column state: 1.0 is of type float, and its equal"),
+        ([{"x": 1}] * 6, r"row 0, column state: \{'x': 1\} is no label"),
+        ([(np.nan, 1)] * 6, r"row 0, column state: \(nan, 1\) holds NaN"),
+        ([None, "a"] * 3, "row 0, column state: is empty"),
+        (["", "a"] * 3, "row 0, column state: is empty"),
+    ],
+)
+def test_frames_of_several_types(states, match):
+    frame = pd.DataFrame(ROWS).assign(state=np.array([*states, None], object)[:-1])
+    with pytest.raises(ValueError, match=match):
+        jaxent.read_log(frame)
+
+
+def test_lists_in_frames_are_tuples():
+    frame = pd.DataFrame(ROWS).assign(state=[[0, 1], (0, 1), np.array([1, 0])] * 2)
+    assert jaxent.read_log(frame).trajectory.labels.states == ((0, 1), (1, 0))
+
+
+def test_frames_that_are_none():
+    frame = pd.DataFrame(ROWS)
+    for table, match in (
+        (np.zeros(3), "got numpy.ndarray; Trajectory.from_arrays takes arrays"),
+        (SimpleNamespace(to_pandas=None), "pass what its to_pandas"),
+        (frame.set_index(["t", "agent"]), r"t is the index, not a column"),
+        (pd.concat([frame, frame[["state"]]], axis=1), "column 'state' is there twice"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            jaxent.read_log(table)
+
+
+def test_what_has_been_read_is_read():
+    log = jaxent.read_log(pd.DataFrame(ROWS).drop(index=2), allow_gaps=True)
+    assert jaxent.read_log(log) is log
+    again = jaxent.read_log(log.trajectory)
+    assert again.trajectory is log.trajectory
+    assert len(again.gaps) == 1
+    assert again.gaps[0].startswith("epoch 0: y has no rows after this one from t = 1")
+    with pytest.raises(ValueError, match="has been read already"):
+        jaxent.read_log(log, allow_gaps=True)
+
+
+def test_milliseconds_since_1970():
+    start, minute = 1_700_000_000_000, 60_000
+    when = [start, start, start + minute, start + minute, 9 * start, 9 * start]
+    run = jaxent.read_log(pd.DataFrame(ROWS).assign(t=when)).trajectory
+    assert run.time.dtype == np.int64
+    assert run.time.tolist() == [start, start + minute, 9 * start]
+    assert run.step == minute
+    np.testing.assert_array_equal(run.follows, [[True, True], [False, False]])
+    assert sorted(jaxent.to_frame(run)["t"]) == when
+
+
+def test_timestamps_and_back():
+    when = pd.to_datetime(["2024-05-31T12:00:00", "2024-05-31T12:00:30", "1969-12-31T00:00:00"])
+    frame = pd.DataFrame(ROWS).assign(t=when.repeat(2))
+    run = jaxent.read_log(frame).trajectory
+    assert (run.step, run.unit) == (30 * 10**9, "ns")
+    back = jaxent.to_frame(run)
+    assert back["t"].tolist() == frame["t"].tolist()
+    again = jaxent.read_log(back).trajectory
+    np.testing.assert_array_equal(again.time, run.time)
+
+
+def test_episodes_need_not_keep_step_with_each_other():
+    """What is inferred is the step within episodes."""
+    run = jaxent.read_log(pd.DataFrame(ROWS).assign(t=[0, 0, 10, 10, 5, 5])).trajectory
+    assert run.step == 10
+
+
+def test_agents_and_epochs_that_hardly_meet():
+    """A column of row numbers as agents would make a table of 3.6 billion cells."""
+    frame = pd.DataFrame({"t": np.arange(60_000), "agent": np.arange(60_000), "state": 0})
+    with pytest.raises(ValueError, match="60000 agents and 60000 epochs, but only 60000 rows"):
+        jaxent.read_log(frame.assign(action=0, reward=0.0), allow_gaps=True)
+
+
+@pytest.mark.parametrize(
+    ("states", "match"),
+    [
+        ([["a", 1], ["a", "a"]], r"states: labels are of several types \(int, str\)"),
+        ([["a", None], ["a", "a"]], r"states: labels are of several types \(NoneType, str\)"),
+        ([["a"], ["a", "a"]], "states: rows have different lengths"),
+    ],
+)
+def test_lists_of_several_types(states, match):
+    """NumPy makes text of all: 1 and "1" would be one label."""
+    with pytest.raises(ValueError, match=match):
+        jaxent.Trajectory.from_arrays(states, np.zeros((2, 2)), np.zeros((2, 2)))
 
 
 def spoil(column, row, value):
@@ -81,8 +229,15 @@ def test_known_labels_are_in_their_order():
     run = jaxent.read_log(pd.DataFrame(ROWS), known={"state": ("up", "side", "down")}).trajectory
     assert run.labels.states == ("up", "side", "down")
     assert run.states[0, 1] == 2
-    with pytest.raises(ValueError, match="known: mood is none of"):
-        jaxent.read_log(pd.DataFrame(ROWS), known={"mood": ("up",)})
+    for known, match in (
+        ({"mood": ("up",)}, "known: mood is none of"),
+        ({"state": "up"}, r"known\['state'\] \(--states\): wanted a list of labels, got 'up'"),
+        ({"agent": ("x", "y", "x")}, r"known\['agent'\]: x is there twice"),
+        ({"agent": ()}, r"known\['agent'\]: has no labels"),
+        ({"agent": ([],)}, r"known\['agent'\]: \[\] is no label"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            jaxent.read_log(pd.DataFrame(ROWS), known=known)
 
 
 def test_gaps_are_kept_and_named():

@@ -25,6 +25,7 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_finite, check_positive_int, key_first
+from .local_pairs import MOST_PAIRS
 from .trajectory import Labels, Trajectory
 
 Array = jax.Array
@@ -109,7 +110,7 @@ def from_jaxmarl(
     encode: Callable[[Observation], Array | int] | None = None,
     shared_reward: bool = False,
     separate_episodes: bool = False,
-    max_states: int = 256,
+    max_states: int | None = None,
 ) -> Trajectory:
     """Play a policy in a JaxMARL environment and record it.
 
@@ -123,7 +124,8 @@ def from_jaxmarl(
             observation itself is the state if not given.
         shared_reward: whether the reward is one for all agents.
         separate_episodes: whether a game that starts anew is another episode.
-        max_states: more local states than this are refused, as too many for an audit.
+        max_states: more local states than this are refused; what an audit takes if not given,
+            1023 pairs of state and action.
 
     Returns:
         A trajectory of T epochs, its labels the names of the agents, the observations (or what
@@ -131,7 +133,7 @@ def from_jaxmarl(
 
     Raises:
         ImportError: for a name, if JaxMARL is not installed.
-        ValueError: for actions that are no finite set, more than `max_states` observations,
+        ValueError: for actions that are no finite set, more observations than `max_states`,
             observations of several sizes or not finite, an `encode` or a policy that gives
             something else, rewards that differ though shared.
 
@@ -173,7 +175,7 @@ def from_gymnax(
     params: object = None,
     encode: Callable[[Observation], Array | int] | None = None,
     separate_episodes: bool = False,
-    max_states: int = 256,
+    max_states: int | None = None,
 ) -> Trajectory:
     """Play a policy in a gymnax environment, of one agent, and record it.
 
@@ -189,7 +191,8 @@ def from_gymnax(
         encode: from an observation to a nonnegative integer, the local state; the observation
             itself is the state if not given.
         separate_episodes: whether a game that starts anew is another episode.
-        max_states: more local states than this are refused.
+        max_states: more local states than this are refused; 1023 pairs of state and action if not
+            given.
 
     Raises:
         ImportError: for a name, if gymnax is not installed.
@@ -244,23 +247,24 @@ def _record(
     encode: Callable[..., Array | int] | None,
     shared_reward: bool,
     separate_episodes: bool,
-    max_states: int,
+    max_states: int | None,
 ) -> Trajectory:
     """Play stretch by stretch, and number what is seen."""
     check_positive_int("num_steps", num_steps)
+    if max_states is None:
+        max_states = max(1, MOST_PAIRS // max(game.num_actions))
     check_positive_int("max_states", max_states)
     see = _seer(game, key, encode)
-    tables, parts, offset = [], [], 0
+    every, tables, parts, offset = None, [], [], 0
     for seen, *rest in _stretches(game, see, key, num_steps):
         check_finite("observations", seen)
         table, codes = np.unique(seen.reshape(-1, seen.shape[-1]), axis=0, return_inverse=True)
-        if not tables:  # later stretches can only add to what is seen
-            _check_few(len(table), len(seen), max_states, encode)
         tables.append(table)
+        every = table if every is None else np.unique(np.concatenate([every, table]), axis=0)
+        _check_few(len(every), min(num_steps, len(tables) * len(seen)), max_states, encode)
         parts.append([offset + codes.reshape(seen.shape[:2]), *rest])
         offset += len(table)
     table, place = np.unique(np.concatenate(tables), axis=0, return_inverse=True)
-    _check_few(len(table), num_steps, max_states, encode)
     codes, actions, rewards, ended = (
         np.concatenate(x)[:num_steps] for x in zip(*parts, strict=True)
     )
@@ -346,7 +350,8 @@ def _check_few(found: int, steps: int, max_states: int, encode: Callable | None)
         )
         raise ValueError(
             f"observations: {found} different ones in {steps} steps, wanted at most "
-            f"{max_states}; {remedy}, or raise max_states"
+            f"{max_states}; {remedy}, or raise max_states (an audit takes {MOST_PAIRS} pairs of "
+            "state and action)"
         )
 
 

@@ -27,6 +27,7 @@ from ..numerics.arrays import ratio
 from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center
 from .estimators import batch_means, batch_of, student
+from .local_pairs import check_few_pairs
 from .trajectory import Trajectory
 
 Array = jax.Array
@@ -38,8 +39,6 @@ _FIT_STEPS, _FIT_RATE = 100, 0.1
 _CENTER_POINTS = 256
 # With at most 20 local pairs the permutation test sums by a product of matrices.
 _FEW_PAIRS = 20
-# The permutation test sorts words of 32 bits: two codes of a pair, and at least 12 random bits.
-_MOST_PAIRS = 1023
 # Fitted probabilities that differ by less than this count as equal: those of equal features may
 # differ by rounding.
 _SAME = 1e-5
@@ -168,17 +167,13 @@ def entanglement_from_logs(
 
 
 def _check_size(trajectory: Trajectory) -> None:
-    """Raise unless there are other agents, enough epochs, and not too many local pairs."""
+    """Raise unless there are other agents, enough epochs, and few local pairs."""
+    check_few_pairs(trajectory)
     if trajectory.num_agents < 2:
         raise ValueError("trajectory: has one agent; entanglement is with others")
     if trajectory.num_epochs <= _BATCHES:
         raise ValueError(
             f"trajectory: {trajectory.num_epochs} epochs are too few; wanted more than {_BATCHES}"
-        )
-    if trajectory.num_pairs > _MOST_PAIRS:
-        raise ValueError(
-            f"trajectory: {trajectory.num_pairs} local pairs are more than {_MOST_PAIRS}; merge "
-            "states, or leave out the signal"
         )
 
 

@@ -59,9 +59,12 @@ class Trajectory:
         rewards: of every agent `[T, N]`, or one that they share `[T]`.
         signal: z, `[T]` int32; 0 where there is none.
         episode: number of the episode, `[T]` int32, not decreasing.
-        time: within the episode, `[T]` int32.
+        time: within the episode, as the log has it, `[T]`; int32, or int64 where it needs that.
+            JAX keeps the latter only with `jax_enable_x64`, NumPy always.
         present: whether there is a row for the agent, `[T, N]`; codes are 0 where there is none.
         labels: what the codes stand for. Static.
+        step: of time from one epoch to the next. Static.
+        unit: "ns" where time is nanoseconds since 1970 (timestamps), else "". Static.
     """
 
     states: Array | np.ndarray
@@ -72,6 +75,8 @@ class Trajectory:
     time: Array | np.ndarray
     present: Array | np.ndarray
     labels: Labels = field(metadata={"static": True})
+    step: int = field(default=1, metadata={"static": True})
+    unit: str = field(default="", metadata={"static": True})
 
     @classmethod
     def from_arrays(
@@ -98,7 +103,7 @@ class Trajectory:
             ValueError: for shapes that differ, a label that is not one, or a reward not finite,
                 naming the place.
         """
-        states, actions = np.asarray(states), np.asarray(actions)
+        states, actions = _labels_of("states", states), _labels_of("actions", actions)
         rewards = np.asarray(rewards)
         if states.ndim not in (2, 3) or 0 in states.shape:
             raise ValueError(f"states: wanted shape [T, N] or [E, T, N], got {list(states.shape)}")
@@ -107,7 +112,7 @@ class Trajectory:
         shared = rewards.ndim == len(epochs)
         check_shape("rewards", rewards, epochs if shared else states.shape)
         check_finite("rewards", rewards)
-        signal = np.zeros(epochs, int) if signal is None else np.asarray(signal)
+        signal = np.zeros(epochs, int) if signal is None else _labels_of("signal", signal)
         check_shape("signal", signal, epochs)
         if states.ndim == 3:
             if episode is not None:
@@ -182,8 +187,9 @@ class Trajectory:
     @property
     def follows(self) -> Array | np.ndarray:
         """Whether row t + 1 is the epoch after row t and has the agent in both, `[T - 1, N]`."""
-        apart = (self.episode[1:] == self.episode[:-1]) & (self.time[1:] == self.time[:-1] + 1)
-        return apart[:, None] & self.present[1:] & self.present[:-1]
+        ahead = self.time[:-1] + self.step
+        next_one = (self.episode[1:] == self.episode[:-1]) & (self.time[1:] == ahead)
+        return next_one[:, None] & self.present[1:] & self.present[:-1]
 
     def pair_label(self, pair: int) -> tuple[Hashable, ...]:
         """Labels (state, action) of a local pair, with the signal where there is one."""
@@ -191,6 +197,22 @@ class Trajectory:
         state, action = divmod(own, self.num_actions)
         label = (self.labels.states[state], self.labels.actions[action])
         return label + ((self.labels.signals[signal],) if self.num_signals > 1 else ())
+
+
+def _labels_of(name: str, values: ArrayLike) -> np.ndarray:
+    """An array of labels; lists of text and numbers would all become text, so they are refused."""
+    try:
+        made = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name}: rows have different lengths; wanted [T, N]") from None
+    if made.dtype.kind in "OSU" and not isinstance(values, (np.ndarray, jax.Array)):
+        made = np.asarray(values, object)
+    if made.dtype.kind == "O":
+        kinds = sorted({type(v).__name__ for v in made.ravel()})
+        if len(kinds) > 1:
+            raise ValueError(f"{name}: labels are of several types ({', '.join(kinds)}); make one")
+        made = np.asarray(made.tolist())
+    return made
 
 
 def _times(episode: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

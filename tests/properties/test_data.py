@@ -1,6 +1,9 @@
 """Properties of trajectories, logs, tables, learning and estimators."""
 
+import csv
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jax
 import numpy as np
@@ -61,6 +64,23 @@ def test_tables_round_trip(seed, shape, gaps):
     np.testing.assert_array_equal(states.sum(2), others)
     np.testing.assert_array_equal(pairs.sum(2), others)
     assert (states >= 0).all()
+
+
+# What CSV can hold: any text but the empty one. (A lone surrogate is no text.)
+WRITTEN = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
+
+
+@holds(4, labels=st.lists(WRITTEN, min_size=2, max_size=5, unique=True), sep=few(",", ";", "\t"))
+def test_text_comes_back_as_it_was_written(labels, sep):
+    """Whatever the labels look like, the log has these and no others."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "log.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter=sep)
+            writer.writerow(["t", "agent", "state", "action", "reward"])
+            writer.writerows([t, "k", label, "a", 1] for t, label in enumerate(labels))
+        run = je.read_log(path, sep=sep).trajectory
+    assert [run.labels.states[k] for k in run.states[:, 0]] == labels
 
 
 @pytest.mark.slow
