@@ -1,14 +1,22 @@
 """The audit and its command: numbers, words, files, and one line for bad input."""
 
+import errno
+import io
 import json
+import os
+import sys
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import jaxent
+from jaxent.auditing import plotting, report
+from jaxent.auditing.agent_estimates import AgentEstimates
 from jaxent.auditing.report import to_dict
 from jaxent.auditing.verdict import agent_words, team_verdict
 from tests.reference import cases
@@ -18,6 +26,7 @@ pd = pytest.importorskip("pandas")
 main = pytest.importorskip("jaxent.auditing.cli").main
 
 STEPS = 1_500
+BATCHES = np.random.default_rng(0).uniform(0.1, 0.2, (2, 20))
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +125,192 @@ def test_gaps_are_left_out_and_listed(log, tmp_path, capsys):
     assert "note: row 2801, column agent: 1 has no rows after this one from t = 1400" in printed
     content = json.loads((out / "audit.json").read_text())
     assert np.isfinite(content["entanglement"]).all()
+
+
+def no_room(*args, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def quick(found, monkeypatch, tmp_path):
+    """The command in a folder of its own, with a log; the audit gives what it gave above."""
+    monkeypatch.setattr(report, "audit", lambda *args, **options: found)
+    monkeypatch.setattr(plotting, "plot_audit", lambda found: Figure((1, 1)))
+    monkeypatch.chdir(tmp_path)
+    spoiled("", 0).to_csv("log.csv", index=False)
+    return tmp_path
+
+
+def left(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def refusal(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", *arguments])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+def test_folders_are_named_after_the_whole_name(quick, capsys):
+    for name in ("run.2024.05.csv", "run.2024.06.csv", "run.2024.07.parquet"):
+        frame = spoiled("", 0)
+        frame.to_csv(name, index=False) if "csv" in name else frame.astype(int).to_parquet(name)
+        assert main(["audit", name]) == 0
+    folders = sorted(path.name for path in quick.iterdir() if path.is_dir())
+    assert folders == ["audit-run.2024.05", "audit-run.2024.06", "audit-run.2024.07"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_both_files_have_the_mode_of_any_file(quick, mask):
+    before = os.umask(mask)
+    try:
+        assert main(["audit", "log.csv"]) == 0
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (quick / "audit-log").iterdir()]
+    assert modes == [0o666 & ~mask] * 2
+
+
+def test_a_full_disk_leaves_nothing(quick, capsys, monkeypatch):
+    monkeypatch.setattr(json, "dump", no_room)
+    said = refusal(capsys, "log.csv", "--out", "a/b")
+    assert said == "jaxent audit: a/b/audit.json: cannot be written (No space left on device)\n"
+    assert left(quick) == ["log.csv"]
+
+
+def test_numbers_are_kept_where_the_picture_has_no_room(quick, capsys, monkeypatch):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", no_room)
+    said = refusal(capsys, "log.csv")
+    assert said.endswith(
+        "audit.png: cannot be written (No space left on device); audit.json is written\n"
+    )
+    assert left(quick) == ["audit-log", "audit-log/audit.json", "log.csv"]
+    assert json.loads((quick / "audit-log" / "audit.json").read_text())["file"] == "log.csv"
+
+
+@pytest.mark.parametrize("name", ["audit.json", "audit.png"])
+def test_a_folder_in_the_place_of_a_file(quick, capsys, name):
+    (quick / "audit-log" / name).mkdir(parents=True)
+    assert f"--out audit-log: {name} is a folder there" in refusal(capsys, "log.csv")
+    assert left(quick) == ["audit-log", f"audit-log/{name}", "log.csv"]
+
+
+def test_a_refusal_takes_away_only_what_it_made(quick, capsys, monkeypatch):
+    monkeypatch.undo()
+    os.chdir(quick)
+    (quick / "kept").mkdir()
+    assert "discount" in refusal(capsys, "log.csv", "--discount", "2", "--out", "kept/a/b")
+    assert left(quick) == ["kept", "log.csv"]
+
+
+def test_interrupted(quick, capsys, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "audit", stop)
+    assert main(["audit", "log.csv"]) == 130
+    assert capsys.readouterr().err == "jaxent audit: interrupted\n"
+    assert left(quick) == ["log.csv"]
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "é"), ("ascii", "\\xe9")])
+def test_whatever_the_terminal_shows(quick, monkeypatch, found, encoding, shown):
+    names = ("é", "\x1b[2J\u202e")
+    monkeypatch.setattr(report, "audit", lambda *args, **options: found._replace(agents=names))
+    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert main(["audit", "log.csv"]) == 0
+    printed = screen.buffer.getvalue().decode(encoding)
+    assert f"\n  {shown} " in printed
+    assert "\n  \\x1b[2J\\u202e " in printed
+    assert all(line.isprintable() for line in printed.split("\n"))
+    content = json.loads((quick / "audit-log" / "audit.json").read_text())
+    assert content["agents"] == list(names)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EPIPE])
+def test_nobody_reads_what_is_printed(quick, capsys, monkeypatch, error):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    if error == errno.EPIPE:  # `jaxent audit log.csv | head -1`
+        assert main(["audit", "log.csv"]) == 0
+    else:
+        assert "standard output: cannot be written (No space left" in refusal(capsys, "log.csv")
+    assert (quick / "audit-log" / "audit.png").exists()
+
+
+def test_a_path_a_frame_a_log_and_a_trajectory(tmp_path, found, monkeypatch):
+    heard = []
+
+    def estimates(key, trajectory, *rest):
+        heard.append(trajectory)
+        numbers = (found.entanglement, found.lower, found.upper, found.p_value)
+        return AgentEstimates(*numbers, BATCHES)
+
+    monkeypatch.setattr(report, "from_logs", estimates)
+    monkeypatch.setattr(report, "influence_map", lambda *rest: found.influence)
+    frame = spoiled("", 0).astype({"t": int, "agent": int, "state": int, "reward": float})
+    path = tmp_path / "log.parquet"
+    frame.astype({"action": int}).to_parquet(path)
+    told = partial(jaxent.audit, discount=0.8, num_permutations=9, min_visits=5)
+    first = str(told(path))
+    log = jaxent.read_log(frame)
+    for given in (str(path), frame, log, log.trajectory):
+        assert str(told(given)) == first
+        jax.tree.map(np.testing.assert_array_equal, heard[-1], heard[0])
+    with pytest.raises(ValueError, match=r"Trajectory\.from_arrays takes arrays"):
+        told(np.zeros((60, 2)))
+    with pytest.raises(ValueError, match=r"none\.csv: cannot be read"):
+        told("none.csv")
+
+
+@pytest.mark.parametrize("policy", [None, np.ones((60, 2, 1))])
+def test_continuous_columns_are_refused_before_anything_is_learned(policy, monkeypatch):
+    monkeypatch.delattr(report, "lstd_local_q")
+    states = np.random.default_rng(0).normal(size=(60, 2))
+    run = jaxent.Trajectory.from_arrays(states, np.zeros((60, 2), int), np.ones((60, 2)))
+    with pytest.raises(ValueError, match="column state: is continuous: 120 different numbers"):
+        jaxent.audit(run, discount=0.9, policy=policy)
+    with pytest.raises(ValueError, match="column state: is continuous"):
+        jaxent.entanglement_from_logs(jax.random.key(0), run)
+
+
+def test_rewards_of_any_size_in_single_precision(log, found, monkeypatch):
+    """In float32 1e-60 would be 0 and 1e300 infinite; the audit is the same but for the scale."""
+    run = log[0]
+    # Entanglement does not ask for rewards.
+    known = AgentEstimates(found.entanglement, found.lower, found.upper, found.p_value, BATCHES)
+    monkeypatch.setattr(report, "from_logs", lambda *rest: known)
+    monkeypatch.setattr(report, "influence_map", lambda *rest: found.influence)
+    paid = np.asarray(run.rewards, np.float64)
+    with jax.enable_x64(False):
+        one, *others = (
+            jaxent.audit(replace(run, rewards=paid * c), discount=0.8, num_permutations=1)
+            for c in (1.0, 1e-60, 1e300)
+        )
+    for found, scale in zip(others, (1e-60, 1e300)):
+        assert found.verdict == one.verdict
+        for name in ("q_local", "bound", "bound_upper", "theorem_6", "scale"):
+            ratio = getattr(found, name) / getattr(one, name)
+            np.testing.assert_allclose(ratio, scale, rtol=1e-4)
+
+
+def test_too_many_pairs_are_refused_before_anything_is_learned(monkeypatch):
+    monkeypatch.delattr(report, "lstd_local_q")
+    labels = jaxent.Labels.numbers(agents=2, states=400, actions=3)
+    zero = np.zeros((60, 2), int)
+    run = jaxent.Trajectory.from_arrays(zero, zero, zero, labels=labels)
+    match = "column state: 400 labels are too many: 400 states and 3 actions are 1200 local pairs"
+    with pytest.raises(ValueError, match=match):
+        jaxent.audit(run, discount=0.9)
+    with pytest.raises(ValueError, match=match):
+        jaxent.entanglement_from_logs(jax.random.key(0), run)
 
 
 def spoiled(column, value):

@@ -1,11 +1,10 @@
 """The command `jaxent audit FILE`."""
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
-
-import jax
+from typing import TYPE_CHECKING, NoReturn
 
 try:
     import tyro
@@ -13,21 +12,24 @@ try:
 except ImportError as error:
     raise SystemExit(f"jaxent: needs {error.name}; pip install 'jaxent[audit]'") from None
 
-from ..data.tables import read_log
-from ..sweeps.files import open_folder, save_json
-from .plotting import plot_audit
-from .report import audit, to_dict
+if TYPE_CHECKING:
+    from ..data.tables import Log
+    from .report import Audit
 
 USAGE = "usage: jaxent audit FILE [options]   (jaxent audit --help lists them)"
+
+_NAMES = "t|agent|state|action|reward|episode|signal"
+# Bits of a seed that JAX keeps whatever its precision.
+_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
 class AuditOptions:
     """Whether value decomposition can be trusted for the agents of a log.
 
-    A log is a CSV or Parquet file with columns t, agent, state, action, reward, and maybe episode
-    and signal, one row for each agent and epoch. Prints a report and writes audit.json and
-    audit.png. The verdict words are defined by numbers in docs/audit.md.
+    A log is a text file (CSV) or a Parquet file with columns t, agent, state, action, reward, and
+    maybe episode and signal, one row for each agent and epoch. Prints a report and writes
+    audit.json and audit.png. The verdict words are defined by numbers in docs/audit.md.
     """
 
     file: tyro.conf.Positional[Path]
@@ -39,9 +41,17 @@ class AuditOptions:
     allow_gaps: tyro.conf.FlagCreatePairsOff[bool] = False
     """Agents may come and go: epochs without a row are left out, and listed."""
     states: tuple[str, ...] = ()
-    """Labels that a state may have; whatever occurs if not given."""
+    """Labels that a state may have, as they are written; whatever occurs if not given."""
     actions: tuple[str, ...] = ()
-    """Labels that an action may have; whatever occurs if not given."""
+    """Labels that an action may have, as they are written; whatever occurs if not given."""
+    columns: str = ""
+    """Other headings, as t=time,agent=id."""
+    step: str | None = None
+    """Of t between epochs, in seconds for timestamps; the largest that fits if not given."""
+    sep: str | None = None
+    """Delimiter of a text file; a comma, or a tab for .tsv, if not given."""
+    encoding: str = "utf-8"
+    """Of a text file."""
     min_visits: int = 50
     """A local pair seen less often is reported as not enough data."""
     num_permutations: int = 199
@@ -53,7 +63,7 @@ class AuditOptions:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The console script: 0 for a report, whatever its verdict, 2 for bad input."""
+    """The console script: 0 for a report, whatever its verdict, 2 for bad input, 130 for Ctrl-C."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE)
@@ -65,54 +75,92 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_audit(options: AuditOptions) -> int:
-    """Read, audit, print, save."""
-    out = options.out or Path(f"audit-{options.file.name.split('.')[0]}")
-    given = {"state": options.states, "action": options.actions}
+    """Read, audit, save, print."""
+    from .outputs import JSON, PNG, default_folder, folder_for_audit, write_audit
+
+    out = options.out or default_folder(options.file)
     try:
-        log = read_log(
-            options.file,
-            known={column: _labels(labels) for column, labels in given.items() if labels},
-            allow_gaps=options.allow_gaps,
-            shared_reward=options.shared_reward,
-        )
+        if not 0 <= options.seed < _SEEDS:
+            raise ValueError(f"--seed: {options.seed} is outside 0..{_SEEDS - 1}")
+        log = _read(options)
+        with folder_for_audit(out):
+            found = _audit(options, log)
+            write_audit(found, options.file, out)
     except ValueError as error:
         _fail(str(error))
-    try:
-        open_folder(out)
-    except OSError as error:
-        _fail(f"--out {out}: cannot write there ({error.strerror or error})")
-    gaps = log.gaps[:20] + ((f"{len(log.gaps) - 20} more gaps",) if log.gaps[20:] else ())
-    total = log.trajectory.num_agents
+    except KeyboardInterrupt:
+        print("jaxent audit: interrupted", file=sys.stderr)
+        return 130
+    _say(f"{found}\n\nwrote {out / JSON} and {out / PNG}")
+    return 0
+
+
+def _read(options: AuditOptions) -> "Log":
+    from ..data.tables import read_log
+
+    given = {"state": options.states, "action": options.actions}
+    return read_log(
+        options.file,
+        known={column: labels for column, labels in given.items() if labels},
+        allow_gaps=options.allow_gaps,
+        shared_reward=options.shared_reward,
+        columns=_columns(options.columns),
+        step=options.step,
+        sep=options.sep,
+        encoding=options.encoding,
+    )
+
+
+def _audit(options: AuditOptions, log: "Log") -> "Audit":
+    import jax
+
+    from .report import audit
+
     try:
         # None: no bar where nobody looks, as in a file.
+        total = log.trajectory.num_agents
         with tqdm(total=total, unit="agent", disable=None, leave=False) as bar:
-            found = audit(
-                log.trajectory,
+            return audit(
+                log,
                 discount=options.discount,
                 key=jax.random.key(options.seed),
                 min_visits=options.min_visits,
                 num_permutations=options.num_permutations,
-                notes=gaps,
                 progress=bar.update,
             )
     except ValueError as error:
-        _fail(f"{options.file}: {error}")
-    print(found)
-    plot_audit(found).savefig(out / "audit.png", dpi=150)
-    save_json(out / "audit.json", {"file": str(options.file), **to_dict(found)})
-    print(f"\nwrote {out / 'audit.json'} and {out / 'audit.png'}")
-    return 0
+        raise ValueError(f"{options.file}: {error}") from None
 
 
-def _labels(given: tuple[str, ...]) -> tuple[int | str, ...]:
-    """As a file has them: numbers where all are numbers."""
+def _columns(text: str) -> dict[str, str]:
+    """Headings by what they are: `t=time,agent=id`; a heading may hold commas."""
+    columns: dict[str, str] = {}
+    for part in re.split(rf",(?=(?:{_NAMES})=)", text) if text else []:
+        name, equals, heading = part.partition("=")
+        if not equals or not heading or name in columns:
+            raise ValueError(f"--columns: wanted t=HEADING,agent=HEADING,..., got {text}")
+        columns[name] = heading
+    return columns
+
+
+def _say(text: str) -> None:
+    """Print, whatever the terminal can show; who has closed it wants no more."""
+    from ..data.log_table import escaped
+
+    lines = "\n".join(escaped(line) for line in text.split("\n"))
     try:
-        return tuple(int(label) for label in given)
-    except ValueError:
-        return given
+        encoding = sys.stdout.encoding or "utf-8"
+        print(lines.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        sys.stdout = None
+    except OSError as error:
+        sys.stdout = None
+        _fail(f"standard output: cannot be written ({error.strerror or error})")
 
 
 def _fail(message: str) -> NoReturn:
     """End with one line on standard error and exit code 2."""
-    print(f"jaxent audit: {message}", file=sys.stderr)
+    from ..data.log_table import escaped
+
+    print(f"jaxent audit: {escaped(message)}", file=sys.stderr)
     raise SystemExit(2)

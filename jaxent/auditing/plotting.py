@@ -1,12 +1,24 @@
 """Pictures. The only place, with the other modules of this floor, that imports matplotlib."""
 
+from collections.abc import Hashable
+
 import matplotlib.pyplot as plt
 import numpy as np
 from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..data.log_table import printable
 from .report import Audit
+
+# No dollar begins a formula, and no underscore an index.
+_AS_WRITTEN = {"parse_math": False, "usetex": False}
+# Letters of a label in a picture.
+_LONGEST = 24
+
+
+def _shown(label: Hashable) -> str:
+    return printable(label, _LONGEST)
 
 
 def plot_entanglement_map(table: Array | np.ndarray, *, ax: Axes | None = None) -> Axes:
@@ -68,11 +80,13 @@ def plot_audit(found: Audit) -> Figure:
     axes[0].axhline(0, color="black", lw=0.5)
     axes[0].set(xlabel="agents, most entangled first", ylabel=f"{kind}, 95% interval")
     if len(order) <= 12:
-        axes[0].set_xticks(place, [str(found.agents[i]) for i in order], rotation=45)
+        names = [_shown(found.agents[i]) for i in order]
+        axes[0].set_xticks(place, names, rotation=45, **_AS_WRITTEN)
     share = found.occupancy.mean(0)
     most = np.argsort(-share, kind="stable")[:20]
     axes[1].barh(np.arange(len(most)), share[most], color="tab:gray")
-    axes[1].set_yticks(np.arange(len(most)), [", ".join(map(str, found.pairs[x])) for x in most])
+    names = [", ".join(map(_shown, found.pairs[x])) for x in most]
+    axes[1].set_yticks(np.arange(len(most)), names, **_AS_WRITTEN)
     axes[1].invert_yaxis()
     axes[1].set(xlabel="share of the transitions", ylabel="local pair (state, action)")
     if mapped:

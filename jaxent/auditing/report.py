@@ -12,7 +12,8 @@ is put into words by verdict.py.
 import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,25 @@ import numpy as np
 from .._checks import check_discount, check_positive_int
 from ..data.estimators import student
 from ..data.local_learning import lstd_local_q
+from ..data.local_pairs import check_few_pairs
+from ..data.log_columns import show_step
+from ..data.log_table import escaped, printable
 from ..data.reward_split import fit_local_rewards, with_rewards
+from ..data.tables import Log, count_gaps, read_log
 from ..data.trajectory import Trajectory
 from ..numerics.arrays import relative
 from .agent_estimates import AgentEstimates, from_logs, from_policy, influence_map
 from .verdict import ENOUGH, agent_words, relative_bound, team_verdict
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Array = jax.Array
+
+# Gaps that a report lists one by one.
+_LISTED = 20
+# A p-value is a multiple of 1 / (1 + this).
+_MOST_PERMUTATIONS = 1_000_000
 
 
 class Audit(NamedTuple):
@@ -89,7 +102,7 @@ class Audit(NamedTuple):
 
 
 def audit(
-    trajectory: Trajectory,
+    trajectory: "Trajectory | Log | pd.DataFrame | Path | str",
     *,
     discount: float,
     policy: Array | np.ndarray | None = None,
@@ -104,7 +117,8 @@ def audit(
     r"""Audit a log: local values, entanglement of every agent, bounds, and a verdict.
 
     Args:
-        trajectory: of at least two agents and 50 epochs.
+        trajectory: of at least two agents and 50 epochs; or a log, or the table or the path of one,
+            as `read_log` takes it.
         discount: $\gamma$ in [0, 1).
         policy: $\pi_i(a \mid s^t)$ if it is known, `[T, N, A]`; entanglement is then that of Eq.
             (10), which bounds E_i for weakly coupled agents. From logs alone it is a lower estimate
@@ -113,18 +127,25 @@ def audit(
         key: of `jax.random.key`, for the permutations; `jax.random.key(0)` if not given.
         min_visits: a pair seen less often is reported as "not enough data".
         num_permutations: of the test of "no entanglement".
-        notes: to be printed with the report, as gaps of the log.
+        notes: to be printed with the report, after those on gaps and steps of the log.
         progress: called with the number of agents that were finished since its last call.
         seed: what `key=jax.random.key(seed)` was until 0.2; goes with 0.3.
 
     Raises:
-        ValueError: for one agent, fewer than 50 epochs, or a policy that does not fit.
+        ValueError: for one agent, fewer than 50 epochs, a continuous column, more than 1023 local
+            pairs without a policy, a policy that does not fit, or a log as `read_log` refuses it.
 
     References:
         Chen and Peng, Section 7.2, Meta Algorithms 1 and 2, Theorem 6.
     """
     key = _key(key, seed)
-    _check_log(trajectory, discount, min_visits)
+    log = read_log(trajectory)
+    trajectory, notes = log.trajectory, _log_notes(log) + notes
+    check_discount(discount)
+    _check_count("min_visits", min_visits, 2**31 - 1)
+    _check_count("num_permutations", num_permutations, _MOST_PERMUTATIONS)
+    _check_log(trajectory, known_policy=policy is not None)
+    trajectory, unit = _in_units(trajectory)
     trajectory, reward_error, rough = _own_rewards(trajectory)
     learned = jax.tree.map(np.asarray, lstd_local_q(_as_float(trajectory), discount=discount))
     visits = _visits(trajectory)
@@ -159,10 +180,10 @@ def audit(
         p_value=found.p_value,
         share=share,
         pairs=tuple(trajectory.pair_label(x) for x in range(trajectory.num_pairs)),
-        q_local=np.where(known, learned.value, np.nan),
+        q_local=np.where(known, learned.value.astype(float), np.nan) * unit,
         occupancy=learned.occupancy,
-        **bounds,
-        scale=scale,
+        **{name: bound * unit for name, bound in bounds.items()},
+        scale=scale * unit,
         influence=influence,
         reward_error=reward_error,
         notes=notes + rough,
@@ -178,16 +199,43 @@ def _key(key: Array | None, seed: int | None) -> Array:
     return jax.random.key(seed)
 
 
-def _check_log(trajectory: Trajectory, discount: float, min_visits: int) -> None:
-    check_discount(discount)
-    check_positive_int("min_visits", min_visits)
+def _check_count(name: str, value: int, most: int) -> None:
+    check_positive_int(name, value)
+    if value > most:
+        raise ValueError(f"{name}: {value} is more than {most}")
+
+
+def _log_notes(log: Log) -> tuple[str, ...]:
+    """The first gaps, how many there are, and the step of t."""
+    notes = log.gaps[:_LISTED]
+    if len(log.gaps) > _LISTED:
+        notes += (f"{len(log.gaps) - _LISTED} more gaps",)
+    if log.gaps:
+        notes += (f"epochs without rows: {count_gaps(log.trajectory)}",)
+    if log.trajectory.step != 1:
+        step = show_step(log.trajectory.step, log.trajectory.unit)
+        notes += (f"from one epoch to the next t goes by {step}; step= (--step) gives another",)
+    return notes
+
+
+def _check_log(trajectory: Trajectory, *, known_policy: bool) -> None:
     if trajectory.num_agents < 2:
         raise ValueError(
-            f"column agent: every row is of {trajectory.labels.agents[0]!s}; "
+            f"column agent: every row is of {printable(trajectory.labels.agents[0])}; "
             "entanglement is with others, so wanted at least 2 agents"
         )
     if trajectory.num_epochs < 50:
         raise ValueError(f"column t: {trajectory.num_epochs} epochs are too few; wanted 50")
+    check_few_pairs(trajectory, limited=not known_policy)
+
+
+def _in_units(trajectory: Trajectory) -> tuple[Trajectory, float]:
+    """Rewards of size 1, and the power of 2 that they are in: in float32 1e39 would be infinite."""
+    rewards = np.asarray(trajectory.rewards, np.float64)
+    paid = rewards if trajectory.shares_reward else np.where(trajectory.present, rewards, 0)
+    largest = np.abs(paid).max(initial=0)
+    unit = float(np.ldexp(1.0, np.frexp(largest)[1] - 1)) if largest > 0 else 1.0
+    return replace(trajectory, rewards=rewards / unit), unit
 
 
 def _own_rewards(trajectory: Trajectory) -> tuple[Trajectory, float, tuple[str, ...]]:
@@ -263,14 +311,13 @@ def _report(a: Audit) -> list[str]:
     ]
     order = np.argsort(-np.nan_to_num(a.entanglement, nan=-1), kind="stable")
     for i in order[:20]:
+        agent = printable(a.agents[i], 40)
         if a.words[i] == "not enough data":
-            lines.append(f"  {a.agents[i]!s:<16}{'':>37}  not enough data")
+            lines.append(f"  {agent:<16}{'':>37}  not enough data")
             continue
         p = "" if np.isnan(a.p_value[i]) else f"{a.p_value[i]:.3f}"
         interval = f"{a.lower[i]:.4f} .. {a.upper[i]:.4f}"
-        lines.append(
-            f"  {a.agents[i]!s:<16}{a.entanglement[i]:>9.4f}{interval:>20}{p:>8}  {a.words[i]}"
-        )
+        lines.append(f"  {agent:<16}{a.entanglement[i]:>9.4f}{interval:>20}{p:>8}  {a.words[i]}")
     if len(order) > 20:
         lines.append(f"  ... and {len(order) - 20} more, in the JSON")
     lines += [f"  {a.words.count(word)} {word}" for word in dict.fromkeys(a.words)]
@@ -292,7 +339,7 @@ def _report(a: Audit) -> list[str]:
             f"not enough data: {int(rare.sum())} local pairs of "
             f"{int(rare.any(1).sum())} agents were seen, but too seldom",
         ]
-    return lines + ([""] + [f"note: {note}" for note in a.notes] if a.notes else [])
+    return lines + ([""] + [f"note: {escaped(note)}" for note in a.notes] if a.notes else [])
 
 
 def to_dict(a: Audit) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,24 +23,27 @@ def open_folder(out: Path) -> None:
 
 def save_json(path: Path, content: object) -> None:
     """Write JSON so that the file is the old one or the new one, never half of either."""
-    with _replacing(path, "w") as file:
+    with replacing(path, "w") as file:
         json.dump(content, file, indent=1)
 
 
 def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write arrays so that the file is the old one or the new one, never half of either."""
-    with _replacing(path, "wb") as file:
+    with replacing(path, "wb") as file:
         np.savez(file, **arrays)
 
 
 @contextmanager
-def _replacing(path: Path, mode: str) -> Iterator[IO]:
-    """A file beside `path` that takes its place once it is written."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+def replacing(path: Path, mode: str) -> Iterator[IO]:
+    """A file beside `path` that takes its place once it is written; mode is "w" or "wb".
+
+    It is made as any other file is, so who may read it is the user's choice (umask).
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
-        with os.fdopen(descriptor, mode) as file:
+        with open(temporary, mode.replace("w", "x")) as file:
             yield file
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
