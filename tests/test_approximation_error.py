@@ -9,6 +9,7 @@ import jaxent as je
 from jaxent.chains.pair_chain import PairChain
 
 from . import oracles
+from .oracles_restless import joint_policy
 from .tolerances import FD
 
 SIZES = (6, 6)
@@ -216,3 +217,90 @@ def test_prints_on_a_few_lines():
     text = str(je.approximation_error(chain, np.arange(36.0), np.zeros(36), discount=0.9))
     assert text.startswith("mean |error| 183.75")
     assert text.count("\n") == 2
+
+
+def dense_chain(make, sizes):
+    return lambda rng: PairChain.from_matrix(jnp.array(make(rng)), sizes=sizes)
+
+
+def weakly_coupled(num_agents):
+    def draw(rng):
+        agents = tuple(
+            je.MDP(oracles.random_stochastic(rng, 3, 2, 3), rng.normal(size=(3, 2)))
+            for _ in range(num_agents)
+        )
+        policy = oracles.random_policy(rng, (3,) * num_agents, (2,) * num_agents)
+        return je.pair_chain(je.WeaklyCoupledMDP(agents, 0.9), jnp.array(policy))
+
+    return draw
+
+
+def index_policy(num_agents):
+    def draw(rng):
+        kernel = oracles.random_stochastic(rng, 3, 2, 3)
+        agents = (je.MDP(kernel, np.zeros((3, 2))),) * num_agents
+        policy = joint_policy(num_agents, 3, 1, tuple(rng.permutation(3)))
+        return je.pair_chain(je.WeaklyCoupledMDP(agents, 0.9), jnp.array(policy))
+
+    return draw
+
+
+def exchangeable(num_agents, num_states):
+    def draw(rng):
+        passive, active = oracles.random_stochastic(rng, 2, num_states, num_states)
+        reward = np.zeros((num_states, 2))
+        bandit = je.RestlessBandit(passive, active, reward, num_agents, num_agents // 3, 0.9)
+        return je.exchangeable_chain(bandit, tuple(int(s) for s in rng.permutation(num_states)))
+
+    return draw
+
+
+MIXING = {
+    "dense, 2 agents": dense_chain(dense, SIZES),
+    "dense, 3 agents": dense_chain(dense, (3, 4, 3)),
+    "weakly coupled, 2 agents": weakly_coupled(2),
+    "weakly coupled, 3 agents": weakly_coupled(3),
+    "index policy, 2 agents": index_policy(2),
+    "index policy, 3 agents": index_policy(3),
+    "exchangeable, N = 10, 3 states": exchangeable(10, 3),
+    "exchangeable, N = 60, 2 states": exchangeable(60, 2),
+    "sticky": dense_chain(sticky, SIZES),
+}
+SLOW = {
+    "sparse": dense_chain(sparse, SIZES),
+    "near-deterministic": dense_chain(near_deterministic, SIZES),
+    "near-periodic, period 36": dense_chain(near_periodic, SIZES),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*MIXING, *SLOW])
+def test_a_few_products_bracket_the_error(name, monkeypatch):
+    """The table of docs/theory: products to a factor of 3 and to 1%, 20 draws a discount."""
+    monkeypatch.setattr(PairChain, "is_small", property(lambda self: False))
+    rng = np.random.default_rng(0)
+    row = []
+    for discount in DISCOUNTS:
+        taken = []
+        for _ in range(20):
+            chain = {**MIXING, **SLOW}[name](rng)
+            r = [rng.normal(size=n) for n in chain.view_sizes]
+            P = np.asarray(chain.matrix())
+            mu = np.asarray(je.stationary_distribution(chain))
+            np.testing.assert_allclose(mu @ P, mu, atol=1e-12)
+            local = je.local_q_values(chain, r, discount=discount, mu=mu)
+            mean, largest, _ = truth(P, mu, chain.lift(r), chain.lift(local), discount)
+            given = {"discount": discount, "mu": mu}
+            found = [
+                je.approximation_error(chain, r, local, tol=tol, max_matvecs=100, **given)
+                for tol in (2.0, 0.01)
+            ]
+            for bracket in found:
+                check(bracket, mean, largest)
+                assert bracket.converged
+            taken.append([int(bracket.num_matvecs) for bracket in found])
+        row.append(np.median(taken, axis=0))
+    print(name, [f"{three:g}, {percent:g}" for three, percent in row])
+    if name in MIXING:
+        assert np.max(row, axis=0)[0] <= 6
+        assert np.max(row, axis=0)[1] <= 12

@@ -38,11 +38,13 @@ def test_every_theorem_holds_on_a_thousand_chains():
             bounds.theorem_3(chain, rewards, discount=0.9),
             bounds.theorem_4(chain, rewards, discount=0.9, measured=atv),
             bounds.span_sup(chain, rewards, discount=0.9, measured=atv),
+            bounds.projection_sup(chain, rewards, discount=0.9),
             after.sup_bound,
         ]
         mean = [
             bounds.theorem_5(chain, rewards, discount=0.9, measured=mu_atv),
             bounds.span_mu(chain, rewards, discount=0.9, measured=mu_atv),
+            bounds.projection_mu(chain, rewards, discount=0.9),
             after.mu_bound,
         ]
         return exact.sup_error, exact.mu_error, jnp.stack(sup), jnp.stack(mean)
@@ -53,6 +55,70 @@ def test_every_theorem_holds_on_a_thousand_chains():
     assert (mu_error[:, None] <= mean + SOLVE).all()
     assert (sup[:, 1] <= sup[:, 0] * (1 + 1e-5)).all()  # ATV is finer than TV
     assert (sup[:, 2] <= sup[:, 1] * (1 + 1e-9)).all()  # spans are at most 2 r_max / (1 - discount)
+
+
+def dense_of(rng):
+    P = rng.dirichlet(np.full(36, 0.5), 36)
+    return PairChain.from_matrix(jnp.array(P), sizes=(6, 6)), [rng.normal(size=6) for _ in "ab"]
+
+
+def weakly_coupled_of(rng, N):
+    agents = tuple(
+        jaxent.MDP(rng.dirichlet(np.full(3, 0.5), (3, 2)), rng.normal(size=(3, 2)))
+        for _ in range(N)
+    )
+    policy = rng.dirichlet(np.full(2**N, 0.5), 3**N).reshape((3,) * N + (2,) * N)
+    mdp = jaxent.WeaklyCoupledMDP(agents, 0.9)
+    return jaxent.pair_chain(mdp, policy), list(mdp.rewards)
+
+
+@pytest.mark.parametrize(
+    ("draw", "most"),
+    [
+        (dense_of, 3),
+        (lambda rng: weakly_coupled_of(rng, 2), 3),
+        (lambda r: weakly_coupled_of(r, 3), 4),
+    ],
+    ids=["dense", "two agents", "three agents"],
+)
+def test_a_posteriori_is_a_few_times_the_error_at_every_discount(draw, most):
+    """Medians of bound / error where nothing is minimized, and with two more products."""
+    rng = np.random.default_rng(0)
+    slack, closer = [], []
+    for _ in range(5):
+        chain, rewards = draw(rng)
+        mu = jaxent.stationary_distribution(chain)
+        for discount in (0.5, 0.9, 0.99, 0.999):
+            given = {"discount": discount, "mu": mu}
+            error = jaxent.decompose(chain, rewards, **given)
+            for matvecs, seen in ((0, slack), (2, closer)):
+                after = bounds.a_posteriori(chain, rewards, matvecs=matvecs, **given)
+                assert after.mu_bound >= error.mu_error * (1 - SOLVE)
+                assert after.sup_bound >= error.sup_error * (1 - SOLVE)
+                seen.append(after.mu_bound / error.mu_error)
+    assert (np.median(np.reshape(slack, (5, 4)), 0) <= most).all()
+    assert np.max(closer) <= 1.3
+    assert 0 <= after.rho <= 1
+    assert 0 <= after.reversed_dobrushin <= 1
+
+
+def test_coefficients_contract():
+    """tau* is the L1(nu) norm on functions of mean 0, attained by two states; rho that in L2(nu)."""
+    rng = np.random.default_rng(1)
+    chain, rewards = dense_of(rng)
+    P, nu = np.asarray(chain.matrix()), np.asarray(jaxent.stationary_distribution(chain))
+    after = bounds.a_posteriori(chain, rewards, discount=0.9)
+    ratios = []
+    for s in range(36):
+        for t in range(s):
+            f = np.zeros(36)
+            f[s], f[t] = 1 / nu[s], -1 / nu[t]
+            ratios.append(nu @ np.abs(P @ f) / 2)
+    np.testing.assert_allclose(after.reversed_dobrushin, max(ratios), rtol=1e-9)
+    root = np.sqrt(nu)
+    whitened = root[:, None] * P / root[None] - np.outer(root, root)
+    rho = np.linalg.norm(whitened, 2)
+    assert rho <= after.rho <= 1.001 * rho
 
 
 @pytest.mark.slow
@@ -78,6 +144,10 @@ def test_report_reads():
     for word in ("true error", "Theorem 3", "Theorem 4", "Theorem 5", "a posteriori", "visited"):
         assert word in text
     assert min(table.sup_bounds.values()) >= table.sup_error
+    assert table.mu_bracket[0] <= table.mu_error * (1 + SOLVE)
+    assert table.mu_error <= table.mu_bracket[1] * (1 + SOLVE)
+    html = table._repr_html_()
+    assert html.count("<tr>") == text.count("\n") + 1 - len(table.checks)
     assert min(table.mu_bounds.values()) >= table.mu_error
 
 

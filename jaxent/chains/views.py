@@ -95,11 +95,13 @@ def view_transition(chain: PairChain, *, agent: Agents) -> Array:
         chain: the joint chain; only `mv` is asked of it.
         agent: one agent, or a block of them as one. Static.
     """
-    return _next_view(chain, chain.view(agent))
+    return next_view(chain, chain.view(agent))
 
 
 @jit
-def _next_view(chain: PairChain, view: View) -> Array:
+def next_view(chain: PairChain, view: View) -> Array:
+    """`view_transition` of a view that is given itself."""
+
     def reach(indicator):
         return chain.mv(view.lift(indicator))  # [J]
 

@@ -141,8 +141,8 @@ def approximation_error(
         found = eliminated(*frozen)
         w = _eliminate(*lax.stop_gradient((chain, problem.b, rate)), found)
         return _bracket(chain, problem, mu, rate, wanted, w, jnp.array(0), found)
-    frozen = lax.stop_gradient((chain, problem, mu, rate))
-    w, num = _search(*frozen, wanted, int(max_matvecs))
+    frozen = lax.stop_gradient((chain, problem.b, problem.law, mu, rate))
+    w, num = search(*frozen, wanted, int(max_matvecs))
     return _bracket(chain, problem, mu, rate, wanted, w, num, None)
 
 
@@ -207,15 +207,14 @@ def _eliminate(chain: PairChain, b: Array, rate: Array, found: Eliminated) -> Ar
 
 
 @jit(static_argnames="max_matvecs")
-def _search(
-    chain: PairChain, problem: _Problem, mu: Array, rate: Array, tol: Array, max_matvecs: int
+def search(
+    chain: PairChain, b: Array, law: Array, mu: Array, rate: Array, tol: Array, max_matvecs: int
 ) -> tuple[Array, Array]:
     """An approximate w, by GMRES in the inner product of the law ν, and the products it took.
 
     Its constant is known, mu'b / (1 - discount). The rest is searched for as sqrt(ν) w, in which
     the inner product is the usual one.
     """
-    b, law = problem.b, problem.law
     constant = mu @ b / (1 - rate)
     root = jnp.sqrt(law)
     inverse = jnp.where(law > 0, 1 / jnp.where(law > 0, root, 1), 0)

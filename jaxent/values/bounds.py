@@ -2,16 +2,17 @@ r"""Bounds on the decomposition error, the paper's and tighter ones.
 
 The paper's have the form 4 discount sum_i E_i r_max_i / (1 - discount)^2; where agents share one
 reward, e(r) / (1 - discount) of Eq. (14) is added for what is no sum of local rewards (Prop. 4).
-Views that share a signal have the same bounds (Thm 9). Two refinements follow
-from its own proofs:
+Views that share a signal have the same bounds (Thm 9). Three refinements follow from its own
+proofs:
 
 - a transition difference kills constants, so the *span* of a local value (max - min) stands where
   r_max / (1 - discount) did: 2 discount / (1 - discount) sum_i E_i span(v_i), with
   v_i = (I - discount P_i)^{-1} r_i at the minimizer P_i;
-- once local values are known the error needs no entanglement at all: it is
-  discount (I - discount P)^{-1} D with D = P sum_i Q_i - sum_i P_i^pi Q_i (lifted), so
-  discount / (1 - discount) ||D|| bounds it in either norm. And mu'D = 0, so P^t D shrinks with the
-  Dobrushin coefficient tau of P: discount / (1 - discount tau) span(D) is a bound too.
+- the proof holds for the transition P_i^pi of Eq. (2) in the place of the minimizer, and without
+  the step between the two, so nothing is minimized: discount / (1 - discount) sum_i d_i span(Q_i),
+  with d_i the distance of the chain from P_i^pi, at most twice the entanglement;
+- once local values are known the error needs no entanglement at all: it is the value of a residual
+  (`a_posteriori`).
 
 Every entanglement enters by its certified upper end, so the bounds hold whether or not a
 minimization converged. Sup-norm bounds are over visited pairs.
@@ -28,7 +29,7 @@ from jax import lax
 from .._checks import check_discount
 from ..chains.pair_chain import PairChain
 from ..chains.stationary import known_law, solve_law, stationary_distribution
-from ..chains.views import local_transition, product_form, rows_by_view
+from ..chains.views import product_form, rows_by_view
 from ..measures.entanglement import entanglement_atv, entanglement_mu_atv, entanglement_tv
 from ..measures.row_measures import (
     MAX_STEPS,
@@ -39,34 +40,18 @@ from ..measures.row_measures import (
 )
 from ..models.contracts import ArrayLike, Scalar
 from ..models.layouts import FactorLayout
-from ..numerics.compiled import jit
 from ..numerics.elimination import discounted_solve
-from ..numerics.simplex import total_variation
-from .bellman import check_locals, local_q_values
+from .a_posteriori import APosteriori as APosteriori
+from .a_posteriori import a_posteriori as a_posteriori
+from .a_posteriori import projection_mu as projection_mu
+from .a_posteriori import projection_sup as projection_sup
+from .approximation_error import approximation_error
+from .bellman import check_locals
 from .decomposition import decompose, reward_entanglement, reward_ranges
 
 Array = jax.Array
 Rewards = Sequence[ArrayLike]
 Measured = Sequence[Entanglement] | None
-
-# The Dobrushin coefficient compares all pairs of rows, which takes J^3 steps: up to 512 pairs.
-_COMPARED = 512
-
-
-class APosteriori(NamedTuple):
-    """Bounds from the Bellman residual of the decomposition.
-
-    Attributes:
-        mu_bound: on the mu-norm of the error.
-        sup_bound: on the sup-norm of the error.
-        residual: D, `[J]`; 0 where not visited.
-        dobrushin: tau, or 1 where there are too many pairs to compare.
-    """
-
-    mu_bound: Array
-    sup_bound: Array
-    residual: Array
-    dobrushin: Array
 
 
 def theorem_3(
@@ -214,83 +199,49 @@ def span_mu(
     return _span_bound(measured or _mu_agentwise(chain, mu), _flat(chain, rewards), discount)
 
 
-def a_posteriori(
-    chain: PairChain, rewards: Rewards, *, discount: Scalar, mu: ArrayLike | None = None
-) -> APosteriori:
-    """Bounds from D = P dec - lift(P_i Q_i), dec = lift(Q_i): no joint value is solved for.
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> import jaxent
-        >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
-        >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
-        >>> print(f"{jaxent.bounds.a_posteriori(chain, rewards, discount=0.9).mu_bound:.3f}")
-        4.500
-    """
-    check_discount(discount)
-    rewards = _flat(chain, rewards)
-    mu = known_law(chain, mu)
-    local = [local_transition(chain, mu, agent=i) for i in range(len(rewards))]
-    q_local = local_q_values(chain, rewards, discount=discount, mu=mu)
-    return _from_residual(chain, local, q_local, mu, discount)
-
-
-@jit
-def _from_residual(
-    chain: PairChain, local: list[Array], q_local: Sequence[Array], mu: Array, discount: Scalar
-) -> APosteriori:
-    ahead = [P @ q.reshape(-1) for P, q in zip(local, q_local, strict=True)]
-    visited = mu > 0
-    residual = jnp.where(visited, chain.mv(chain.lift(q_local)) - chain.lift(ahead), 0)
-    tau = dobrushin(chain, visited)
-    span = (
-        jnp.where(visited, residual, -jnp.inf).max() - jnp.where(visited, residual, jnp.inf).min()
-    )
-    mixing = discount / (1 - discount * tau) * span
-    plain = discount / (1 - discount)
-    size = jnp.abs(residual)
-    return APosteriori(
-        jnp.minimum(plain * (mu @ size), mixing),
-        jnp.minimum(plain * size.max(), mixing),
-        residual,
-        tau,
-    )
-
-
-def dobrushin(chain: PairChain, visited: Array) -> Array:
-    """The largest TV distance between visited rows of P; 1 where there are too many to compare."""
-    if chain.num_pairs > _COMPARED:
-        return jnp.ones((), chain.dtype)
-    P = chain.matrix()
-
-    def farthest(row):
-        return jnp.where(visited, total_variation(P, row[None]), 0).max()
-
-    return jnp.where(visited, lax.map(farthest, P), 0).max()
-
-
 class Report(NamedTuple):
-    """True errors and bounds by name; printing it shows a table."""
+    """True errors with their brackets, and bounds by name; printing it shows a table."""
 
     sup_error: float
     mu_error: float
     sup_bounds: dict[str, float]
     mu_bounds: dict[str, float]
     checks: dict[str, str]
+    sup_bracket: tuple[float, float]
+    mu_bracket: tuple[float, float]
+
+    def _rows(self) -> list[tuple[str, list[tuple[str, str, str]]]]:
+        """For each norm what, its value, and how many times the true error that is."""
+        tables = []
+        for norm, error, (lower, upper), bounds in (
+            ("sup norm", self.sup_error, self.sup_bracket, self.sup_bounds),
+            ("mu norm", self.mu_error, self.mu_bracket, self.mu_bounds),
+        ):
+            rows = [("true error", f"{error:.4g}", "")]
+            rows += [("... at least", f"{lower:.4g}", ""), ("... at most", f"{upper:.4g}", "")]
+            for name, bound in bounds.items():
+                rows += [(name, f"{bound:.4g}", f"{bound / error:.3g} x" if error > 0 else "-")]
+            tables.append((norm, rows))
+        return tables
 
     def __str__(self) -> str:
         """The table."""
         lines = []
-        for norm, error, bounds in (
-            ("sup norm", self.sup_error, self.sup_bounds),
-            ("mu norm", self.mu_error, self.mu_bounds),
-        ):
+        for norm, rows in self._rows():
             lines += [f"{norm:<34}{'value':>12}{'over true':>12}"]
-            lines += [f"  {'true error':<32}{error:>12.4g}{'':>12}"]
-            for name, bound in bounds.items():
-                slack = f"{bound / error:.3g} x" if error > 0 else "-"
-                lines += [f"  {name:<32}{bound:>12.4g}{slack:>12}"]
+            lines += [f"  {name:<32}{value:>12}{slack:>12}" for name, value, slack in rows]
         return "\n".join(lines + [f"{name}: {what}" for name, what in self.checks.items()])
+
+    def _repr_html_(self) -> str:
+        """The table, for a notebook."""
+        lines = []
+        for norm, rows in self._rows():
+            lines += [f"<tr><th>{norm}</th><th>value</th><th>over true</th></tr>"]
+            lines += [
+                "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows
+            ]
+        notes = [f"{name}: {what}" for name, what in self.checks.items()]
+        return f"<table>{''.join(lines)}</table><p>{'<br>'.join(notes)}</p>"
 
 
 def report(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Report:
@@ -304,6 +255,7 @@ def report(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Report:
     largest, rewards = _largest(chain, rewards), _flat(chain, rewards)
     atv, mu_atv = zip(*(_both(chain, mu, i) for i in range(len(rewards))), strict=True)
     after = a_posteriori(chain, rewards, discount=discount, mu=mu)
+    found = approximation_error(chain, rewards, exact.q_local, discount=discount, mu=mu)
     sup, mean = {}, {}
     gaps = [e.upper - e.lower for e in (*atv, *mu_atv)]
     two = len(rewards) == 2
@@ -315,10 +267,12 @@ def report(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Report:
         [e.upper for e in atv], largest, discount
     )
     sup["... with spans"] = _span_bound(atv, rewards, discount)
+    sup["... of Eq. (2) itself"] = projection_sup(chain, rewards, discount=discount, mu=mu)
     sup["a posteriori"] = after.sup_bound
     name = f"Theorem {5 if two else 6} (mu-ATV)"
     mean[name] = _paper([e.upper for e in mu_atv], largest, discount)
     mean["... with spans"] = _span_bound(mu_atv, rewards, discount)
+    mean["... of Eq. (2) itself"] = projection_mu(chain, rewards, discount=discount, mu=mu)
     mean["a posteriori"] = after.mu_bound
     number = int(np.sum(np.asarray(exact.visited)))
     checks = {
@@ -326,10 +280,18 @@ def report(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Report:
         "visited pairs": f"{number} of {chain.num_pairs}; sup norms are over these",
         "entanglement": f"certified to {float(jnp.stack(gaps).max()):.2g}",
         "Dobrushin coefficient": f"{float(after.dobrushin):.4g}",
+        "... of the reversed chain": f"{float(after.reversed_dobrushin):.4g}",
+        "rho": f"{float(after.rho):.4g}",
     }
     numbers = lambda table: {k: float(v) for k, v in table.items()}  # noqa: E731
     return Report(
-        float(exact.sup_error), float(exact.mu_error), numbers(sup), numbers(mean), checks
+        float(exact.sup_error),
+        float(exact.mu_error),
+        numbers(sup),
+        numbers(mean),
+        checks,
+        (float(found.sup_lower), float(found.sup_upper)),
+        (float(found.lower), float(found.upper)),
     )
 
 
