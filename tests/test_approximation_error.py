@@ -9,7 +9,6 @@ import jaxent as je
 from jaxent.chains.pair_chain import PairChain
 
 from . import oracles
-from .oracles_restless import joint_policy
 from .tolerances import FD
 
 SIZES = (6, 6)
@@ -239,8 +238,9 @@ def index_policy(num_agents):
     def draw(rng):
         kernel = oracles.random_stochastic(rng, 3, 2, 3)
         agents = (je.MDP(kernel, np.zeros((3, 2))),) * num_agents
-        policy = joint_policy(num_agents, 3, 1, tuple(rng.permutation(3)))
-        return je.pair_chain(je.WeaklyCoupledMDP(agents, 0.9), jnp.array(policy))
+        order = tuple(int(s) for s in rng.permutation(3))
+        policy = je.index_policy(order, num_agents=num_agents, budget=1)
+        return je.pair_chain(je.WeaklyCoupledMDP(agents, 0.9), policy)
 
     return draw
 

@@ -103,7 +103,7 @@ def test_a_posteriori_is_a_few_times_the_error_at_every_discount(draw, most):
 
 
 def test_coefficients_contract():
-    """tau* is the L1(nu) norm on functions of mean 0, attained by two states; rho that in L2(nu)."""
+    """tau* is the L1 norm on functions of mean 0, attained by two states; rho is that in L2."""
     rng = np.random.default_rng(1)
     chain, rewards = dense_of(rng)
     P, nu = np.asarray(chain.matrix()), np.asarray(jaxent.stationary_distribution(chain))
