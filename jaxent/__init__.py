@@ -192,6 +192,7 @@ from .values.decomposition import reward_entanglement as reward_entanglement
 from .values.value_factorization import ValueFit as ValueFit
 from .values.value_factorization import fit_additive as fit_additive
 from .values.value_factorization import fit_monotone as fit_monotone
+from .values.value_factorization import split_reward as split_reward
 
 __version__ = "0.1.0"
 
@@ -229,9 +230,10 @@ __all__ = [
     "reward_entanglement", "separability_witness", "separable_decomposition", "shared_randomness",
     "simulate_agents", "simulate_counts", "soft_exchangeable_chain", "soft_ground_truth",
     "soft_index", "soft_index_policy", "soft_mean_field", "softmax_policy", "solve_law", "solve_q",
-    "state_counts", "state_values", "stationary_distribution", "sweep", "tagged_entanglement",
-    "td_local_q", "three_agents", "to_frame", "total_variation", "tv_center", "tv_distance",
-    "type_entanglement", "view_transition", "whittle_index", "with_rewards", "with_views",
+    "split_reward", "state_counts", "state_values", "stationary_distribution", "sweep",
+    "tagged_entanglement", "td_local_q", "three_agents", "to_frame", "total_variation", "tv_center",
+    "tv_distance", "type_entanglement", "view_transition", "whittle_index", "with_rewards",
+    "with_views",
 ]
 # fmt: on
 

@@ -8,7 +8,9 @@ import pytest
 import jaxent
 from jaxent import PairChain, bounds
 from jaxent.chains import stationary, views
+from jaxent.chains.views import rows_by_view
 from jaxent.measures import entanglement
+from jaxent.values import agent_blocks
 from tests.tolerances import SOLVE
 
 
@@ -171,6 +173,57 @@ def test_map_and_merge_find_the_pair():
     assert found.pair == (0, 1)
     assert found.bound < 1e-6
     assert found.before > 1e-2
+
+
+def test_no_merge_is_named_that_does_not_help():
+    """To learn two of three as one doubles the largest reward, and may raise the bound; a separable
+    chain has nothing to gain, whatever rounding says."""
+    rng = np.random.default_rng(4)
+    rewards = [jnp.array([0.0, 1.0])] * 3
+    chain = PairChain.from_matrix(rng.dirichlet(np.ones(8), 8), sizes=(2, 2, 2))
+    found = jaxent.best_merge(chain, rewards, discount=0.9)
+    assert found.pair is None
+    assert found.bound == found.before
+    np.testing.assert_allclose(found.before, bounds.theorem_6(chain, rewards, discount=0.9))
+    assert min(found.bounds.values()) > found.before
+    assert str(found).startswith("merge none: Theorem 6 is ")
+    alone = [rng.dirichlet(np.ones(2), 2) for _ in range(3)]
+    separable = PairChain.from_matrix(np.kron(np.kron(*alone[:2]), alone[2]), sizes=(2, 2, 2))
+    assert jaxent.best_merge(separable, rewards, discount=0.9).pair is None
+
+
+def test_a_large_block_needs_no_program():
+    """Three agents of 6 pairs each: blocks of 36 are measured at two transitions, and what that
+    gives is an upper end that is near the program's for the single agents."""
+    rng = np.random.default_rng(1)
+    P = np.kron(rng.dirichlet(np.ones(36), 36), rng.dirichlet(np.ones(6), 6))
+    chain = PairChain.from_matrix(P, sizes=(6, 6, 6))
+    mu = jaxent.stationary_distribution(chain)
+    for i in range(2):
+        exact = jaxent.entanglement_mu_atv(chain, mu, agent=i)
+        rows = rows_by_view(chain, mu, agent=i)
+        near = agent_blocks._near(*rows, jaxent.local_transition(chain, mu, agent=i))
+        assert exact.lower <= near <= 1.1 * exact.upper
+    found = jaxent.best_merge(chain, [jnp.arange(6.0)] * 3, discount=0.5)
+    assert found.pair == (0, 1)  # they move together, agent 2 alone
+    assert found.bound < 1e-9 * found.before
+    assert found.before < found.bounds[0, 2]
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        *(bounds.theorem_3, bounds.theorem_4, bounds.theorem_5, bounds.span_sup, bounds.span_mu),
+        *(bounds.a_posteriori, bounds.report, jaxent.best_merge, jaxent.decompose),
+    ],
+)
+def test_rewards_are_checked_before_anything_is_solved(bound):
+    """On a chain with two recurrent classes, where to solve for the law is an error."""
+    chain = PairChain.from_matrix(np.eye(4), sizes=(2, 2))
+    with pytest.raises(ValueError, match=r"rewards\[1\]: wanted 2 values"):
+        bound(chain, [jnp.zeros(2), jnp.zeros(3)], discount=0.9)
+    with pytest.raises(ValueError, match="discount: 1 is outside"):
+        bound(chain, [jnp.zeros(2)] * 2, discount=1.0)
 
 
 def test_merged_rewards_add_up():

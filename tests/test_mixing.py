@@ -54,7 +54,8 @@ def additive(policy, reward, discount):
 @jax.jit
 def monotone(key, policy):
     chain = je.pair_chain(MDP, policy)
-    return je.fit_monotone(key, chain, MDP.rewards, discount=DISCOUNT, num_targets=60)
+    options = {"discount": DISCOUNT, "num_starts": 4, "num_targets": 60}
+    return je.fit_monotone(key, chain, MDP.rewards, **options)
 
 
 def projected_bellman(P, mu, reward, discount):
@@ -116,6 +117,38 @@ def test_additive_learns_from_a_shared_reward():
     fit = additive(POLICIES["random"], jnp.array(shared), DISCOUNT)
     wanted = projected_bellman(P, oracles.stationary(P), shared, DISCOUNT)
     np.testing.assert_allclose(fit.q_total, LIFT @ wanted, atol=1e-7)
+
+
+def test_two_splits_of_a_sparse_reward():
+    """Three agents in three cells who are paid when all meet: a median of that is 0."""
+    walk = np.full((3, 2, 3), 0.1)
+    for s in range(3):
+        walk[s, 0, s], walk[s, 1, (s + 1) % 3] = 0.8, 0.8
+    walk[0, :] = [[0.9, 0.05, 0.05], [0.5, 0.45, 0.05]]  # the first cell holds them
+    kernel = np.einsum("iau,jbv,kcw->ijkabcuvw", walk, walk, walk)
+    meet = np.array([len({i, j, k}) == 1 for i, j, k in np.ndindex(3, 3, 3)], float)
+    reward = np.broadcast_to(meet.reshape(3, 3, 3, 1, 1, 1), (3, 3, 3, 2, 2, 2))
+    game = je.CooperativeGame(jnp.array(kernel), jnp.array(reward), 0.9)
+    chain = je.pair_chain(game, jnp.full((3, 3, 3, 2, 2, 2), 1 / 8))
+    mu = je.stationary_distribution(chain)
+    shared = game.pair_reward
+    mean = je.split_reward(chain, shared, mu=mu)
+    lift = np.stack([chain.lift([e[:6], e[6:12], e[12:]]) for e in np.eye(18)], axis=1)
+    root = np.sqrt(np.array(mu))
+    wanted = np.linalg.lstsq(root[:, None] * lift, root * np.array(shared), rcond=None)[0]
+    np.testing.assert_allclose(chain.lift(mean), lift @ wanted, atol=SOLVE)
+    median = je.reward_entanglement(chain, shared, mu).minimizer
+    errors = [
+        je.decompose(chain, split, discount=0.9, shared=shared, mu=mu).relative_error
+        for split in (median, mean)
+    ]
+    joint = je.fit_additive(chain, shared, discount=0.9, mu=mu)
+    np.testing.assert_allclose(errors[0], 1, atol=1e-6)
+    assert errors[1] < 0.5
+    # Nothing is entangled, so the values of the split are the nearest sum to the team's.
+    np.testing.assert_allclose(errors[1], joint.relative_error, atol=SOLVE)
+    with pytest.raises(ValueError, match="reward: is a sequence"):
+        je.split_reward(chain, list(mean))
 
 
 @pytest.mark.slow
@@ -183,6 +216,46 @@ def test_monotone_fit():
         assert (up[:, None] * gain.reshape(2, -1) >= -EXACT).all()
 
 
+GAMES = {  # rewards of two agents, and a mean squared error that monotone fits have
+    "climbing": ([[11, -30, 0], [-30, 7, 6], [0, 0, 5]], 152.33),
+    "penalty": ([[-100, 0, 10], [0, 2, 0], [10, 0, -100]], 1284.6),
+    "one good, four fair": ([[8, -12, -12], [-12, 0, 0], [-12, 0, 0]], 32.0),
+}
+
+
+@jax.jit
+def one_shot(keys, rewards):
+    """Monotone fits of a game with one state, played uniformly, from each key."""
+    shape = rewards.shape
+    game = je.CooperativeGame(jnp.ones((1, 1, *shape, 1, 1)), rewards[None, None], 0.0)
+    chain = je.pair_chain(game, jnp.full((1, 1, *shape), 1 / rewards.size))
+
+    def fit(key):
+        found = je.fit_monotone(key, chain, game.pair_reward, discount=0.0)
+        return found.mu @ found.error**2
+
+    return jax.lax.map(fit, keys)
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_monotone_leaves_a_wrong_order(name):
+    """From local values 0 the first gradient orders the actions wrongly, and training stays there:
+    175.1 in the climbing game from every key."""
+    rewards, reached = GAMES[name]
+    found = one_shot(jax.random.split(jax.random.key(0), 6), jnp.array(rewards, float))
+    assert (found < 1.002 * reached).all()
+
+
+def test_one_start_is_a_single_training():
+    rewards = jnp.array(GAMES["climbing"][0], float)
+    game = je.CooperativeGame(jnp.ones((1, 1, 3, 3, 1, 1)), rewards[None, None], 0.0)
+    chain = je.pair_chain(game, jnp.full((1, 1, 3, 3), 1 / 9))
+    options = {"discount": 0.0, "num_starts": 1}
+    fit = je.fit_monotone(jax.random.key(0), chain, game.pair_reward, **options)
+    assert fit.converged  # TD stands still there, and yet there is a better fit
+    np.testing.assert_allclose(fit.mu @ fit.error**2, 175.0864, atol=1e-3)
+
+
 def test_too_few_steps_are_not_converged():
     chain = je.pair_chain(MDP, POLICIES["random"])
     fit = je.fit_monotone(
@@ -196,6 +269,7 @@ def test_too_few_steps_are_not_converged():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
+        ({"num_starts": 0}, "num_starts: 0 is not an integer of at least 1"),
         ({"hidden": 0}, "hidden: 0 is not an integer of at least 1"),
         ({"learning_rate": 0.0}, "learning_rate: 0.0 is not positive"),
         ({"tol": -1.0}, "tol: -1.0 is not positive"),

@@ -191,8 +191,8 @@ def local_q_values(
         [0.5 1.5]
         [1.5 0.5]
     """
-    locals_ = check_locals(chain, rewards)
     check_discount(discount)
+    locals_ = check_locals(chain, rewards)
     mu = known_law(chain, mu)
     return tuple(
         discounted_solve(P, reward, discount)
@@ -217,6 +217,13 @@ def joint_function(chain: PairChain, name: str, given: Rewards) -> Array:
         )
     check_finite(name, function)
     return function.reshape(-1).astype(chain.dtype)
+
+
+def shared_reward(chain: PairChain, reward: ArrayLike) -> Array:
+    """A joint reward `[J]`, in the chain's dtype, and no sequence of local ones."""
+    if isinstance(reward, (list, tuple)):
+        raise ValueError("reward: is a sequence; wanted one shared reward by joint pair")
+    return joint_reward(chain, reward)
 
 
 def check_locals(

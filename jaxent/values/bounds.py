@@ -46,7 +46,7 @@ from .a_posteriori import a_posteriori as a_posteriori
 from .a_posteriori import projection_mu as projection_mu
 from .a_posteriori import projection_sup as projection_sup
 from .approximation_error import approximation_error
-from .bellman import check_locals
+from .bellman import check_locals, shared_reward
 from .decomposition import decompose, reward_entanglement, reward_ranges
 
 Array = jax.Array
@@ -61,8 +61,9 @@ def theorem_3(
 
     Here and below `mu` is the stationary law, `[J]`, where it is known already.
     """
+    largest = _largest(chain, rewards, discount)
     upper = entanglement_tv(chain, mu=mu).upper
-    return _paper([upper] * len(chain.views), _largest(chain, rewards), discount)
+    return _paper([upper] * len(chain.views), largest, discount)
 
 
 def theorem_4(
@@ -77,8 +78,9 @@ def theorem_4(
 
     `measured` is `entanglement_atv` of every view, where it is known already.
     """
+    largest = _largest(chain, rewards, discount)
     uppers = [e.upper for e in measured or _agentwise(chain, mu)]
-    return _paper(uppers, _largest(chain, rewards), discount)
+    return _paper(uppers, largest, discount)
 
 
 def theorem_5(
@@ -101,8 +103,9 @@ def theorem_5(
         >>> print(f"{jaxent.bounds.theorem_5(chain, rewards, discount=0.9):.1f}")
         180.0
     """
+    largest = _largest(chain, rewards, discount)
     uppers = [e.upper for e in measured or _mu_agentwise(chain, mu)]
-    return _paper(uppers, _largest(chain, rewards), discount)
+    return _paper(uppers, largest, discount)
 
 
 def theorem_6(
@@ -166,6 +169,7 @@ def proposition_4(
         mu: the stationary law, `[J]`, likewise.
     """
     check_discount(discount)
+    reward = shared_reward(chain, reward)
     mu = known_law(chain, mu)
     fit = reward_entanglement(chain, reward, mu) if fit is None else fit
     middle, half = reward_ranges(chain, mu, fit.minimizer)
@@ -184,7 +188,8 @@ def span_sup(
     mu: ArrayLike | None = None,
 ) -> Array:
     """Theorem 8 with spans of local values for r_max / (1 - discount); `measured` as there."""
-    return _span_bound(measured or _agentwise(chain, mu), _flat(chain, rewards), discount)
+    rewards = _flat(chain, rewards, discount)
+    return _span_bound(measured or _agentwise(chain, mu), rewards, discount)
 
 
 def span_mu(
@@ -196,7 +201,8 @@ def span_mu(
     mu: ArrayLike | None = None,
 ) -> Array:
     """Theorem 6 with spans of local values for r_max / (1 - discount); `measured` as there."""
-    return _span_bound(measured or _mu_agentwise(chain, mu), _flat(chain, rewards), discount)
+    rewards = _flat(chain, rewards, discount)
+    return _span_bound(measured or _mu_agentwise(chain, mu), rewards, discount)
 
 
 class Report(NamedTuple):
@@ -250,9 +256,9 @@ def report(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Report:
     Raises:
         ValueError: for a chain with no unique stationary law, or wrong rewards or discount.
     """
+    largest, rewards = _largest(chain, rewards, discount), _flat(chain, rewards, discount)
     mu = stationary_distribution(chain)
     exact = decompose(chain, rewards, discount=discount, mu=mu)
-    largest, rewards = _largest(chain, rewards), _flat(chain, rewards)
     atv, mu_atv = zip(*(_both(chain, mu, i) for i in range(len(rewards))), strict=True)
     after = a_posteriori(chain, rewards, discount=discount, mu=mu)
     found = approximation_error(chain, rewards, exact.q_local, discount=discount, mu=mu)
@@ -324,17 +330,18 @@ def _mu_agentwise(chain: PairChain, mu: ArrayLike | None) -> list[Entanglement]:
     return [entanglement_mu_atv(chain, mu, agent=i) for i in range(len(chain.views))]
 
 
-def _flat(chain: PairChain, rewards: Rewards) -> list[Array]:
-    return [jnp.ravel(r) for r in check_locals(chain, rewards)]
+def _flat(chain: PairChain, rewards: Rewards, discount: Scalar) -> list[Array]:
+    """The local rewards, `[X_i]` each; what is wrong is refused before anything is solved."""
+    check_discount(discount)
+    return check_locals(chain, rewards)
 
 
-def _largest(chain: PairChain, rewards: Rewards) -> list[Array]:
-    return [jnp.abs(r).max() for r in _flat(chain, rewards)]
+def _largest(chain: PairChain, rewards: Rewards, discount: Scalar) -> list[Array]:
+    return [jnp.abs(r).max() for r in _flat(chain, rewards, discount)]
 
 
 def _paper(entanglement: Sequence[Array], largest: Sequence[Array], discount: Scalar) -> Array:
     """4 discount sum_i E_i r_max_i / (1 - discount)^2."""
-    check_discount(discount)
     total = jnp.stack([e * r for e, r in zip(entanglement, largest, strict=True)]).sum()
     return total * (4 * discount / (1 - discount) ** 2)
 
@@ -343,7 +350,6 @@ def _span_bound(
     entanglement: Sequence[Entanglement], rewards: Sequence[ArrayLike], discount: Scalar
 ) -> Array:
     """2 discount / (1 - discount) sum_i E_i span((I - discount P_i)^{-1} r_i)."""
-    check_discount(discount)
     total = []
     for e, r in zip(entanglement, rewards, strict=True):
         value = discounted_solve(lax.stop_gradient(e.minimizer), r, discount)

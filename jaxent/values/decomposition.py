@@ -21,7 +21,7 @@ from ..measures.row_measures import Entanglement, certified, check_tolerance
 from ..models.contracts import ArrayLike, Scalar
 from ..numerics.arrays import as_float, ratio
 from ..numerics.compiled import jit
-from .bellman import joint_reward, local_q_values, q_values
+from .bellman import check_locals, local_q_values, q_values, shared_reward
 
 Array = jax.Array
 
@@ -108,8 +108,10 @@ def _solved(
     mu: ArrayLike | None,
 ) -> _Solved:
     """Joint values, local values, and the law."""
+    rewards = check_locals(chain, rewards)
+    reward = rewards if shared is None else shared_reward(chain, shared)
+    q_joint = q_values(chain, reward, discount=discount)
     mu = known_law(chain, mu)
-    q_joint = q_values(chain, tuple(rewards) if shared is None else shared, discount=discount)
     return q_joint, local_q_values(chain, rewards, discount=discount, mu=mu), mu
 
 
@@ -191,9 +193,7 @@ def reward_entanglement(
     check_positive_int("max_steps", max_steps)
     check_shape("mu", mu, (chain.num_pairs,))
     check_stochastic("mu", mu)
-    if isinstance(reward, (list, tuple)):
-        raise ValueError("reward: is a sequence; wanted one shared reward by joint pair")
-    reward = joint_reward(chain, reward)
+    reward = shared_reward(chain, reward)
     mu = jnp.asarray(mu).astype(reward.dtype)
     fixed, law = jax.lax.stop_gradient((reward, mu))
     bracket, steps, _ = additive_fit(

@@ -40,13 +40,18 @@ from ..models.contracts import ArrayLike, Scalar
 from ..models.parts import TablePolicy
 from ..numerics.compiled import jit
 from ..numerics.krylov import gmres
-from .bellman import Rewards, joint_reward, q_values
+from .bellman import Rewards, joint_reward, q_values, shared_reward
 from .decomposition import Decomposition
 
 Array = jax.Array
 
 # Rounding errors to which the linear system of the additive fit is solved.
 _ROUNDING = 256
+# Starts of the monotone fit that are trained to the end, and the share of the targets after which
+# the others are given up.
+_KEPT, _TRIED = 8, 0.1
+# Spread of the local values that a start draws. Rewards have spread 1 there.
+_DRAWN = 2.0
 
 
 class ValueFit(NamedTuple):
@@ -113,9 +118,49 @@ def fit_additive(
         Sunehag et al., Value-Decomposition Networks for Cooperative Multi-Agent Learning, 2018.
         Tsitsiklis and Van Roy, An analysis of temporal-difference learning, 1997.
     """
+    reward = joint_reward(chain, rewards)
+    q_joint = q_values(chain, reward, discount=discount)
     mu = known_law(chain, mu)
-    q_joint = q_values(chain, rewards, discount=discount)
-    return _additive(chain, joint_reward(chain, rewards), discount, mu, q_joint)
+    return _additive(chain, reward, discount, mu, q_joint)
+
+
+def split_reward(
+    chain: PairChain, reward: ArrayLike, *, mu: ArrayLike | None = None
+) -> tuple[Array, ...]:
+    r"""A shared reward as local ones, by least squares: Meta Algorithm 2's split with no noise.
+
+    The r_i that minimize E_mu (r(x) - Σ_i r_i(x_i))^2; a constant that may move from agent to agent
+    is shared equally. Their sum has the mean of r, hence Σ_i Q_i that of Q, for every discount. The
+    L1 split of `reward_entanglement` is a median where this is a mean: a reward that is mostly 0
+    it splits into zeros. Differentiable.
+
+    Args:
+        chain: any unichain.
+        reward: the shared reward, `[J]` or `[X_0, ..]` (`CooperativeGame.pair_reward`).
+        mu: the stationary law, `[J]`, where it is known already.
+
+    Returns:
+        One `[X_i]` a view, 0 where never visited. `decompose(chain, split, discount=discount,
+        shared=reward)` is the error that is left.
+
+    Raises:
+        ValueError: as `q_values` and `stationary_distribution` do, and for a sequence of rewards.
+
+    Examples:
+        "Both or none" pays 1 in half of the pairs, and which half no agent can tell:
+
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> chain = jaxent.PairChain.from_matrix(jnp.full((4, 4), 0.25), sizes=(2, 2))
+        >>> for r in jaxent.split_reward(chain, jnp.array([1.0, 0.0, 0.0, 1.0])):
+        ...     print(r.round(3))
+        [0.25 0.25]
+        [0.25 0.25]
+
+    References:
+        Chen and Peng, Meta Algorithm 2, App. J.3.
+    """
+    return fit_additive(chain, shared_reward(chain, reward), discount=0.0, mu=mu).q_local
 
 
 @jit
@@ -160,6 +205,7 @@ def fit_monotone(
     *,
     discount: Scalar,
     mu: ArrayLike | None = None,
+    num_starts: int = 64,
     hidden: int = 8,
     num_targets: int = 100,
     steps_per_target: int = 30,
@@ -175,12 +221,21 @@ def fit_monotone(
     the exact E_mu (Q_tot - target)^2, then the target is renewed; the rate falls to 0 like a
     cosine.
 
+    Training hardly ever changes the order of the local values once they have one, and a wrong order
+    keeps a poor fit. So there are several starts. One has all local values 0, as networks nearly
+    have; the first gradient orders them, badly where a good joint action is spoiled by the other
+    agents' usual ones (the climbing game). The others draw them at random. All are trained for a
+    tenth of the targets, the best 8 to the end, and of these the one with the least
+    E_mu (Q_tot - r - discount P Q_tot)^2 is returned: its root over 1 - discount bounds the error
+    in L2(mu).
+
     Args:
-        key: of `jax.random.key`, for the first weights; vmap it for several fits.
+        key: of `jax.random.key`, for the starts; vmap it for several fits.
         chain: of a joint policy table.
         rewards: as for `fit_additive`.
         discount: in [0, 1).
         mu: the stationary law, `[J]`, where it is known already.
+        num_starts: how many there are; 1 is a single training from local values 0. Static.
         hidden: units of the mixture. Static.
         num_targets: how often the target is renewed. Static.
         steps_per_target: of Adam. Static.
@@ -190,8 +245,8 @@ def fit_monotone(
     Returns:
         `ValueFit`, whose residual is the norm of the gradient of E_mu (Q_tot - target)^2 / 2 at the
         last weights, the target renewed, with values in units of the spread of the reward. Small,
-        it tells that TD stands still there, not that no better fit exists. What is fitted is
-        returned converged or not.
+        it tells that TD stands still there, not that no better fit exists: more starts may find
+        one. What is fitted is returned converged or not.
 
     Raises:
         ValueError: for a chain without a joint policy table, a number that is not positive, and as
@@ -205,27 +260,33 @@ def fit_monotone(
             "chain: has no joint policy table, so joint states and actions cannot be told apart; "
             "make it with pair_chain(mdp, policy) and a policy [S_0.., A_0..]"
         )
-    sizes = {"hidden": hidden, "num_targets": num_targets, "steps_per_target": steps_per_target}
+    sizes = {
+        "num_starts": num_starts,
+        "hidden": hidden,
+        "num_targets": num_targets,
+        "steps_per_target": steps_per_target,
+    }
     for name, value in sizes.items():
         check_positive_int(name, value)
     for name, value in (("learning_rate", learning_rate), ("tol", tol)):
         if not value > 0:
             raise ValueError(f"{name}: {value} is not positive")
     check_discount(discount)
-    mu = known_law(chain, mu)
-    q_joint = q_values(chain, rewards, discount=discount)
     reward = joint_reward(chain, rewards)
+    q_joint = q_values(chain, reward, discount=discount)
+    mu = known_law(chain, mu)
     rates = {"learning_rate": float(learning_rate), "tol": float(tol)}
     return _monotone(key, chain, reward, discount, mu, q_joint, **sizes, **rates)
 
 
-@jit(static_argnames=("hidden", "num_targets", "steps_per_target", "learning_rate", "tol"))
+_STATIC = ("num_starts", "hidden", "num_targets", "steps_per_target", "learning_rate", "tol")
+
+
+@jit(static_argnames=_STATIC)
 def _monotone(
-    key, chain, reward, discount, mu, q_joint, *, hidden, num_targets, steps_per_target,
+    key, chain, reward, discount, mu, q_joint, *, num_starts, hidden, num_targets, steps_per_target,
     learning_rate, tol,
 ):  # fmt: skip
-    dtype = reward.dtype
-    weights = _initial(key, chain, hidden, dtype)
     # Values of about 1, whatever the unit of the reward; the mean needs no learning.
     mean = mu @ reward
     spread = jnp.sqrt(mu @ (reward - mean) ** 2)
@@ -237,22 +298,38 @@ def _monotone(
     def loss(weights, target):
         return mu @ (_mixture(chain, weights) - target) ** 2 / 2
 
-    rate = optax.cosine_decay_schedule(learning_rate, num_targets * steps_per_target)
-    optimizer = optax.adam(rate)
+    def train(starts: dict[str, Any], num_targets: int) -> tuple[dict[str, Any], Array]:
+        """Trained weights, and what they leave of the Bellman equation."""
+        rate = optax.cosine_decay_schedule(learning_rate, num_targets * steps_per_target)
+        optimizer = optax.adam(rate)
 
-    def follow(carry, _):
-        target = renew(carry[0])
+        def follow(carry, _):
+            target = renew(carry[0])
 
-        def step(carry, _):
-            weights, state = carry
-            with jax.numpy_dtype_promotion("standard"):
-                updates, state = optimizer.update(jax.grad(loss)(weights, target), state)
-                return (optax.apply_updates(weights, updates), state), None
+            def step(carry, _):
+                weights, state = carry
+                with jax.numpy_dtype_promotion("standard"):
+                    updates, state = optimizer.update(jax.grad(loss)(weights, target), state)
+                    return (optax.apply_updates(weights, updates), state), None
 
-        return lax.scan(step, carry, None, length=steps_per_target)
+            return lax.scan(step, carry, None, length=steps_per_target)
 
-    start = (weights, optimizer.init(weights))
-    weights: Any = lax.scan(follow, start, None, length=num_targets)[0][0]
+        def one(weights):
+            start = (weights, optimizer.init(weights))
+            weights = lax.scan(follow, start, None, length=num_targets)[0][0]
+            left = loss(weights, renew(weights))
+            return weights, jnp.where(jnp.isnan(left), jnp.inf, left)
+
+        # Several at a time, but not all: each holds the units of all joint pairs.
+        return lax.map(one, starts, batch_size=_KEPT)
+
+    weights = _starts(key, chain, hidden, reward.dtype, num_starts)
+    if num_starts > _KEPT:
+        _, left = train(weights, max(1, round(_TRIED * num_targets)))
+        best = jnp.argsort(left.at[0].set(-1))[:_KEPT]  # the first is kept in any case
+        weights = jax.tree.map(lambda x: x[best], weights)
+    weights, left = train(weights, num_targets)
+    weights = jax.tree.map(lambda x: x[left.argmin()], weights)
     slopes = jax.tree.leaves(jax.grad(loss)(weights, renew(weights)))
     residual = jnp.sqrt(jnp.stack([(slope**2).sum() for slope in slopes]).sum())
     q_total = unit * _mixture(chain, weights) + mean / (1 - discount)
@@ -261,19 +338,25 @@ def _monotone(
     return _fit(q_joint, q_total, q_local, mu, residual, steps, residual <= tol)
 
 
-def _initial(key: Array, chain: PairChain, hidden: int, dtype: Any) -> dict[str, Any]:
-    """Local functions and, for each joint state, the weights of the mixture."""
-    agents, states = len(chain.views), chain.num_states
-    into, out = jax.random.split(key)
-    return {
-        # From 0 the first gradient orders the actions; a wrong order would drive weights to 0,
-        # where nothing is learned.
-        "local": [jnp.zeros(size, dtype) for size in chain.view_sizes],
-        "into": jax.random.normal(into, (states, agents, hidden), dtype) / agents**0.5,
-        "bias": jnp.zeros((states, hidden), dtype),
-        "out": jax.random.normal(out, (states, hidden), dtype) / hidden,
-        "constant": jnp.zeros(states, dtype),
-    }
+def _starts(
+    key: Array, chain: PairChain, hidden: int, dtype: Any, num_starts: int
+) -> dict[str, Any]:
+    """Local functions and, for each joint state, the weights of the mixture, of all starts."""
+    agents, states, sizes = len(chain.views), chain.num_states, chain.view_sizes
+
+    def one(key: Array, drawn: Array) -> dict[str, Any]:
+        into, out, local = jax.random.split(key, 3)
+        values = drawn * jax.random.normal(local, (sum(sizes),), dtype)
+        return {
+            "local": jnp.split(values, [sum(sizes[:i]) for i in range(1, agents)]),
+            "into": jax.random.normal(into, (states, agents, hidden), dtype) / agents**0.5,
+            "bias": jnp.zeros((states, hidden), dtype),
+            "out": jax.random.normal(out, (states, hidden), dtype) / hidden,
+            "constant": jnp.zeros(states, dtype),
+        }
+
+    keys = key[None] if num_starts == 1 else jax.random.split(key, num_starts)
+    return jax.vmap(one)(keys, jnp.full(num_starts, _DRAWN, dtype).at[0].set(0))
 
 
 def _mixture(chain: PairChain, weights: dict[str, Any]) -> Array:

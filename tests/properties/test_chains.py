@@ -136,7 +136,8 @@ def fitted(sizes):
         chain = chain_of(P, sizes)
         joint = je.fit_additive(chain, rewards, discount=discount)
         nearest = je.fit_additive(chain, joint.q_joint, discount=0.0)
-        return joint, nearest, je.average_reward(chain, rewards)
+        split = chain.lift(je.split_reward(chain, joint.q_joint))
+        return joint, nearest, je.average_reward(chain, rewards), split
 
     return fit
 
@@ -153,7 +154,7 @@ def test_additive_fit_is_near_the_nearest_sum(seed, kind, sizes, discount):
     if len(recurrent_classes(P)) > 1:
         return
     rewards = [numbers(rng, 1.0, n) for n in sizes]
-    joint, nearest, mean = jax.tree.map(np.asarray, fitted(sizes)(P, rewards, discount))
+    joint, nearest, mean, split = jax.tree.map(np.asarray, fitted(sizes)(P, rewards, discount))
     if not (joint.converged and nearest.converged):
         assert np.isnan(joint.error).all() or np.isnan(nearest.error).all()
         return
@@ -161,6 +162,9 @@ def test_additive_fit_is_near_the_nearest_sum(seed, kind, sizes, discount):
     np.testing.assert_allclose(mean, joint.mu @ reward, atol=1e-12)
     missed, least = (np.sqrt(fit.mu @ fit.error**2) for fit in (joint, nearest))
     assert missed <= least / np.sqrt(1 - discount**2) + 1e-8
+    np.testing.assert_array_equal(split, nearest.q_total)
+    size = np.abs(joint.q_joint).max() + 1e-300
+    np.testing.assert_allclose(joint.mu @ split, joint.mu @ joint.q_joint, atol=1e-9 * size)
 
 
 @cache

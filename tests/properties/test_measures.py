@@ -335,7 +335,8 @@ def test_merging_agents(seed, kind):
         return
     best = je.best_merge(chain, rewards, discount=0.9)
     assert isinstance(best, je.Merge)
-    assert best.bound == min(best.bounds.values())
+    assert best.bound == min(best.before, *best.bounds.values())
+    assert (best.pair is None) == (best.bound == best.before)
     found = je.decompose(merged, parts, discount=0.9)
     assert found.mu_error <= best.bounds[0, 2] + 1e-9
 
