@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 import jaxent
 from jaxent.auditing import plotting, report
 from jaxent.auditing.agent_estimates import AgentEstimates
+from jaxent.auditing.learned_sum import learned_sum
 from jaxent.auditing.report import to_dict
-from jaxent.auditing.verdict import agent_words, team_verdict
+from jaxent.auditing.verdict import Errors, agent_words, team_verdict
 from tests.reference import cases
 from tests.tolerances import EXACT, SOLVE
 
@@ -65,6 +66,9 @@ def test_numbers(log, found):
     np.testing.assert_allclose(found.theorem_6, 80 * found.upper @ largest, rtol=SOLVE)
     total = sum(q[x] for q, x in zip(found.q_local, np.asarray(run.pairs).T))
     np.testing.assert_allclose(found.scale, np.abs(total).mean(), rtol=SOLVE)
+    np.testing.assert_allclose(found.level, total.mean(), rtol=SOLVE)
+    np.testing.assert_allclose(found.spread, np.abs(total - total.mean()).mean(), rtol=SOLVE)
+    assert found.level_lower < found.level < found.level_upper
     np.testing.assert_array_equal(np.diag(found.influence), 0)
     # With two agents the one other's state is what the features count.
     off = found.influence[[0, 1], [1, 0]]
@@ -403,31 +407,160 @@ def test_a_shared_reward_is_split(log):
 def test_words_are_the_numbers_of_the_docs():
     found = {
         "p_value": np.array([0.01, 0.012, 0.04, 0.9, 0.001]),
+        "lower": np.array([0.01, 0.0, 0.01, 0.0, 0.01]),
         "upper": np.array([0.04, 0.06, 0.2, 0.2, 0.2]),
     }
     lacking = np.array([False, False, False, False, True])
-    words = agent_words(found, lacking, from_logs=True)
+    words, reasons = agent_words(found, lacking, from_logs=True)
     # Benjamini and Hochberg: p <= .05 k / 4 holds for .01 and .012, not for .04.
     nothing = "no entanglement seen"
     assert words == ("weakly entangled", "entangled", nothing, nothing, "not enough data")
+    # A word that the interval contradicts says why.
+    assert [bool(reason) for reason in reasons] == [False, True, True, False, False]
+    assert reasons[1].startswith("the interval holds 0, but the permutation test tells it from 0")
+    assert reasons[2].startswith("the interval leaves 0 out, but the permutation test does not")
+    assert all("false discovery rate of 5% over 4 agents" in reasons[i] for i in (1, 2))
     known = {"lower": np.array([0.0, 0.01]), "upper": np.array([0.02, 0.05])}
-    assert agent_words(known, np.zeros(2, bool), from_logs=False) == (nothing, "entangled")
+    words, reasons = agent_words(known, np.zeros(2, bool), from_logs=False)
+    assert words == (nothing, "entangled")
+    assert reasons == ("", "")
+
+
+def test_a_contradicted_word_is_printed_with_its_reason(found):
+    reason = "the interval leaves 0 out; and so on"
+    told = found._replace(reasons=("", reason), words=("entangled", "no entanglement seen"))
+    assert "no entanglement seen*\n" in str(told)
+    assert f"\n  * {reason}\n" in str(told)
+    assert to_dict(told)["reasons"] == ["", reason]
+    assert "*" not in str(found)
 
 
 @pytest.mark.parametrize(
-    ("words", "relative", "verdict"),
+    ("words", "errors", "verdict"),
     [
-        (("entangled",) * 2, 0.1, "trust"),
-        (("entangled",) * 2, 0.11, "trust with care"),
-        (("entangled",) * 2, 0.51, "do not trust"),
-        (("weakly entangled", "no entanglement seen"), 0.51, "do not trust"),
-        (("no entanglement seen",) * 2, 0.51, "undecided"),
-        (("entangled", "not enough data"), 0.05, "trust"),
-        (("not enough data",) * 2, 0.05, "not enough data"),
+        (("entangled",) * 2, (0.06, 0.0, 0.04), "trust"),
+        (("entangled",) * 2, (0.06, 0.0, 0.05), "trust with care"),
+        (("entangled",) * 2, (0.51, 0.0, 0.0), "do not trust"),
+        (("weakly entangled", "no entanglement seen"), (0.51, 0.0, 0.0), "do not trust"),
+        (("no entanglement seen",) * 2, (0.51, 0.0, 0.0), "undecided"),
+        (("no entanglement seen",) * 2, (0.01, 0.0, 0.5), "undecided"),
+        (("entangled",) * 2, (0.01, 0.0, 0.5), "undecided"),
+        (("no entanglement seen",) * 2, (0.01, 0.51, 0.0), "do not trust"),
+        (("entangled", "not enough data"), (0.05, 0.0, 0.0), "trust"),
+        (("not enough data",) * 2, (0.05, 0.0, 0.0), "not enough data"),
     ],
 )
-def test_verdicts(words, relative, verdict):
-    assert team_verdict(words, 2 * relative, 2.0, 2, True)[0] == verdict
+def test_verdicts(words, errors, verdict):
+    assert team_verdict(words, Errors(*errors), from_logs=True)[0] == verdict
+
+
+def test_points_lie_in_their_intervals():
+    """Example 1 has E = 0, so that estimates come out on either side of it."""
+    mdp, policy = jaxent.example_1()
+    chain = jaxent.pair_chain(mdp, policy)
+    below = 0
+    for seed in range(3):
+        run = jaxent.chain_trajectory(
+            jax.random.key(seed), chain, mdp.rewards, num_steps=1000, num_actions=2
+        )
+        raw = jaxent.entanglement_from_logs(jax.random.key(0), run, num_permutations=19)
+        assert (raw.lower <= raw.value).all()
+        assert (raw.value <= raw.upper).all()
+        below += int((raw.value < 0).sum())
+        found = jaxent.audit(run, discount=0.9, num_permutations=19)
+        assert (found.lower >= 0).all()
+        assert (found.lower <= found.entanglement).all()
+        assert (found.entanglement < found.upper).all()
+        # The upper end of one that came out below 0 is as far from 0 as it was from the estimate.
+        reach = np.asarray(raw.upper - raw.value)
+        np.testing.assert_allclose(found.upper - found.entanglement, reach, atol=1e-12)
+    assert below > 0
+
+
+def shifted(run, times, plus):
+    return replace(run, rewards=np.asarray(run.rewards) * times + plus)
+
+
+def test_no_reward_no_error(log):
+    """A reward of 0, or the same everywhere, leaves nothing to be wrong about."""
+    for constant in (0.0, 0.1, -7968.0):
+        told = jaxent.audit(shifted(log[0], 0, constant), discount=0.8, num_permutations=19)
+        assert (told.verdict, told.errors) == ("trust", (0, 0, 0))
+        assert told.level_lower == told.level == told.level_upper
+        np.testing.assert_allclose(told.level, 2 * constant / 0.2, rtol=SOLVE)
+        assert "inf" not in str(told)
+        assert "nan" not in str(told)
+
+
+@pytest.mark.parametrize("times", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("plus", [0.0, 1e3])
+def test_neither_a_unit_nor_a_constant_moves_the_verdict(log, found, times, plus):
+    """The verdict speaks of differences, which a constant in all rewards leaves as they are."""
+    told = jaxent.audit(shifted(log[0], times, plus * times), discount=0.8, num_permutations=39)
+    assert told.verdict == found.verdict
+    assert told.words == found.words
+    np.testing.assert_allclose(told.errors, found.errors, rtol=1e-6)
+    np.testing.assert_allclose(told.spread, times * found.spread, rtol=1e-6)
+    level = times * (found.level + 2 * plus / 0.2)
+    np.testing.assert_allclose(told.level, level, rtol=1e-6)
+
+
+def independent(discount):
+    """Two agents that have nothing to do with each other, and their local values."""
+    rng = np.random.default_rng(1)
+    agents = tuple(
+        jaxent.MDP(jnp.array(rng.dirichlet(np.ones(3), (3, 2))), jnp.array(rng.normal(size=(3, 2))))
+        for _ in range(2)
+    )
+    mdp = jaxent.WeaklyCoupledMDP(agents, discount)
+    own = [rng.dirichlet(np.ones(2), 3) for _ in range(2)]
+    chain = jaxent.pair_chain(mdp, jaxent.product_policy([jnp.array(pi) for pi in own]))
+    exact = jaxent.decompose(chain, mdp.rewards, discount=discount)
+    return mdp, chain, own, [np.asarray(q) for q in exact.q_local]
+
+
+def test_what_was_learned_has_an_interval():
+    """Independent agents, their policy known: nothing is wrong in the limit, and in 1000 epochs at
+    discount .99 the learned sum is far off. Its interval says so, and holds the truth."""
+    mdp, chain, own, q = independent(0.99)
+    level, beside, off = [], [], []
+    for seed in range(30):
+        run = jaxent.chain_trajectory(
+            jax.random.key(seed), chain, mdp.rewards, num_steps=1000, num_actions=2
+        )
+        pairs = np.asarray(run.pairs).T
+        true = sum(table[x] for table, x in zip(q, pairs))
+        found = learned_sum(run, 0.99)
+        apart = sum(table[x] for table, x in zip(found.q_local, pairs)) - true
+        level.append(abs(apart.mean()) <= found.level_error)
+        beside.append(np.abs(apart - apart.mean()).mean() <= found.sampling)
+        off.append(abs(apart.mean()))
+    assert np.mean(level) >= 0.8  # 95% wanted, 30 logs
+    assert np.mean(beside) >= 0.9
+    assert np.median(off) > 1  # of a true level of 2.2
+    laws = np.stack([pi[np.asarray(run.states)[:, i]] for i, pi in enumerate(own)], axis=1)
+    told = jaxent.audit(run, discount=0.99, policy=laws)
+    assert told.words == ("no entanglement seen",) * 2
+    assert told.errors.bound == 0
+    assert told.errors.sampling > 0.1
+    assert told.verdict == "trust with care"
+    assert "by sampling in this log" in told.sentence
+    assert told.level_upper - told.level_lower > 5
+    assert f"{told.level_lower:.4g} .. {told.level_upper:.4g}" in str(told)
+
+
+def test_a_reward_that_no_split_explains_is_no_trust(log):
+    """Paid by the toss of a coin, local values are constants, and that proves nothing."""
+    run = log[0]
+    arrays = (np.asarray(run.states), np.asarray(run.actions))
+    team = np.random.default_rng(0).choice([-1.0, 1.0], STEPS)
+    found = jaxent.audit(
+        jaxent.Trajectory.from_arrays(*arrays, team), discount=0.8, num_permutations=19
+    )
+    assert found.reward_error > 0.95
+    np.testing.assert_allclose(found.unexplained, 5 * found.reward_error, rtol=SOLVE)
+    assert found.verdict == "do not trust"
+    assert "the shared reward is no sum of local ones" in found.sentence
 
 
 def test_nothing_known_is_null_in_json(log):

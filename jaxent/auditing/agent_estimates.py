@@ -16,6 +16,7 @@ from .._checks import check_finite, check_shape
 from ..data.estimators import by_local, entanglement_interval
 from ..data.log_entanglement import entanglement_from_logs
 from ..data.trajectory import Trajectory
+from ..numerics.arrays import as_float
 
 Array = jax.Array
 
@@ -25,13 +26,15 @@ _CHUNK, _WORKERS = 10, 2
 _MAPPED = 8
 # Batches of consecutive epochs, whose spread makes the interval.
 _BATCHES = 20
+# Laws of actions that are this many rounding errors apart are the same.
+_ROUNDING = 64
 
 
 class AgentEstimates(NamedTuple):
     """Of N agents.
 
     Attributes:
-        entanglement: estimate of E_i, `[N]`.
+        entanglement: estimate of E_i, `[N]`; below 0 only by chance.
         lower: end of its 95% interval, `[N]`.
         upper: end of its 95% interval, `[N]`.
         p_value: of "no entanglement", `[N]`; NaN with a policy, which needs no test.
@@ -48,6 +51,12 @@ class AgentEstimates(NamedTuple):
         """NaN, and batches of 0, for the agents that lack data."""
         numbers = np.where(lacking, np.nan, self[:4])
         return AgentEstimates._make([*numbers, np.where(lacking[:, None], 0, self.batches)])
+
+    def from_zero(self) -> "AgentEstimates":
+        """No E_i is below 0: an estimate that came out there is 0, with an upper end as far off."""
+        value = np.maximum(self.entanglement, 0)
+        upper = value + (self.upper - self.entanglement)
+        return self._replace(entanglement=value, lower=np.maximum(self.lower, 0), upper=upper)
 
 
 def from_logs(
@@ -89,7 +98,7 @@ def from_policy(
     trajectory: Trajectory, policy: Array | np.ndarray, progress: Callable[[int], object]
 ) -> AgentEstimates:
     """Eq. (10), cross-fitted, for every agent."""
-    laws = jnp.asarray(policy)
+    laws = as_float(policy)
     check_shape("policy", laws, (*trajectory.states.shape, trajectory.num_actions))
     check_finite("policy", laws)
     local = trajectory.states * trajectory.num_signals + trajectory.signal[:, None]
@@ -106,7 +115,15 @@ def from_policy(
         found = one(laws[:, i], local[:, i], present)
         rows.append([found.value, found.lower, found.upper, np.nan, found.batches])
         progress(1)
-    return AgentEstimates(*(np.asarray(x, float) for x in zip(*rows, strict=True)))
+    found = AgentEstimates(*(np.asarray(x, float) for x in zip(*rows, strict=True)))
+    # Laws that are one but for rounding are one.
+    same = found.upper <= _ROUNDING * float(jnp.finfo(laws.dtype).eps)
+    return found._replace(
+        entanglement=np.where(same, 0, found.entanglement),
+        lower=np.where(same, 0, found.lower),
+        upper=np.where(same, 0, found.upper),
+        batches=np.where(same[:, None], 0, found.batches),
+    )
 
 
 def influence_map(key: Array, trajectory: Trajectory, min_visits: int) -> np.ndarray:

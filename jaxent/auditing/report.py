@@ -5,8 +5,9 @@ entanglement is estimated (agent_estimates.py), and both meet in the bound on th
 
     2 discount / (1 - discount) sum_i E_i span(Q_i),
 
-Theorem 6 with spans of local values for r_max / (1 - discount). What the bound says about the team
-is put into words by verdict.py.
+Theorem 6 with spans of local values for r_max / (1 - discount). It is for the values of an endless
+log; how far sampling moves those of this one is learned_sum.py's to say. What both come to for the
+team is put into words by verdict.py.
 """
 
 import warnings
@@ -16,12 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_positive_int
 from ..data.estimators import student
-from ..data.local_learning import lstd_local_q
 from ..data.local_pairs import check_few_pairs
 from ..data.log_columns import show_step
 from ..data.log_table import escaped, printable
@@ -30,7 +29,8 @@ from ..data.tables import Log, count_gaps, read_log
 from ..data.trajectory import Trajectory
 from ..numerics.arrays import relative
 from .agent_estimates import AgentEstimates, from_logs, from_policy, influence_map
-from .verdict import ENOUGH, agent_words, relative_bound, team_verdict
+from .learned_sum import learned_sum
+from .verdict import ENOUGH, Errors, agent_words, footnotes, team_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +55,9 @@ class Audit(NamedTuple):
         agents: labels, N of them.
         words: for each agent: "entangled", "weakly entangled", "no entanglement seen" or "not
             enough data".
-        entanglement: estimate of E_i, `[N]`; NaN where not enough data.
-        lower: end of its 95% interval, `[N]`.
+        reasons: for each agent why its word is another than its interval suggests, or "".
+        entanglement: estimate of E_i, `[N]`, 0 where it came out below; NaN where not enough data.
+        lower: end of its 95% interval, not below 0, `[N]`.
         upper: end of its 95% interval, `[N]`.
         p_value: of "no entanglement", `[N]`; NaN where a policy was given, which needs no test.
         share: share of the transitions that start in a pair with enough data, `[N]`.
@@ -67,7 +68,15 @@ class Audit(NamedTuple):
         bound: 2 discount / (1 - discount) sum_i E_i span(Q_i).
         bound_upper: upper end of the 95% interval of the bound, from the batches of all agents
             together.
+        unexplained: what no sum of local rewards explains of a shared reward, as a bound on the
+            error of values (Prop. 4): its root mean square over 1 - discount; 0 for local rewards.
         scale: mean of |sum_i Q_i| over the log.
+        spread: mean of |sum_i Q_i - level| over the log, what the errors are compared with.
+        level: mean of sum_i Q_i over the log.
+        level_lower: end of its 95% interval, by how far sampling moves the learned values.
+        level_upper: end of its 95% interval.
+        sampling: how far sampling moves the learned sum beside its level: mean over the log of half
+            of the 95% interval.
         influence: row i is moved by column j, `[N, N]`; `[0, 0]` for many agents or with a policy.
         reward_error: root mean square of a shared reward that no sum of local ones explains,
             relative to the reward; 0 for local rewards.
@@ -80,6 +89,7 @@ class Audit(NamedTuple):
     discount: float
     agents: tuple[Hashable, ...]
     words: tuple[str, ...]
+    reasons: tuple[str, ...]
     entanglement: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
@@ -91,10 +101,21 @@ class Audit(NamedTuple):
     theorem_6: float
     bound: float
     bound_upper: float
+    unexplained: float
     scale: float
+    spread: float
+    level: float
+    level_lower: float
+    level_upper: float
+    sampling: float
     influence: np.ndarray
     reward_error: float
     notes: tuple[str, ...]
+
+    @property
+    def errors(self) -> Errors:
+        """What the verdict is made of, as shares of the spread."""
+        return Errors.relative(self.bound_upper, self.unexplained, self.sampling, self.spread)
 
     def __str__(self) -> str:
         """The report."""
@@ -146,11 +167,11 @@ def audit(
     _check_count("num_permutations", num_permutations, _MOST_PERMUTATIONS)
     _check_log(trajectory, known_policy=policy is not None)
     trajectory, unit = _in_units(trajectory)
-    trajectory, reward_error, rough = _own_rewards(trajectory)
-    learned = jax.tree.map(np.asarray, lstd_local_q(_as_float(trajectory), discount=discount))
+    trajectory, left, reward_error, rough = _own_rewards(trajectory)
+    unexplained = left / (1 - float(discount))
+    learned = learned_sum(trajectory, float(discount))
     visits = _visits(trajectory)
     known = visits >= min_visits  # [N, X]
-    scale = _mean_total(trajectory, learned.value)
     progress = (lambda _: None) if progress is None else progress
     if policy is None:
         found = from_logs(key, trajectory, features, min_visits, num_permutations, progress)
@@ -161,12 +182,13 @@ def audit(
     share = np.where(known, visits, 0).sum(1) / np.maximum(visits.sum(1), 1)
     lacking = (share < ENOUGH) | np.isnan(found.entanglement)
     found = found.without(lacking)
-    words = agent_words(found._asdict(), lacking, from_logs=policy is None)
     num_folds = 2 if policy is None else 1
-    bounds = _bounds(found, trajectory, learned.value, known, discount, num_folds)
-    verdict, sentence = team_verdict(
-        words, bounds["bound_upper"], scale, trajectory.num_agents, policy is None
-    )
+    bounds = _bounds(found, trajectory, learned.apart, known, discount, num_folds)
+    found = found.from_zero()
+    words, reasons = agent_words(found._asdict(), lacking, from_logs=policy is None)
+    upper = bounds["bound_upper"]
+    errors = Errors.relative(upper, unexplained, learned.sampling, learned.spread)
+    verdict, sentence = team_verdict(words, errors, from_logs=policy is None)
     return Audit(
         verdict=verdict,
         sentence=sentence,
@@ -174,16 +196,23 @@ def audit(
         discount=float(discount),
         agents=trajectory.labels.agents,
         words=words,
+        reasons=reasons,
         entanglement=found.entanglement,
         lower=found.lower,
         upper=found.upper,
         p_value=found.p_value,
         share=share,
         pairs=tuple(trajectory.pair_label(x) for x in range(trajectory.num_pairs)),
-        q_local=np.where(known, learned.value.astype(float), np.nan) * unit,
+        q_local=np.where(known, learned.q_local, np.nan) * unit,
         occupancy=learned.occupancy,
         **{name: bound * unit for name, bound in bounds.items()},
-        scale=scale * unit,
+        unexplained=unexplained * unit,
+        scale=learned.scale * unit,
+        spread=learned.spread * unit,
+        level=learned.level * unit,
+        level_lower=(learned.level - learned.level_error) * unit,
+        level_upper=(learned.level + learned.level_error) * unit,
+        sampling=learned.sampling * unit,
         influence=influence,
         reward_error=reward_error,
         notes=notes + rough,
@@ -238,19 +267,16 @@ def _in_units(trajectory: Trajectory) -> tuple[Trajectory, float]:
     return replace(trajectory, rewards=rewards / unit), unit
 
 
-def _own_rewards(trajectory: Trajectory) -> tuple[Trajectory, float, tuple[str, ...]]:
-    """With a reward for each agent; what a split of a shared one leaves; a note if it is rough."""
+def _own_rewards(trajectory: Trajectory) -> tuple[Trajectory, float, float, tuple[str, ...]]:
+    """With a reward for each agent; what a split of a shared one leaves, as it is and relative to
+    the reward; a note if the split is rough."""
     if not trajectory.shares_reward:
-        return trajectory, 0.0, ()
+        return trajectory, 0.0, 0.0, ()
     fit = fit_local_rewards(trajectory)
     rough = f"the split of the shared reward is rough: residual {fit.residual:.2g}"
-    error = float(relative(fit.error, fit.scale))
-    return with_rewards(trajectory, fit.reward), error, () if fit.converged else (rough,)
-
-
-def _as_float(trajectory: Trajectory) -> Trajectory:
-    """Rewards in JAX's default float, so that nothing is learned in more than it computes."""
-    return replace(trajectory, rewards=jnp.asarray(trajectory.rewards, float))
+    notes = () if fit.converged else (rough,)
+    share = float(relative(fit.error, fit.scale))
+    return with_rewards(trajectory, fit.reward), float(fit.error), share, notes
 
 
 def _visits(trajectory: Trajectory) -> np.ndarray:
@@ -261,12 +287,6 @@ def _visits(trajectory: Trajectory) -> np.ndarray:
     return np.bincount(cell[np.asarray(trajectory.follows)], minlength=size).reshape(
         trajectory.num_agents, -1
     )
-
-
-def _mean_total(trajectory: Trajectory, q: np.ndarray) -> float:
-    """Mean over epochs of |sum_i Q_i(x_i)|."""
-    each = q[np.arange(trajectory.num_agents), np.asarray(trajectory.pairs)]
-    return float(np.abs(np.where(trajectory.present, each, 0).sum(1)).mean())
 
 
 def _bounds(
@@ -288,7 +308,7 @@ def _bounds(
     # What one fold is judged on another learns from: errors of two may add up, as for each agent.
     error = error * np.sqrt(num_folds)
     largest = np.abs(np.where(trajectory.present, trajectory.rewards, 0)).max(0)
-    upper = np.nansum(np.minimum(found.upper, 1) * largest)
+    upper = np.nansum(np.minimum(found.from_zero().upper, 1) * largest)
     return {
         "theorem_6": float(4 * discount / (1 - discount) ** 2 * upper),
         "bound": bound,
@@ -309,6 +329,7 @@ def _report(a: Audit) -> list[str]:
         f"entanglement {source}",
         f"  {'agent':<16}{'E_i':>9}{'95% interval':>20}{'p':>8}  word",
     ]
+    marks = footnotes(a.reasons)
     order = np.argsort(-np.nan_to_num(a.entanglement, nan=-1), kind="stable")
     for i in order[:20]:
         agent = printable(a.agents[i], 40)
@@ -317,21 +338,38 @@ def _report(a: Audit) -> list[str]:
             continue
         p = "" if np.isnan(a.p_value[i]) else f"{a.p_value[i]:.3f}"
         interval = f"{a.lower[i]:.4f} .. {a.upper[i]:.4f}"
-        lines.append(f"  {agent:<16}{a.entanglement[i]:>9.4f}{interval:>20}{p:>8}  {a.words[i]}")
+        lines.append(
+            f"  {agent:<16}{a.entanglement[i]:>9.4f}{interval:>20}{p:>8}  {a.words[i]}"
+            + marks.get(a.reasons[i], "")
+        )
     if len(order) > 20:
         lines.append(f"  ... and {len(order) - 20} more, in the JSON")
     lines += [f"  {a.words.count(word)} {word}" for word in dict.fromkeys(a.words)]
+    lines += [f"  {mark} {reason}" for reason, mark in marks.items()]
+    level = f"{a.level_lower:.4g} .. {a.level_upper:.4g}"
     lines += [
         "",
-        "error of the sum of local values, in mu-norm",
+        "error of the sum of local values, in mu-norm, in the limit of data",
         f"  {'bound by spans of local values, estimate':<44}{a.bound:>12.4g}",
         f"  {'upper end of its 95% interval':<44}{a.bound_upper:>12.4g}",
         f"  {'Theorem 6, with the upper ends of all E_i':<44}{a.theorem_6:>12.4g}",
-        f"  {'mean size of the sum of local values':<44}{a.scale:>12.4g}",
-        f"  {'upper end, relative':<44}{relative_bound(a.bound_upper, a.scale):>12.2%}",
     ]
     if a.reward_error:
-        lines.append(f"  {'shared reward not explained, relative':<44}{a.reward_error:>12.2%}")
+        lines += [
+            f"  {'shared reward not explained, relative':<44}{a.reward_error:>12.2%}",
+            f"  {'what that adds at most':<44}{a.unexplained:>12.4g}",
+        ]
+    lines += [
+        f"  {'spread of the sum of local values':<44}{a.spread:>12.4g}",
+        f"  {'upper end, relative to the spread':<44}{a.errors.limit:>12.2%}",
+        "",
+        "what this log has taught of it; sampling is in no bound above",
+        f"  {'moved by sampling, 95%, beside the level':<44}{a.sampling:>12.4g}",
+        f"  {'the same, relative to the spread':<44}{a.errors.sampling:>12.2%}",
+        f"  {'level (mean) of the learned sum':<44}{a.level:>12.4g}",
+        f"  {'its 95% interval':<44}{level:>24}",
+        f"  {'mean size of the learned sum':<44}{a.scale:>12.4g}",
+    ]
     rare = np.isnan(a.q_local) & (a.occupancy > 0)
     if rare.any():
         lines += [

@@ -50,7 +50,7 @@ class LogsEstimate(NamedTuple):
     Attributes:
         value: held-out lower estimate of E_i, `[K]`; below 0 only by chance. NaN without data.
         standard_error: by batch means over the held-out epochs, folds taken as dependent, `[K]`.
-        lower: end of the interval, not below 0, `[K]`.
+        lower: end of the interval; below 0 wherever chance may have taken the value there, `[K]`.
         upper: end of the interval, which is one for the lower estimate, not for E_i, `[K]`.
         plug_in: mean distance of the fitted laws from their center, `[K]`; overfitting raises it.
         p_value: of the permutation test of "no entanglement", `[K]`.
@@ -232,7 +232,7 @@ def estimate_paths(
         return LogsEstimate(
             found.value,
             error,
-            jnp.maximum(found.value - quantile * error, 0),
+            found.value - quantile * error,
             found.value + quantile * error,
             found.in_sample,
             jnp.where(weight.sum() > 0, p_value, jnp.nan),
