@@ -34,7 +34,15 @@ def concrete(*arrays: Any) -> bool:
 
 def check_shape(name: str, array: Any, shape: Sequence[int | None]) -> None:
     """Raise unless `array` has this shape; `None` stands for any length."""
-    given = np.shape(array) if concrete(array) else jnp.asarray(array).shape
+    if concrete(array):
+        try:
+            given = np.shape(array)
+        except ValueError:  # nested, and of several lengths
+            fields = ", ".join(getattr(array, "_fields", ()))
+            held = f"; it holds {fields}" if fields else ""
+            raise ValueError(f"{name}: {type(array).__name__} is not an array{held}") from None
+    else:
+        given = jnp.asarray(array).shape
     fits = len(given) == len(shape) and all(
         want is None or want == got for want, got in zip(shape, given, strict=True)
     )

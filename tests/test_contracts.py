@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,141 @@ def test_no_public_argument_takes_anything(function):
 def test_a_bandit_is_shown_the_right_door(give):
     with pytest.raises(ValueError, match=r"RestlessBandit.*check_bandit.*exchangeable_chain"):
         give(je.circulant_bandit(5))
+
+
+def taking(*names):
+    """Public functions that take an argument of one of these names."""
+    return [
+        f
+        for f in public()
+        if not f.__name__.startswith("_") and {*names} & {*inspect.signature(f).parameters}
+    ]
+
+
+TAKE_A_CHAIN, TAKE_A_BANDIT = taking("chain", "other"), taking("bandit")
+
+
+def call(function, **given):
+    """With what is given, and for every other argument something that is never looked at."""
+    arguments = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in given:
+            arguments[name] = given[name]
+        elif parameter.default is inspect.Parameter.empty:
+            harmless = {"key": jax.random.key(0)}
+            arguments[name] = harmless.get(name, 2 if name.startswith("num_") else 0.5)
+    return function(**arguments)
+
+
+def test_there_are_such_functions():
+    names = {f.__qualname__ for f in (*TAKE_A_CHAIN, *TAKE_A_BANDIT)}
+    assert {"q_values", "theorem_6", "best_merge", "mean_field", "whittle_index"} <= names
+
+
+@pytest.mark.parametrize("function", TAKE_A_CHAIN, ids=lambda function: function.__qualname__)
+def test_a_model_in_the_place_of_a_chain(function):
+    """One line that names what makes a chain of it."""
+    model, policy = je.example_1()
+    chain = je.pair_chain(model, policy)
+    doors = {
+        r"WeaklyCoupledMDP is not a PairChain; pair_chain\(model, policy\) makes one": model,
+        r"tuple is not a PairChain; pair_chain\(model, policy\)": (model, policy),
+        r"RestlessBandit is not a PairChain; exchangeable_chain\(": je.circulant_bandit(5),
+    }
+    if function is not je.stationary_distribution:  # which takes a matrix too
+        doors[r"ndarray is not a PairChain; PairChain.from_matrix\("] = np.eye(4)
+    for match, given in doors.items():
+        with pytest.raises(ValueError, match=rf"^chain: {match}"):
+            call(function, chain=given, other=chain)
+        if "other" in inspect.signature(function).parameters:
+            with pytest.raises(ValueError, match=rf"^other: {match}"):
+                call(function, chain=chain, other=given)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [f for f in taking("trajectory", "flow", "flows") if f.__module__.startswith("jaxent.data")],
+    ids=lambda function: function.__qualname__,
+)
+def test_a_log_in_the_place_of_a_trajectory(function):
+    log = je.Log(None, ())
+    with pytest.raises(ValueError, match=r"^\w+: Log is not a Trajectory; its .trajectory is one"):
+        call(function, trajectory=log, flow=log, flows=log)
+    with pytest.raises(ValueError, match=r"^\w+: str is not a Trajectory; read_log\(..\)"):
+        call(function, trajectory="log.csv", flow="log.csv", flows="log.csv")
+
+
+@pytest.mark.parametrize("function", TAKE_A_BANDIT, ids=lambda function: function.__qualname__)
+def test_a_model_in_the_place_of_a_bandit(function):
+    model = je.example_1()[0]
+    run = SimpleNamespace(counts=np.ones((2, 4)))
+    match = r"is not a RestlessBandit; agents alike, .*pair_chain"
+    for given in (model, je.named_bandit("machines", 10), je.pair_chain(*je.example_1())):
+        with pytest.raises(ValueError, match=match):
+            call(function, bandit=given, trajectory=run)
+
+
+BANDIT = je.named_bandit("machines", 10).bandit
+RANKED = {
+    "fluid": je.fluid_priority(BANDIT),
+    "whittle": je.whittle_index(BANDIT),
+    "named": je.named_bandit("machines", 10),
+}
+KEY = jax.random.key(0)
+START = np.array([4, 3, 2, 1])
+TAKE_A_PRIORITY = {
+    "mean_field": lambda p: je.mean_field(BANDIT, p),
+    "mean_field_step": lambda p: je.mean_field_step(BANDIT, p, jnp.array(START / 10)),
+    "ground_truth": lambda p: je.ground_truth(BANDIT._replace(num_agents=5, budget=1), p),
+    "exchangeable_chain": lambda p: je.exchangeable_chain(
+        BANDIT._replace(num_agents=5, budget=1), p
+    ).kernel.matrix(),
+    "tagged_entanglement": lambda p: je.tagged_entanglement(
+        BANDIT._replace(num_agents=2, budget=1), p, np.full(10, 0.1)
+    ),
+    "simulate_counts": lambda p: je.simulate_counts(KEY, BANDIT, p, num_steps=3, counts=START),
+    "monte_carlo_q": lambda p: je.monte_carlo_q(KEY, BANDIT, p, START, num_runs=2, num_steps=3),
+    "check_attractor": lambda p: je.check_attractor(BANDIT, p, num_starts=2, num_steps=50),
+    "lipschitz_constant": lambda p: je.lipschitz_constant(BANDIT, p),
+    "deviation_bound": lambda p: je.deviation_bound(
+        START[None], np.ones(1), BANDIT, p, je.mean_field(BANDIT, RANKED["fluid"].priority)
+    ),
+    "index_policy": lambda p: je.index_policy(p, num_agents=2, budget=1),
+    "index_priority": lambda p: je.index_priority(p),
+}
+
+
+@pytest.mark.parametrize("ranked", RANKED)
+@pytest.mark.parametrize("name", TAKE_A_PRIORITY)
+def test_what_ranks_states_is_a_priority(name, ranked):
+    order = np.asarray(RANKED[ranked].priority)
+    if name == "index_priority":
+        np.testing.assert_array_equal(je.index_priority(RANKED[ranked]), order)
+        return
+    given, wanted = (TAKE_A_PRIORITY[name](p) for p in (RANKED[ranked], order))
+    jax.tree.map(np.testing.assert_array_equal, given, wanted)
+
+
+def test_what_ranks_nothing_says_so():
+    rng = np.random.default_rng(0)
+    while True:
+        kernels = rng.dirichlet([0.3] * 3, (2, 3))
+        bandit = je.RestlessBandit(*kernels, rng.random((3, 2)), 10, 5, 0.95)
+        index = je.whittle_index(bandit)
+        if not index.indexable:
+            break
+    with pytest.raises(ValueError, match=r"^priority: the bandit is not indexable \(state \d"):
+        je.mean_field(bandit, index)
+    soft = je.SoftIndex(jnp.arange(3.0), 0.1)
+    with pytest.raises(ValueError, match="priority: a SoftIndex has chances and no order"):
+        je.check_attractor(bandit, soft)
+    with pytest.raises(ValueError, match="index: WhittleIndex is not an array; it holds index, "):
+        je.mean_field(bandit, je.SoftIndex(index, 0.1))
+    with pytest.raises(ValueError, match="policy: tuple is not a SoftIndex"):
+        je.soft_mean_field(bandit, (0, 1, 2))
+    chain = je.pair_chain(*je.example_1())
+    with pytest.raises(ValueError, match="mdp: is a PairChain already"):
+        je.pair_chain(chain, jnp.ones(4))
 
 
 def test_other_models_are_no_bandits():

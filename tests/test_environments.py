@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxent as je
+from jaxent.data.environment_contract import optional_package
 
 
 class Relay:
@@ -166,6 +167,97 @@ def test_names_need_the_extra(call, module, name, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"needs {name}: pip install 'jaxent\[envs\]'"):
         call(KEY, "switch_riddle", run_at_random, num_steps=10)
+
+
+def test_a_package_that_lacks_a_module_of_its_own(monkeypatch, tmp_path):
+    """The module that is missing is named, not the package that is there."""
+    (tmp_path / "needs_six.py").write_text("import no_such_module.inner\n")
+    (tmp_path / "is_broken.py").write_text("from math import no_such_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"lacks the module no_such_module; .*no_such_module"):
+        optional_package("needs_six", "gymnax")
+    with pytest.raises(
+        ImportError, match=r"gymnax is installed, but cannot be imported: .*no_such"
+    ):
+        optional_package("is_broken", "gymnax")
+
+
+class Broken(Relay):
+    """The relay with one thing of what `reset` or `step` gives changed."""
+
+    def __init__(self, where, change):
+        super().__init__()
+        self.where, self.change = where, change
+
+    def reset(self, key):
+        given = super().reset(key)
+        return self.change(given) if self.where == "reset" else given
+
+    def step(self, key, state, actions):
+        given = super().step(key, state, actions)
+        return self.change(given) if self.where == "step" else given
+
+
+def part(k, change):
+    return lambda given: (*given[:k], change(given[k]), *given[k + 1 :])
+
+
+def without_bob(named):
+    return {"ann": named["ann"]}
+
+
+def as_floats(named):
+    return jax.tree.map(lambda x: jnp.asarray(x, float), named)
+
+
+def stacked(named):
+    return jnp.stack([x["field"] for x in named.values()])
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "match"),
+    [
+        ("reset", part(0, without_bob), "env: reset gives no observation of agent bob; an agent"),
+        ("step", part(0, without_bob), "env: step gives no observation of agent bob; an agent"),
+        ("step", part(2, without_bob), "env: step gives no reward of agent bob"),
+        (
+            "step",
+            part(2, lambda paid: jnp.zeros(2)),
+            "env: step gives rewards as .*, wanted a dict",
+        ),
+        ("reset", part(0, stacked), r"env: reset gives observations as .* \[2\], wanted a dict"),
+        (
+            "step",
+            part(3, lambda ends: {"ann": ends["__all__"]}),
+            r'done \(ann\), but not "__all__"',
+        ),
+        ("step", part(3, lambda ends: ends["__all__"]), r'but not "__all__"'),
+        (
+            "step",
+            part(2, lambda paid: {a: jnp.zeros(3) for a in paid}),
+            r"ann a reward of shape \[3",
+        ),
+        ("step", part(0, as_floats), "reset shows agent ann .*int.*, but step float"),
+        ("step", part(1, as_floats), "the state that step gives has other shapes or types"),
+        ("reset", lambda given: given[0], "env: reset gives dict, wanted two things"),
+        ("step", lambda given: given[:4], "env: step gives 4 of them, wanted five things"),
+    ],
+)
+def test_a_broken_contract_is_named(where, change, match):
+    with pytest.raises(ValueError, match=match) as raised:
+        play(Broken(where, change), policy=run_always, num_steps=5)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_environment_without_agents():
+    with pytest.raises(ValueError, match="env: Walk does not list its agents; wanted"):
+        play(Walk(1))
+    short = Walk(1)
+    short.step = lambda *args: (0, 0, 0.0)
+    with pytest.raises(ValueError, match="env: step gives 3 of them, wanted five things"):
+        je.from_gymnax(KEY, short, lambda key, seen: 1, num_steps=5)
+    with pytest.raises(ValueError, match=r"policy: gives agent ann an action of shape \[2\]"):
+        play(policy=lambda key, seen: {a: jnp.zeros(2, int) for a in seen}, num_steps=5)
 
 
 class Walk:

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._checks import check_shape, check_stochastic
 from ..models.contracts import (
@@ -33,6 +34,7 @@ from ..models.contracts import (
 from ..models.layouts import product_layout, view_of
 from ..models.parts import DenseKernel, NoChoice
 from ..models.policies import LocalPolicies
+from ..models.restless_bandit import RestlessBandit
 from ..numerics.arrays import as_float
 from ..numerics.compiled import jit
 
@@ -163,6 +165,19 @@ def _stochastic(kernel: Kernel, policy: PolicyPart) -> Array:
     return kernel.stochastic() & policy.stochastic()
 
 
+def check_chain(chain: object, name: str = "chain") -> None:
+    """Raise a ValueError that names what makes a chain of what was given, unless it is one."""
+    if isinstance(chain, PairChain):
+        return
+    if isinstance(chain, RestlessBandit):
+        door = "exchangeable_chain(bandit, priority) makes one of it"
+    elif isinstance(chain, (jax.Array, np.ndarray, list)):
+        door = "PairChain.from_matrix(P, sizes=...) makes one of a matrix"
+    else:
+        door = "pair_chain(model, policy) makes one of a model and its policy"
+    raise ValueError(f"{name}: {type(chain).__name__} is not a PairChain; {door}")
+
+
 def pair_chain(mdp: Model, policy: ArrayLike | LocalPolicies) -> PairChain:
     r"""The chain on joint pairs that a policy makes of a model, P^π(x'|x) = P(s'|s, a) π(a'|s').
 
@@ -191,6 +206,8 @@ def pair_chain(mdp: Model, policy: ArrayLike | LocalPolicies) -> PairChain:
         >>> chain.sizes, chain.views
         ((4, 4), ((0,), (1,)))
     """
+    if isinstance(mdp, PairChain):
+        raise ValueError("mdp: is a PairChain already, which has its policy in it")
     check_mdp(mdp)
     mdp.check_policy(policy)
     return PairChain(*mdp.parts(policy))

@@ -25,7 +25,7 @@ from ..numerics.arrays import dot, nan_unless
 from ..numerics.compiled import jit
 from ..numerics.elimination import Eliminated, eliminate, implicit_law, law_of
 from ..numerics.krylov import gmres
-from .pair_chain import PairChain
+from .pair_chain import PairChain, check_chain
 
 Array = jax.Array
 
@@ -65,7 +65,7 @@ def stationary_distribution(chain: PairChain | ArrayLike) -> Array:
         >>> print(jaxent.stationary_distribution(chain).round(3))
         [0.333 0.167 0.167 0.333]
     """
-    if not isinstance(chain, PairChain):
+    if isinstance(chain, (jax.Array, np.ndarray, list)):
         chain = PairChain.from_matrix(chain, sizes=np.shape(chain)[:1])
     solution = solve_law(chain)
     if concrete(chain, solution) and not bool(solution.converged):
@@ -75,6 +75,7 @@ def stationary_distribution(chain: PairChain | ArrayLike) -> Array:
 
 def known_law(chain: PairChain, mu: ArrayLike | None) -> Array:
     """The law that is given, `[J]` in the chain's dtype, or the stationary one where none is."""
+    check_chain(chain)
     if mu is None:
         return stationary_distribution(chain)
     check_shape("mu", mu, (chain.num_pairs,))
@@ -83,6 +84,7 @@ def known_law(chain: PairChain, mu: ArrayLike | None) -> Array:
 
 def solve_law(chain: PairChain) -> LawSolution:
     """The stationary law with its residual and flag; never raises on values."""
+    check_chain(chain)
     return law_direct(chain) if chain.is_small else law_iterative(chain)
 
 

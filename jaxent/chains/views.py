@@ -20,7 +20,7 @@ from ..models.contracts import Agents, ArrayLike, View
 from ..models.layouts import FactorLayout, FactorView, MapLayout, MapView, map_view
 from ..numerics.arrays import ratio
 from ..numerics.compiled import jit
-from .pair_chain import PairChain
+from .pair_chain import PairChain, check_chain
 
 Array = jax.Array
 
@@ -36,6 +36,7 @@ def marginal(chain: PairChain, mu: ArrayLike, *, agent: Agents) -> Array:
         mu: `[J]`.
         agent: one agent, or a block of them as one. Static.
     """
+    check_chain(chain)
     check_shape("mu", mu, (chain.num_pairs,))
     return chain.layout.project(jnp.asarray(mu), agent)
 
@@ -61,6 +62,7 @@ def local_transition(chain: PairChain, mu: ArrayLike, *, agent: Agents) -> Array
         [[0.5 0.5]
          [0.5 0.5]]
     """
+    check_chain(chain)
     check_shape("mu", mu, (chain.num_pairs,))
     return _project(chain, mu, chain.view(agent))
 
@@ -95,6 +97,7 @@ def view_transition(chain: PairChain, *, agent: Agents) -> Array:
         chain: the joint chain; only `mv` is asked of it.
         agent: one agent, or a block of them as one. Static.
     """
+    check_chain(chain)
     return next_view(chain, chain.view(agent))
 
 
@@ -153,8 +156,7 @@ def with_views(chain: PairChain, views: Sequence[Agents | ArrayLike]) -> PairCha
         >>> jaxent.with_views(chain, [parity]).view_sizes
         (2,)
     """
-    if not isinstance(chain, PairChain):
-        raise ValueError(f"chain: {type(chain).__name__} is not a PairChain; pair_chain makes one")
+    check_chain(chain)
     if not views:
         raise ValueError("views: is empty; a chain has at least one view")
     if not isinstance(chain.layout, (FactorLayout, MapLayout)):
@@ -211,6 +213,7 @@ class ProductForm(NamedTuple):
 
 def product_form(chain: PairChain) -> ProductForm | None:
     """The joint pair as a tuple of local ones; None if views share, hide or leave out anything."""
+    check_chain(chain)
     sizes = chain.view_sizes
     if isinstance(chain.layout, FactorLayout):
         if chain.views != tuple((i,) for i in range(len(chain.sizes))):

@@ -16,7 +16,6 @@ environment that is passed as an object, which needs only the methods of `Enviro
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -25,6 +24,15 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_finite, check_positive_int, key_first
+from .environment_contract import (
+    agents_of,
+    by_agent,
+    end_of_all,
+    explain_change,
+    number_of,
+    optional_package,
+    parts_of,
+)
 from .local_pairs import MOST_PAIRS
 from .trajectory import Labels, Trajectory
 
@@ -132,29 +140,36 @@ def from_jaxmarl(
         `encode` made of them) and the numbers of the actions.
 
     Raises:
-        ImportError: for a name, if JaxMARL is not installed.
-        ValueError: for actions that are no finite set, more observations than `max_states`,
+        ImportError: for a name, if JaxMARL or a module that it needs is not installed.
+        ValueError: for an environment that gives no observation or reward of an agent, no
+            "__all__" among its ends, or other shapes in `step` than in `reset`; for actions that
+            are no finite set, more observations than `max_states`,
             observations of several sizes or not finite, an `encode` or a policy that gives
             something else, rewards that differ though shared.
 
     References:
         Rutherford et al., JaxMARL: Multi-Agent RL Environments and Algorithms in JAX, 2024.
     """
-    game = _package("jaxmarl", "JaxMARL").make(env) if isinstance(env, str) else env
-    agents = tuple(game.agents)
+    game = optional_package("jaxmarl", "JaxMARL").make(env) if isinstance(env, str) else env
+    agents: tuple[str, ...] = agents_of(game)
 
     def reset(key):
-        observations, state = game.reset(key)
-        return tuple(observations[a] for a in agents), state
+        two = "two things: what is seen, and the state"
+        observations, state = parts_of(game.reset(key), "reset", two, 2, 2)
+        return by_agent(observations, agents, "reset", "observation"), state
 
     def step(key, state, actions):
-        named = dict(zip(agents, actions, strict=True))
-        observations, state, rewards, ends, _ = game.step(key, state, named)
-        paid = jnp.stack([jnp.asarray(rewards[a], float) for a in agents])
-        return tuple(observations[a] for a in agents), state, paid, ends["__all__"]
+        named: dict[Any, Any] = dict(zip(agents, actions, strict=True))
+        five = "five things: what is seen, the state, rewards, ends, anything else"
+        given = parts_of(game.step(key, state, named), "step", five, 5, 5)
+        observations, state, rewards, ends, _ = given
+        each = zip(agents, by_agent(rewards, agents, "step", "reward"), strict=True)
+        paid = jnp.stack([number_of(r, a, "env: step", "a reward").astype(float) for a, r in each])
+        return by_agent(observations, agents, "step", "observation"), state, paid, end_of_all(ends)
 
     def act(key, observations):
-        actions = policy(key, dict(zip(agents, observations, strict=True)))
+        seen: dict[Any, Any] = dict(zip(agents, observations, strict=True))
+        actions = policy(key, seen)
         if not isinstance(actions, dict) or set(actions) != set(agents):
             raise ValueError(f"policy: wanted a dict with an action for each of {list(agents)}")
         return tuple(actions[a] for a in agents)
@@ -195,39 +210,34 @@ def from_gymnax(
             given.
 
     Raises:
-        ImportError: for a name, if gymnax is not installed.
+        ImportError: for a name, if gymnax or a module that it needs is not installed.
         ValueError: as `from_jaxmarl` does.
 
     References:
         Lange, gymnax: A JAX-based Reinforcement Learning Environment Library, 2022.
     """
-    game = _package("gymnax", "gymnax").make(env)[0] if isinstance(env, str) else env
+    game = optional_package("gymnax", "gymnax").make(env)[0] if isinstance(env, str) else env
     params = game.default_params if params is None else params
 
     def reset(key):
-        observation, state = game.reset(key, params)
+        two = "two things: what is seen, and the state"
+        observation, state = parts_of(game.reset(key, params), "reset", two, 2, 2)
         return (observation,), state
 
     def step(key, state, actions):
         # Before version 1 there is one flag for the end, then one for each way to end.
-        observation, state, reward, *ends, _ = game.step(key, state, actions[0], params)
-        end = jnp.stack([jnp.asarray(x, bool) for x in ends]).any()
-        return (observation,), state, jnp.asarray(reward, float).reshape(1), end
+        five = "five things: what is seen, the state, a reward, one or more ends, anything else"
+        given = parts_of(game.step(key, state, actions[0], params), "step", five, 5, None)
+        observation, state, reward, *ends, _ = given
+        end = jnp.stack([number_of(x, 0, "env: step", "an end").astype(bool) for x in ends]).any()
+        paid = number_of(reward, 0, "env: step", "a reward").astype(float)
+        return (observation,), state, paid.reshape(1), end
 
     def act(key, observations):
         return (policy(key, observations[0]),)
 
     adapted = _Game((0,), (_num_actions(0, game.action_space(params)),), reset, step, act)
     return _record(adapted, key, num_steps, encode, False, separate_episodes, max_states)
-
-
-def _package(module: str, name: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError:
-        raise ImportError(
-            f"an environment by name needs {name}: pip install 'jaxent[envs]'"
-        ) from None
 
 
 def _num_actions(agent: Hashable, space: object) -> int:
@@ -293,8 +303,9 @@ def _stretches(
         observations, state = carry
         act_key, step_key = jax.random.split(key)
         actions = game.act(act_key, observations)
+        each = zip(game.agents, actions, strict=True)
+        chosen = jnp.stack([number_of(x, agent, "policy:", "an action") for agent, x in each])
         after, state, rewards, ended = game.step(step_key, state, actions)
-        chosen = jnp.stack([jnp.asarray(a).reshape(()) for a in actions])
         return (after, state), (see(observations), chosen, rewards, ended)
 
     @jax.jit
@@ -304,7 +315,13 @@ def _stretches(
     reset_key, play_key = jax.random.split(key)
     carry = jax.jit(game.reset)(reset_key)
     for k in range(-(-num_steps // length)):
-        carry, played = play(carry, jax.random.fold_in(play_key, k))
+        try:
+            carry, played = play(carry, jax.random.fold_in(play_key, k))
+        except TypeError:  # of the scan, whose carry has changed; it does not know agents
+            change = explain_change(game.agents, step, carry, play_key)
+            if change is None:
+                raise
+            raise ValueError(change) from None
         yield [np.asarray(x) for x in played]
 
 

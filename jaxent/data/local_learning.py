@@ -28,7 +28,7 @@ from ..chains.views import flow_rows
 from ..numerics.arrays import dot, ratio
 from ..numerics.compiled import jit
 from ..numerics.elimination import discounted_solve
-from .trajectory import Trajectory, agent_types
+from .trajectory import Trajectory, agent_types, check_trajectory
 
 Array = jax.Array
 
@@ -241,6 +241,7 @@ def _network(flow, reward, discount, features, key, *, hidden, num_steps, learni
 
 def check_paid(trajectory: Trajectory, reward: Array | np.ndarray | None) -> None:
     """Raise unless every agent of the trajectory has its own reward, and no other is given."""
+    check_trajectory(trajectory)
     if reward is not None:
         raise ValueError("reward: a trajectory brings its own; see with_rewards to replace them")
     if trajectory.shares_reward:
@@ -264,6 +265,8 @@ def _each_type(
         extra = tuple(jax.random.split(k, len(counted.flow)) for k in extra)
         many = jax.vmap(solve, in_axes=(0, 0, None, None, *(0 for _ in extra)))
         return counted.flow, counted.reward, lambda *args: many(*args, *extra)
+    if not isinstance(flow, (Array, np.ndarray, list)):
+        check_trajectory(flow, "flow")
     if reward is None or types is not None:
         raise ValueError("reward: a flow needs one, and has no types")
     check_shape("flow", flow, (None, jnp.shape(flow)[0]))

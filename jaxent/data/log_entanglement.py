@@ -28,7 +28,7 @@ from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center
 from .estimators import batch_means, batch_of, student
 from .local_pairs import check_few_pairs
-from .trajectory import Trajectory
+from .trajectory import Trajectory, check_trajectory
 
 Array = jax.Array
 
@@ -80,11 +80,13 @@ class LogsEstimate(NamedTuple):
 
 def state_counts(trajectory: Trajectory) -> np.ndarray:
     """How many of the other agents are in each state, `[T, N, S]`."""
+    check_trajectory(trajectory)
     return _others(trajectory, np.asarray(trajectory.states), trajectory.num_states)
 
 
 def pair_counts(trajectory: Trajectory) -> np.ndarray:
     """How many of the other agents are in each state and take each action, `[T, N, S A]`."""
+    check_trajectory(trajectory)
     own = np.asarray(trajectory.states) * trajectory.num_actions + np.asarray(trajectory.actions)
     return _others(trajectory, own, trajectory.num_states * trajectory.num_actions)
 
@@ -168,6 +170,7 @@ def entanglement_from_logs(
 
 def _check_size(trajectory: Trajectory) -> None:
     """Raise unless there are other agents, enough epochs, and few local pairs."""
+    check_trajectory(trajectory)
     check_few_pairs(trajectory)
     if trajectory.num_agents < 2:
         raise ValueError("trajectory: has one agent; entanglement is with others")

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from .._checks import check_shape
 from ..numerics.arrays import ratio
 from ..numerics.compiled import jit
-from .trajectory import Trajectory, agent_types
+from .trajectory import Trajectory, agent_types, check_trajectory
 
 Array = jax.Array
 
@@ -61,6 +61,7 @@ def fit_local_rewards(trajectory: Trajectory, *, types: ArrayLike | None = None)
     References:
         Chen and Peng, Meta Algorithm 2 and Eq. (14).
     """
+    check_trajectory(trajectory)
     if not trajectory.shares_reward:
         raise ValueError("trajectory: every agent has a reward of its own; there is none to split")
     types, num_types = agent_types(trajectory, types)

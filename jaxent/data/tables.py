@@ -15,7 +15,7 @@ import numpy as np
 from .log_columns import read_labels, read_numbers, read_step, read_times, show_step, show_time
 from .log_reading import open_table
 from .log_table import Table, printable
-from .trajectory import Labels, Trajectory
+from .trajectory import Labels, Trajectory, check_trajectory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,6 +144,7 @@ def read_log(
 
 def to_frame(trajectory: Trajectory) -> "pd.DataFrame":
     """The trajectory as a pandas frame, with the labels, one row for each agent and epoch."""
+    check_trajectory(trajectory)
     import pandas as pd
 
     labels = trajectory.labels

@@ -19,7 +19,7 @@ from .._checks import check_discount, check_positive_int, check_shape, concrete,
 from ..numerics.arrays import ratio
 from ..numerics.compiled import jit
 from .local_learning import LocalQ, check_flow, check_paid, share_of
-from .trajectory import Trajectory, agent_types
+from .trajectory import Trajectory, agent_types, check_trajectory
 
 Array = jax.Array
 
@@ -85,6 +85,8 @@ def td_local_q(
         shape = (num_types, flows.num_pairs)
         data = (flows.pairs, flows.rewards, flows.follows)
         return _td_lambda(*map(jnp.asarray, data), types, discount, trace, shape)
+    if not isinstance(flows, (Array, np.ndarray, list)):
+        check_trajectory(flows, "flows")
     if not concrete(trace) or float(trace) != 0:
         raise ValueError("trace: flows do not say which agent moved; pass a Trajectory or trace 0")
     check_shape("flows", flows, (None, None, jnp.shape(flows)[-1]))

@@ -8,6 +8,7 @@ data starts from these codes, so an exogenous signal is never a case of its own.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from .._checks import check_finite, check_positive_int, check_shape, concrete
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import stationary_distribution
 from ..models.contracts import View
 from ..models.layouts import FactorView, MapLayout
@@ -270,6 +271,7 @@ def chain_trajectory(
     Raises:
         ValueError: for views that have more than one factor of their own, or sizes that do not fit.
     """
+    check_chain(chain)
     check_positive_int("num_steps", num_steps)
     signals, own = _signal_and_own(chain)
     if len(rewards) != len(own):
@@ -338,8 +340,25 @@ def _sample_path(key: Array, P: Array, law: Array, num_steps: int) -> Array:
     return lax.scan(step, first.astype(jnp.int32), draws)[1]
 
 
+def check_trajectory(trajectory: object, name: str = "trajectory") -> None:
+    """Raise a ValueError that names what makes a trajectory of what was given, unless it is one."""
+    if isinstance(trajectory, Trajectory):
+        return
+    if hasattr(trajectory, "trajectory"):
+        door = "its .trajectory is one"
+    elif isinstance(trajectory, (str, PathLike)) or hasattr(trajectory, "columns"):
+        door = "read_log(..).trajectory is one"
+    else:
+        door = (
+            "Trajectory.from_arrays makes one of arrays, agent_trajectory one of a run of "
+            "simulate_agents"
+        )
+    raise ValueError(f"{name}: {type(trajectory).__name__} is not a Trajectory; {door}")
+
+
 def agent_types(trajectory: Trajectory, types: ArrayLike | None) -> tuple[Array, int]:
     """Type of every agent, each its own if not given, and how many types there are."""
+    check_trajectory(trajectory)
     if types is None:
         return jnp.arange(trajectory.num_agents), trajectory.num_agents
     if not concrete(types):

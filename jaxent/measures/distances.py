@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_shape
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, check_chain
 from ..chains.views import view_transition
 from ..models.contracts import Agents, ArrayLike
 from ..numerics.arrays import dot
@@ -109,17 +109,20 @@ def _bracket(matrix: Array, mu: Array) -> SignNorm:
 
 def tv_distance(chain: PairChain, other: PairChain) -> Array:
     """The largest TV distance between rows (Def. 4)."""
+    _check_both(chain, other)
     return total_variation(chain.matrix(), other.matrix()).max()
 
 
 def mu_tv_distance(chain: PairChain, other: PairChain, mu: ArrayLike) -> Array:
     """The mu-weighted mean of TV distances between rows (Def. 7)."""
+    _check_both(chain, other)
     check_shape("mu", mu, (chain.num_pairs,))
     return jnp.asarray(mu) @ total_variation(chain.matrix(), other.matrix())
 
 
 def atv_distance(chain: PairChain, other: PairChain, *, agent: Agents) -> Array:
     """The largest TV distance between laws of one agent's next pair (Def. 5)."""
+    _check_both(chain, other)
     rows = (view_transition(c, agent=agent) for c in (chain, other))
     return total_variation(*rows).max()
 
@@ -128,7 +131,18 @@ def mu_atv_distance(
     chain: PairChain, other: PairChain, mu: ArrayLike, *, agent: Agents
 ) -> SignNorm:
     """1/2 sup over |x| <= 1 of the mu-norm of (P - P')(x (x) e) (Def. 8)."""
+    _check_both(chain, other)
     check_shape("mu", mu, (chain.num_pairs,))
     apart = view_transition(chain, agent=agent) - view_transition(other, agent=agent)
     norm = mu_inf_norm(apart, jnp.asarray(mu))
     return SignNorm(norm.upper / 2, norm.lower / 2, norm.signs)
+
+
+def _check_both(chain: PairChain, other: PairChain) -> None:
+    check_chain(chain)
+    check_chain(other, "other")
+    if chain.view_sizes != other.view_sizes or chain.sizes != other.sizes:
+        raise ValueError(
+            f"other: has pairs of sizes {other.sizes} in views of {other.view_sizes}, where chain "
+            f"has {chain.sizes} in {chain.view_sizes}; the two must have the same"
+        )

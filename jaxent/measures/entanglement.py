@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_positive_int, check_shape, check_stochastic, concrete
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import solve_law
 from ..chains.views import ProductForm, product_form, rows_by_view
 from ..models.contracts import Agents, ArrayLike, Scalar, TableModel, check_policy
@@ -326,6 +326,7 @@ def _two_agents(chain: PairChain) -> ProductForm:
 
 
 def _check(chain: PairChain, tol: Scalar, max_steps: Any, mu: Any = None) -> None:
+    check_chain(chain)
     check_tolerance(tol)
     check_positive_int("max_steps", max_steps)
     if concrete(chain) and not bool(chain.stochastic()):

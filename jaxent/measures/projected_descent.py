@@ -19,7 +19,7 @@ import optax
 from jax import lax
 
 from .._checks import check_positive_int, key_first
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import stationary_distribution
 from ..chains.views import local_transition
 from ..numerics.arrays import HIGHEST
@@ -125,6 +125,7 @@ def entanglement_tv_signed(
         optimizer: any optax optimizer.
         tol: gap to certify.
     """
+    check_chain(chain)
     chain = lax.stop_gradient(chain)
     P, rows = chain.matrix(), visited(chain)
     mu = stationary_distribution(chain)

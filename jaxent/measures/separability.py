@@ -28,7 +28,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csc_array, eye_array, hstack, vstack
 
 from .._checks import check_discount, renamed
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, check_chain
 from ..chains.views import ProductForm, product_form, rows_by_view
 from ..models.contracts import Scalar
 from ..models.layouts import FactorView
@@ -121,6 +121,7 @@ def is_agentwise_separable(chain: PairChain, *, tol: float | None = None) -> Arr
         chain: any chain, matrix-free.
         tol: as for `is_separable`.
     """
+    check_chain(chain)
     each = jnp.ones(chain.num_pairs, chain.dtype)
     worst = [_spread(*rows_by_view(chain, each, agent=i)) for i in range(len(chain.views))]
     return jnp.stack(worst).max() <= _tol(chain, tol)
@@ -394,7 +395,6 @@ def _project(parts: np.ndarray, laws: list[np.ndarray]) -> np.ndarray:
     for i, law in enumerate(laws):
         sums = grid.sum(1 + n + i, keepdims=True)
         excess = sums - sums.mean(1 + i, keepdims=True)
-        grid = grid - excess * law.reshape(
-            [size if k % n == i else 1 for k, size in enumerate(sizes * 2)]
-        )
+        shape = [size if k % n == i else 1 for k, size in enumerate(sizes * 2)]
+        grid = grid - excess * law.reshape(shape)
     return grid.reshape(parts.shape)

@@ -173,6 +173,22 @@ class TableModel(Model, Protocol):
         ...
 
 
+@runtime_checkable
+class Ranking(Protocol):
+    """What ranks states: a `FluidPriority`, a `WhittleIndex`."""
+
+    @property
+    def priority(self) -> np.ndarray:
+        """States in the order served, the first first, `[S]`."""
+        ...
+
+
+def known_priority(policy: Any) -> Any:
+    """The priority of what ranks states; anything else as it is."""
+    # Asked of the type: an instance may have a reason to refuse, which is then an error here.
+    return policy.priority if hasattr(type(policy), "priority") else policy
+
+
 def check_mdp(mdp: Model) -> None:
     """Raise a ValueError that names the argument and the place if the model is not one.
 
@@ -180,8 +196,9 @@ def check_mdp(mdp: Model) -> None:
     """
     if not isinstance(mdp, Model):
         raise ValueError(
-            f"mdp: {type(mdp).__name__} is not one of the models; a RestlessBandit has "
-            "check_bandit, and exchangeable_chain for its chain"
+            f"mdp: {type(mdp).__name__} is not one of the models (MDP, WeaklyCoupledMDP, ..); a "
+            "RestlessBandit has check_bandit, and exchangeable_chain(bandit, priority) for its "
+            "chain"
         )
     mdp.check()
 

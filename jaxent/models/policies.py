@@ -16,7 +16,7 @@ import numpy as np
 
 from .._checks import check_permutation, check_positive_int, check_shape, check_stochastic
 from ..numerics.compiled import jit
-from .contracts import ArrayLike
+from .contracts import ArrayLike, Ranking, known_priority
 
 Array = jax.Array
 
@@ -64,7 +64,9 @@ def shared_randomness(num_states: Sequence[int], num_active: int = 1) -> Array:
     )
 
 
-def index_policy(priority: Sequence[int], *, num_agents: int, budget: int) -> Array:
+def index_policy(
+    priority: Sequence[int] | ArrayLike | Ranking, *, num_agents: int, budget: int
+) -> Array:
     """Activate the M agents that stand first in the priority order, ties uniform (Def. 13).
 
     Args:
@@ -87,9 +89,11 @@ def index_policy(priority: Sequence[int], *, num_agents: int, budget: int) -> Ar
     """
     check_positive_int("num_agents", num_agents)
     check_budget("budget", budget, num_agents)
-    num_states = len(priority)
-    check_permutation("priority", priority, num_states)
-    rank = np.argsort(np.asarray(priority))
+    order = known_priority(priority)
+    check_shape("priority", order, (None,))
+    num_states = len(order)
+    check_permutation("priority", order, num_states)
+    rank = np.argsort(np.asarray(order))
     ranks = rank[np.array(list(product(range(num_states), repeat=num_agents)))]  # [S^N, N]
     actions = np.array(list(product(range(2), repeat=num_agents)), bool)  # [2^N, N]
     # The rank of the last agent served: all before it are active, those that share it are drawn.

@@ -60,8 +60,10 @@ def check_bandit(bandit: RestlessBandit) -> None:
     """
     if not isinstance(bandit, RestlessBandit):
         raise ValueError(
-            f"bandit: {type(bandit).__name__} is not a RestlessBandit; other models have check_mdp "
-            "and pair_chain"
+            f"bandit: {type(bandit).__name__} is not a RestlessBandit; agents alike, each MDP(P, "
+            "r) with two actions, are RestlessBandit(P[:, 0], P[:, 1], r, num_agents, budget, "
+            "discount), and named_bandit(..).bandit is one; other models have check_mdp and "
+            "pair_chain"
         )
     check_shape("passive", bandit.passive, (None, None))
     num_states = np.shape(bandit.passive)[0]

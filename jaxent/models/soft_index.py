@@ -107,6 +107,11 @@ class SoftIndex:
 
 def check_soft(policy: SoftIndex, num_states: int | None = None) -> None:
     """Raise a ValueError unless this is a soft index policy, over `num_states` states if given."""
+    if not isinstance(policy, SoftIndex):
+        raise ValueError(
+            f"policy: {type(policy).__name__} is not a SoftIndex; SoftIndex(index, temperature) is "
+            "one, and functions without soft in their name take a priority"
+        )
     check_shape("index", policy.index, (num_states,))
     check_finite("index", policy.index)
     check_positive("temperature", policy.temperature)

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_permutation
+from ..models.contracts import Ranking, known_priority
 from ..models.soft_index import SoftIndex, check_soft
 from ..numerics.arrays import as_float, ratio
 
 Array = jax.Array
 
-Priority = Sequence[int] | np.ndarray | Array
+Priority = Sequence[int] | np.ndarray | Array | Ranking
 IndexPolicy = Priority | SoftIndex
 
 
@@ -29,8 +30,22 @@ def check_index_policy(policy: IndexPolicy, num_states: int) -> Array | SoftInde
     if isinstance(policy, SoftIndex):
         check_soft(policy, num_states)
         return policy
-    check_permutation("priority", policy, num_states)
-    return jnp.asarray(policy)
+    return jnp.asarray(check_priority(policy, num_states))
+
+
+def check_priority(priority: Priority, num_states: int) -> Sequence[int] | np.ndarray | Array:
+    """The order of the states; a ValueError names what is wrong with it.
+
+    A `FluidPriority` or a `WhittleIndex` has one.
+    """
+    if isinstance(priority, SoftIndex):
+        raise ValueError(
+            "priority: a SoftIndex has chances and no order; index_priority(policy.index) ranks by "
+            "its index"
+        )
+    order = known_priority(priority)
+    check_permutation("priority", order, num_states)
+    return order
 
 
 def activate(counts: Array, priority: Array, budget: Array | float) -> Array:

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linprog
 
-from .._checks import check_permutation, check_positive_int, concrete
+from .._checks import check_positive_int, concrete
 from ..models.restless_bandit import RestlessBandit, check_bandit
-from .activation import Priority, active_counts
+from .activation import Priority, active_counts, check_priority
 from .lemmas import tangent_norm
 from .mean_field import affine_pieces, mean_field
 
@@ -92,13 +92,13 @@ def check_attractor(
         Chen and Peng, Assumption 1 and Lemma 7; Gast, Gaujal and Yan (2023), Sec. 5.
     """
     check_bandit(bandit)
-    check_permutation("priority", priority, bandit.num_states)
+    order = check_priority(priority, bandit.num_states)
     check_positive_int("num_steps", num_steps)
     if not concrete(bandit, priority):
         raise ValueError("bandit: its arrays must be known here, not traced values")
     with jax.enable_x64(True):  # a proof wants all digits, whatever the models are held in
         starts = np.random.default_rng(seed).dirichlet(np.ones(bandit.num_states), num_starts)
-        return _decide(_exact(bandit), np.asarray(priority), starts, num_steps, max_itineraries)
+        return _decide(_exact(bandit), np.asarray(order), starts, num_steps, max_itineraries)
 
 
 def _exact(bandit: RestlessBandit) -> RestlessBandit:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._checks import check_permutation, check_positive_int, concrete, renamed, stochastic
+from .._checks import check_positive_int, concrete, renamed, stochastic
 from ..chains.pair_chain import PairChain
 from ..models.contracts import Agents
 from ..models.layouts import Views, view_of
@@ -36,7 +36,7 @@ from ..models.soft_index import SoftIndex, check_soft
 from ..numerics.arrays import einsum
 from ..numerics.compiled import jit
 from ..numerics.memory import device_memory
-from .activation import IndexPolicy, Priority, active_counts
+from .activation import IndexPolicy, Priority, active_counts, check_priority
 from .group_laws import TaggedRoundedKernel, tagged_rounded_kernel
 from .next_counts import NextCounts, configurations, next_counts, num_configurations, walk_size
 from .rounded import Rounded, others, rounded_priority, rounded_soft, tagged
@@ -225,8 +225,8 @@ def check_exchangeable(
     num_agents, budget = check_counted(bandit)
     if not concrete(priority):
         raise ValueError("priority: it must be known here, not a traced value")
-    check_permutation("priority", priority, bandit.num_states)
-    return num_agents, budget, tuple(int(s) for s in np.asarray(priority))
+    order = check_priority(priority, bandit.num_states)
+    return num_agents, budget, tuple(int(s) for s in np.asarray(order))
 
 
 def check_counted(bandit: RestlessBandit) -> tuple[int, int]:

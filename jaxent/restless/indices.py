@@ -29,6 +29,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 from .._checks import check_finite, check_shape, concrete
+from ..models.contracts import Ranking, known_priority
 from ..models.restless_bandit import RestlessBandit, check_bandit
 
 Array = jax.Array
@@ -51,6 +52,21 @@ class WhittleIndex(NamedTuple):
     indexable: bool
     state: int
     subsidy: float
+
+    @property
+    def priority(self) -> np.ndarray:
+        """States by falling index, the first to be served first, ties by number: `[S]`.
+
+        Raises:
+            ValueError: if the bandit is not indexable.
+        """
+        if not self.indexable:
+            raise ValueError(
+                f"priority: the bandit is not indexable (state {self.state} turns active again at "
+                f"a subsidy of {self.subsidy:.6g}), so no index orders its states; fluid_priority "
+                "and myopic_priority always do"
+            )
+        return index_priority(self.index)
 
 
 class FluidPriority(NamedTuple):
@@ -204,12 +220,17 @@ def fluid_priority(bandit: RestlessBandit) -> FluidPriority:
     return FluidPriority(float(-answer.fun), occupancy, index, priority)
 
 
-def index_priority(index: Array | np.ndarray | Sequence[float]) -> np.ndarray:
+def index_priority(index: Array | np.ndarray | Sequence[float] | Ranking) -> np.ndarray:
     """States by falling index, the first to be served first, ties by number: `[S]`.
+
+    Args:
+        index: `[S]`; or a `WhittleIndex` or `FluidPriority`, which have a priority.
 
     Raises:
         ValueError: for a NaN, which is what `whittle_index` gives where there is no index.
     """
+    if hasattr(type(index), "priority"):
+        return np.asarray(known_priority(index))
     check_shape("index", index, (None,))
     check_finite("index", index)
     return np.argsort(-np.asarray(index), kind="stable")

@@ -26,9 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_finite, check_permutation, check_positive_int, check_shape, renamed
+from .._checks import check_finite, check_positive_int, check_shape, renamed
 from ..models.restless_bandit import RestlessBandit, check_bandit
-from .activation import IndexPolicy, Priority, action_law, check_index_policy
+from .activation import IndexPolicy, Priority, action_law, check_index_policy, check_priority
 from .mean_field import MeanField, affine_pieces, mean_field_step
 from .simulate import CountsTrajectory
 from .soft_mean_field import SoftMeanField
@@ -86,6 +86,7 @@ def deviation_bound(
     References:
         Chen and Peng, Lemmas 2 and 8.
     """
+    check_bandit(bandit)
     policy = check_index_policy(policy, bandit.num_states)
     check_shape("counts", counts, (None, bandit.num_states))
     check_shape("weights", weights, (jnp.shape(counts)[0],))
@@ -107,6 +108,7 @@ def deviation_bound(
 
 def one_step_bound(bandit: RestlessBandit) -> Array:
     r"""$\sqrt{|S| / N}$, the right-hand side of Lemma 9."""
+    check_bandit(bandit)
     return jnp.sqrt(bandit.num_states / jnp.asarray(bandit.num_agents, float))
 
 
@@ -118,6 +120,7 @@ def one_step_deviation(
 
     Its mean given m_t is the left-hand side of Lemma 9: average over runs that start there.
     """
+    check_bandit(bandit)
     m = trajectory.counts / jnp.asarray(bandit.num_agents, float)
     ahead = jax.vmap(lambda m: mean_field_step(bandit, policy, m))(m[:-1])
     return jnp.abs(m[1:] - ahead).sum(1)
@@ -128,6 +131,7 @@ def multi_step_deviation(
     trajectory: CountsTrajectory, bandit: RestlessBandit, policy: IndexPolicy
 ) -> Array:
     r"""$\|m_t - \Phi_t(m_0)\|_\infty$ of a run, t = 0..T, `[T + 1]`: what Lemma 10 bounds."""
+    check_bandit(bandit)
     m = trajectory.counts / jnp.asarray(bandit.num_agents, float)
 
     def step(ahead: Array, now: Array) -> tuple[Array, Array]:
@@ -144,10 +148,10 @@ def lipschitz_constant(bandit: RestlessBandit, priority: Priority) -> Array:
     median. Exact for 0 < M < N, when every piece has an interior.
     """
     check_bandit(bandit)
-    check_permutation("priority", priority, bandit.num_states)
+    order = check_priority(priority, bandit.num_states)
     kernel = bandit.kernel.astype(jnp.result_type(bandit.kernel, float))
     share = jnp.asarray(bandit.budget / bandit.num_agents, kernel.dtype)
-    linear = affine_pieces(kernel, jnp.asarray(priority), share).linear
+    linear = affine_pieces(kernel, jnp.asarray(order), share).linear
     return tangent_norm(linear).max()
 
 
@@ -172,6 +176,7 @@ def multi_step_bound(
         num_steps: t. Static.
         delta: $\delta$, `[...]`.
     """
+    check_bandit(bandit)
     check_positive_int("num_steps", num_steps)
     delta = jnp.asarray(delta, float)
     powers = jnp.asarray(lipschitz) ** jnp.arange(num_steps + 1)

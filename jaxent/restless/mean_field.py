@@ -92,8 +92,8 @@ def mean_field_step(bandit: RestlessBandit, policy: IndexPolicy, configuration: 
 
     Under a `SoftIndex` too, but for rounding the budget to whole agents.
     """
-    if not isinstance(policy, SoftIndex):
-        policy = jnp.asarray(policy)
+    check_bandit(bandit)
+    policy = check_index_policy(policy, bandit.num_states)
     groups = by_action(configuration, policy, bandit.budget / bandit.num_agents)
     return einsum("sa,san->n", groups, bandit.kernel.astype(configuration.dtype))
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_finite, check_positive_int, check_shape, renamed
-from ..models.restless_bandit import RestlessBandit
+from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex
 from ..numerics.arrays import einsum
 from ..numerics.compiled import jit
@@ -160,6 +160,7 @@ def discounted_returns(
         bandit: the model that made it.
         control: weights h, `[S]`, such as those of `mean_field`.
     """
+    check_bandit(bandit)
     check_shape("control", control, (bandit.num_states,))
     h = jnp.asarray(control, jnp.result_type(bandit.reward, float))
     groups = trajectory.flow.sum(-1).astype(h.dtype)  # [T, S, 2]

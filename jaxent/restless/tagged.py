@@ -26,7 +26,7 @@ from jax.tree_util import Partial
 from .._checks import check_shape, check_stochastic, renamed
 from ..measures.distances import sign_vectors
 from ..measures.row_measures import Entanglement, sign_entanglement, weighted_centers
-from ..models.restless_bandit import RestlessBandit
+from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex
 from ..numerics.compiled import jit
 from ..numerics.simplex import project_simplex
@@ -112,6 +112,7 @@ def tagged_entanglement(
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eq. (7) and Def. 8.
     """
+    check_bandit(bandit)
     num_states = bandit.num_states
     if isinstance(policy, SoftIndex):
         num_agents, roundings = check_soft_team(bandit, policy, memory)[0], num_states

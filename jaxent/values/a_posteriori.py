@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._checks import check_discount
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import known_law
 from ..chains.views import local_transitions, next_view
 from ..measures.distances import mu_inf_norm
@@ -104,6 +104,7 @@ def a_posteriori(
         >>> print(f"{jaxent.bounds.a_posteriori(chain, rewards, discount=0.9).mu_bound:.3f}")
         0.450
     """
+    check_chain(chain)
     check_discount(discount)
     if matvecs is None:
         matvecs = 0 if chain.num_states <= _COMPARED else _MATVECS
@@ -170,7 +171,8 @@ def _span(x: Array, there: Array) -> Array:
 def coefficients(chain: PairChain, law: Array) -> tuple[Array, Array, Array]:
     """τ, τ* and an upper bound of ρ of the joint states; 1 where there are too many of these."""
     if chain.num_states > _COMPARED:
-        return (jnp.ones((), chain.dtype),) * 3
+        one = jnp.ones((), chain.dtype)
+        return one, one, one
     T = chain.state_matrix()
     there = law > 0
     reversal = ratio(law[None] * T.T, law[:, None] + 0 * T)

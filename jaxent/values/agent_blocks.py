@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._checks import check_discount, check_shape, check_stochastic
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import stationary_distribution
 from ..chains.views import (
     ProductForm,
@@ -55,6 +55,7 @@ def entanglement_map(chain: PairChain, mu: ArrayLike) -> Array:
         [[0.  0. ]
          [0.5 0. ]]
     """
+    check_chain(chain)
     check_shape("mu", mu, (chain.num_pairs,))
     check_stochastic("mu", mu)
     form, views = _moving_alone(chain)
@@ -100,6 +101,7 @@ def merge_agents(chain: PairChain, blocks: Sequence[Sequence[int]]) -> PairChain
     Raises:
         ValueError: unless every agent is in exactly one block.
     """
+    check_chain(chain)
     agents = sorted(i for block in blocks for i in block)
     if agents != list(range(len(chain.views))):
         raise ValueError(
@@ -187,6 +189,7 @@ def best_merge(chain: PairChain, rewards: Sequence[ArrayLike], *, discount: Scal
         >>> print(jaxent.best_merge(chain, rewards[:2], discount=0.5).pair)  # nothing to gain
         None
     """
+    check_chain(chain)
     n = len(chain.views)
     if n < 2:
         raise ValueError("chain: has one agent, so there is none to merge it with")

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._checks import check_discount, check_positive, check_positive_int
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import eliminated, known_law
 from ..models.contracts import ArrayLike, Kernel, PolicyPart, Scalar
 from ..numerics.arrays import nan_unless
@@ -128,6 +128,7 @@ def approximation_error(
         >>> print(f"{found.lower:.3f} {found.upper:.3f} {found.converged}")
         0.450 0.450 True
     """
+    check_chain(chain)
     check_discount(discount)
     check_positive("tol", tol)
     check_positive_int("max_matvecs", max_matvecs)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._checks import check_discount, check_finite, concrete
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import eliminated, known_law
 from ..chains.views import local_transitions
 from ..models.contracts import ArrayLike, Scalar
@@ -87,6 +87,7 @@ def q_values(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Array:
 
 def solve_q(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> QSolution:
     """Joint values with their residual and flag; raises on shapes and on the discount only."""
+    check_chain(chain)
     solve = solve_direct if chain.is_small else solve_iterative
     return solve(chain, rewards, discount=discount)
 
@@ -207,6 +208,7 @@ def joint_reward(chain: PairChain, rewards: Rewards) -> Array:
 
 def joint_function(chain: PairChain, name: str, given: Rewards) -> Array:
     """A joint function `[J]`, in the chain's dtype: given so, or as local ones to be added up."""
+    check_chain(chain)
     if isinstance(given, (list, tuple)):
         return chain.lift(check_locals(chain, given, name)).astype(chain.dtype)
     function = as_float(given)
@@ -230,6 +232,7 @@ def check_locals(
     chain: PairChain, rewards: Sequence[ArrayLike], name: str = "rewards"
 ) -> list[Array]:
     """The local functions, each `[X_i]`, or a ValueError that names the one that does not fit."""
+    check_chain(chain)
     if len(rewards) != len(chain.views):
         raise ValueError(
             f"{name}: wanted one for each of {len(chain.views)} views, got {len(rewards)}"
@@ -268,4 +271,5 @@ def state_values(chain: PairChain, reward: Rewards, *, discount: Scalar) -> Arra
 
     Even where r is a sum of local rewards, Π r is one only if r depends on the states alone.
     """
-    return chain.policy.mv(q_values(chain, reward, discount=discount))
+    q = q_values(chain, reward, discount=discount)
+    return chain.policy.mv(q)

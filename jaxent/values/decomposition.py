@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_positive_int, check_shape, check_stochastic
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import known_law
 from ..chains.views import marginal
 from ..measures.programs.l1_additive_fit import additive_fit
@@ -189,6 +189,7 @@ def reward_entanglement(
     References:
         Chen and Peng, Multi-agent Markov Entanglement, App. J.3.
     """
+    check_chain(chain)
     check_tolerance(tol)
     check_positive_int("max_steps", max_steps)
     check_shape("mu", mu, (chain.num_pairs,))

@@ -33,7 +33,7 @@ import optax
 from jax import lax
 
 from .._checks import check_discount, check_positive_int, renamed
-from ..chains.pair_chain import PairChain
+from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import known_law
 from ..chains.views import marginal
 from ..models.contracts import ArrayLike, Scalar
@@ -255,6 +255,7 @@ def fit_monotone(
     References:
         Rashid et al., QMIX: Monotonic Value Function Factorisation, 2018.
     """
+    check_chain(chain)
     if not isinstance(chain.policy, TablePolicy):
         raise ValueError(
             "chain: has no joint policy table, so joint states and actions cannot be told apart; "
