@@ -3,7 +3,7 @@
 - `<!-- include FILE -->` on a page stands for a file of the repository, and
   `<!-- include FILE ## Heading -->` for one section of it, so that nothing is written twice.
 - `` `name` `` of an exported name is a link to its place in the API.
-- `::: jaxent.module` documents what `jaxent/__init__.py` exports from that module. A module that
+- `::: jaxent.module` documents what `jaxent/_public.py` exports from that module. A module that
   exports and is on no page ends a strict build.
 - Notebooks of the repository become pages: the executed copy in `results/notebooks` where there is
   one, else the file as it is. In `mkdocs.yml`, `notebooks/` stands for all of them.
@@ -93,15 +93,14 @@ def notebooks() -> dict[str, Path]:
     return {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 
-def exports(package: str = "jaxent") -> dict[str, list[str]]:
+def exports() -> dict[str, list[str]]:
     """Exported names by the module that defines them; none listed for a whole module."""
     found: dict[str, list[str]] = {}
-    path = ROOT / package.replace(".", "/") / "__init__.py"
-    for node in ast.parse(path.read_text()).body:
-        if not isinstance(node, ast.ImportFrom) or not node.level:
+    for node in ast.parse((ROOT / "jaxent" / "_public.py").read_text()).body:
+        if not isinstance(node, ast.ImportFrom):
             continue
         names = [alias.name for alias in node.names]
-        module = f"{package}.{node.module}"
+        module = f"jaxent.{node.module}"
         if (ROOT / module.replace(".", "/")).is_dir():
             files = {name: ROOT / module.replace(".", "/") / f"{name}.py" for name in names}
             # A file that defines nothing only gathers names of others.

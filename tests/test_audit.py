@@ -276,7 +276,7 @@ def test_a_path_a_frame_a_log_and_a_trajectory(tmp_path, found, monkeypatch):
 
 @pytest.mark.parametrize("policy", [None, np.ones((60, 2, 1))])
 def test_continuous_columns_are_refused_before_anything_is_learned(policy, monkeypatch):
-    monkeypatch.delattr(report, "lstd_local_q")
+    monkeypatch.delattr(report, "learned_sum")
     states = np.random.default_rng(0).normal(size=(60, 2))
     run = jaxent.Trajectory.from_arrays(states, np.zeros((60, 2), int), np.ones((60, 2)))
     with pytest.raises(ValueError, match="column state: is continuous: 120 different numbers"):
@@ -306,7 +306,7 @@ def test_rewards_of_any_size_in_single_precision(log, found, monkeypatch):
 
 
 def test_too_many_pairs_are_refused_before_anything_is_learned(monkeypatch):
-    monkeypatch.delattr(report, "lstd_local_q")
+    monkeypatch.delattr(report, "learned_sum")
     labels = jaxent.Labels.numbers(agents=2, states=400, actions=3)
     zero = np.zeros((60, 2), int)
     run = jaxent.Trajectory.from_arrays(zero, zero, zero, labels=labels)

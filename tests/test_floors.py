@@ -1,8 +1,6 @@
 """Folders are floors: imports point to an earlier floor, or to a file of the same folder."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ FLOORS = [
     {"restless"},
     {"sweeps"},
     {"auditing"},
+    {"_public"},
 ]
 ONLY = {"sweeps": {"_checks", "numerics"}}
 RANK = {name: rank for rank, names in enumerate(FLOORS) for name in names}
@@ -86,12 +85,3 @@ def test_a_file_is_one_room(name):
 def test_only_the_top_floor_draws(name):
     if floor(name) != "auditing":
         assert "matplotlib" not in FILES[name].read_text()
-
-
-def test_nothing_that_draws_or_reads_tables_is_imported_at_first():
-    """In a process of its own, for here others may have imported them."""
-    code = "import sys, jaxent; print(*(name for name in sys.argv[1:] if name in sys.modules))"
-    names = ["matplotlib", "pandas", "tqdm", "pyarrow"]
-    call = [sys.executable, "-c", code, *names]
-    found = subprocess.run(call, cwd=ROOT.parent, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == []

@@ -32,8 +32,11 @@ def test_the_list_is_whole():
         if not name.startswith("_") and getattr(value, "__module__", "").startswith("jaxent")
     }
     assert inside <= set(jaxent.__all__)
+    assert set(jaxent.__all__) <= set(dir(jaxent))
     with pytest.raises(AttributeError, match="has no attribute 'entanglment'"):
         _ = jaxent.entanglment
+    with pytest.raises(AttributeError, match="has no attribute '__wrapped__'"):
+        _ = jaxent.__wrapped__
 
 
 @pytest.mark.parametrize(

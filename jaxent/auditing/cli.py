@@ -12,6 +12,8 @@ try:
 except ImportError as error:
     raise SystemExit(f"jaxent: needs {error.name}; pip install 'jaxent[audit]'") from None
 
+from .. import __version__
+
 if TYPE_CHECKING:
     from ..data.tables import Log
     from .report import Audit
@@ -67,6 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE)
+        return 0
+    if arguments[:1] == ["--version"]:
+        print(f"jaxent {__version__}")
         return 0
     if arguments[:1] != ["audit"]:
         print(USAGE, file=sys.stderr)

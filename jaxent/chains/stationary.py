@@ -15,9 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import lax
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from .._checks import check_shape, concrete
 from ..models.contracts import ArrayLike
@@ -200,7 +199,8 @@ def _explain(chain: PairChain, solution: LawSolution) -> str:
             "recurrent class, or the chain mixes too slowly"
         )
     P = np.asarray(chain.state_matrix())
-    _, label = connected_components(csr_array(P > 0), connection="strong")
+    edges = scipy.sparse.csr_array(P > 0)
+    _, label = scipy.sparse.csgraph.connected_components(edges, connection="strong")
     leaves = {label[i] for i, j in np.argwhere(P > 0) if label[i] != label[j]}
     classes = [np.flatnonzero(label == c).tolist() for c in np.unique(label) if c not in leaves]
     if len(classes) < 2:

@@ -12,11 +12,10 @@ off it is.
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
+import scipy
 from jax import lax
-from scipy import special
 
 from .._checks import check_finite, check_positive_int, check_shape
 from ..numerics.arrays import ratio
@@ -196,7 +195,7 @@ def student(confidence: float, num_batches: int) -> float:
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: {confidence} is outside (0, 1)")
-    return float(special.stdtrit(num_batches - 1, 0.5 + confidence / 2))
+    return float(scipy.special.stdtrit(num_batches - 1, 0.5 + confidence / 2))
 
 
 def _check_laws(probabilities: Array, weights: Array) -> None:
@@ -244,7 +243,7 @@ def batch_means(
     cost: Array, mass: Array, quantile: Array | float, *, in_sample: Array
 ) -> EntanglementInterval:
     """Ratio of sums over batches, with the interval of batch means: `EntanglementInterval`."""
-    chex.assert_equal_shape([cost, mass])  # [K]
+    assert cost.shape == mass.shape  # [K]
     num_batches = len(cost)
     value = cost.sum() / mass.sum()
     apart = (cost - value * mass) / mass.mean()

@@ -15,11 +15,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from numpy.typing import ArrayLike
 
@@ -85,7 +83,7 @@ def local_flow(trajectory: Trajectory, *, types: ArrayLike | None = None) -> Loc
 
 @jit(static_argnames=("num_types", "num_pairs"))
 def _count(pairs, rewards, follows, present, types, num_types, num_pairs) -> LocalFlow:
-    chex.assert_equal_shape([pairs, rewards, present])  # [T, N]
+    assert pairs.shape == rewards.shape == present.shape  # [T, N]
     group = jnp.broadcast_to(types[None], pairs.shape)
     one = follows.astype(rewards.dtype)
     flow = jnp.zeros((num_types, num_pairs, num_pairs), rewards.dtype)
@@ -226,6 +224,8 @@ def _network(flow, reward, discount, features, key, *, hidden, num_steps, learni
         value = q(layers)
         target = reward - mean + discount * (transition @ lax.stop_gradient(value))
         return share @ ((value - target) / unit) ** 2
+
+    import optax  # slow to import, and few ask for it
 
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 

@@ -14,11 +14,9 @@ is small does not prove that E_i is small: other features may show more.
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from numpy.typing import ArrayLike
 
@@ -215,8 +213,7 @@ def estimate_paths(
         num_permutations: as for `entanglement_from_logs`. Static.
         quantile: of Student's t, for the interval.
     """
-    chex.assert_equal_shape([pairs, ahead, follows])
-    chex.assert_shape(features, (*pairs.shape, None))
+    assert pairs.shape == ahead.shape == follows.shape == features.shape[:-1]
 
     def one(data) -> LogsEstimate:
         key, x, y, f, weight = data
@@ -354,6 +351,8 @@ def _logistic(design: Array, target: Array, train: Array, here: Array) -> Array:
     def loss(weight: Array) -> Array:
         fitted = jax.nn.log_softmax(design @ weight)
         return -share @ (fitted * target).sum(1) + ridge * (weight[num_pairs:] ** 2).sum()
+
+    import optax  # slow to import, and few ask for it
 
     optimizer = optax.adam(optax.cosine_decay_schedule(_FIT_RATE, _FIT_STEPS))
 

@@ -11,11 +11,10 @@ separable as well.
 """
 
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from .._checks import check_positive_int, key_first
@@ -28,8 +27,11 @@ from ..numerics.simplex import project_simplex, total_variation
 from .entanglement import SeparableChain, entanglement_atv, visited
 from .row_measures import Entanglement
 
+if TYPE_CHECKING:
+    import optax
+
 Array = jax.Array
-Point = TypeVar("Point", bound=optax.Params)
+Point = TypeVar("Point", bound="optax.Params")
 
 
 class Descent(NamedTuple, Generic[Point]):
@@ -50,7 +52,7 @@ def minimize_entanglement(
     distance: Callable[[Point], Array],
     start: Point,
     *,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: "optax.GradientTransformation | None" = None,
     num_steps: int = 500,
     project: Callable[[Point], Point] | None = None,
 ) -> Descent[Point]:
@@ -64,6 +66,8 @@ def minimize_entanglement(
         num_steps: how many steps. Static.
         project: back to the feasible set; by default every row of every leaf on its simplex.
     """
+    import optax  # slow to import, and few ask for it
+
     check_positive_int("num_steps", num_steps)
     if optimizer is None:
         optimizer = optax.adam(optax.cosine_decay_schedule(0.05, num_steps, 1e-3))
@@ -109,7 +113,7 @@ def entanglement_tv_signed(
     *,
     num_terms: int = 4,
     num_steps: int = 2000,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: "optax.GradientTransformation | None" = None,
     tol: float = 1e-6,
 ) -> Entanglement:
     r"""TV to the separable chains of N agents (Def. 10), from above by descent.

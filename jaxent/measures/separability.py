@@ -23,9 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import qr
-from scipy.optimize import linprog
-from scipy.sparse import csc_array, eye_array, hstack, vstack
+import scipy
 
 from .._checks import check_discount, renamed
 from ..chains.pair_chain import PairChain, check_chain
@@ -214,7 +212,8 @@ def convex_separation(chain: PairChain) -> ConvexSeparation:
     images = [m[picks[:, i]][:, pairs[i]] for i, m in enumerate(maps)]  # [K, J] each
     target = np.ravel_multi_index(images, sizes)  # [K, J]
     J = prod(sizes)
-    vertices = csc_array(
+    sparse = scipy.sparse
+    vertices = sparse.csc_array(
         (
             np.ones(target.size),
             (np.arange(J) * J + target).ravel(),
@@ -223,11 +222,11 @@ def convex_separation(chain: PairChain) -> ConvexSeparation:
         shape=(J * J, len(target)),
     )
     P = np.asarray(form.matrix(chain), np.float64).ravel()
-    slack = eye_array(J * J, format="csc")
-    total = csc_array(np.concatenate([np.ones(len(target)), np.zeros(2 * J * J)])[None])
+    slack = sparse.eye_array(J * J, format="csc")
+    total = sparse.csc_array(np.concatenate([np.ones(len(target)), np.zeros(2 * J * J)])[None])
     cost = np.concatenate([np.zeros(len(target)), np.ones(2 * J * J)])
-    equations = vstack([hstack([vertices, slack, -slack]), total], format="csc")
-    solution = linprog(cost, A_eq=equations, b_eq=np.append(P, 1.0), method="highs")
+    equations = sparse.vstack([sparse.hstack([vertices, slack, -slack]), total], format="csc")
+    solution = scipy.optimize.linprog(cost, A_eq=equations, b_eq=np.append(P, 1.0), method="highs")
     if solution.status != 0:
         raise ValueError(f"chain: the linear program failed, {solution.message}")
     inequality = solution.eqlin.marginals[:-1]
@@ -344,7 +343,7 @@ def _split(P: np.ndarray, sizes: tuple[int, ...]) -> list[tuple[float, tuple[np.
         return [(1.0, (P / P.sum(-1, keepdims=True),))]
     X, rest = sizes[0], prod(sizes[1:])
     R = P.reshape(X, rest, X, rest).transpose(0, 2, 1, 3).reshape(X * X, rest * rest)
-    pivoted = qr(R, mode="r", pivoting=True)
+    pivoted = scipy.linalg.qr(R, mode="r", pivoting=True)
     size, order = np.abs(np.diag(np.asarray(pivoted[0]))), np.asarray(pivoted[-1])
     rank = int((size > 8 * np.finfo(float).eps * max(R.shape) * size[0]).sum())
     basis = R[:, order[:rank]].reshape(X, X, rank)

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -149,8 +148,8 @@ def solve_program(
         )
 
     slack = _slack(program, x)
-    chex.assert_trees_all_equal_shapes_and_dtypes(slack, z)
-    chex.assert_trees_all_equal_shapes(z, program.present)
+    assert jax.tree.map(jnp.shape, slack) == jax.tree.map(jnp.shape, z)
+    assert jax.tree.map(jnp.shape, z) == jax.tree.map(jnp.shape, program.present)
     start, zero = Point(x, slack, z), jnp.zeros((), jnp.int32)
     state = _State(start, start, guess.upper + jnp.inf, guess, zero, zero, zero, jnp.array(True))
     state = lax.fori_loop(0, 2, stage, state)

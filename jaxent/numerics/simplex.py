@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from .compiled import jit
@@ -47,6 +46,8 @@ class Center(NamedTuple):
 
 def project_simplex(rows: Array) -> Array:
     """Euclidean projection of every row on the simplex, `[..., m]`."""
+    import optax  # slow to import, and few ask for it
+
     # The optax function ravels its argument onto one simplex, and mixes dtypes.
     with jax.numpy_dtype_promotion("standard"):
         flat = jax.vmap(optax.projections.projection_simplex)(rows.reshape(-1, rows.shape[-1]))

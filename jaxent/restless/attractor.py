@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linprog
+import scipy
 
 from .._checks import check_positive_int, concrete
 from ..models.restless_bandit import RestlessBandit, check_bandit
@@ -236,7 +236,7 @@ def _contraction(field: _Field, max_itineraries: int) -> tuple[float, int]:
 def _visited(rows: np.ndarray, bounds: np.ndarray) -> bool:
     """Whether some configuration meets all of these; a doubt counts as yes."""
     size = rows.shape[1]
-    program = linprog(
+    program = scipy.optimize.linprog(
         np.zeros(size), rows, bounds + 1e-9, np.ones((1, size)), np.ones(1), bounds=(0, 1)
     )
     return program.status != 2

@@ -25,8 +25,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_array
+import scipy
 
 from .._checks import check_finite, check_shape, concrete
 from ..models.contracts import Ranking, known_priority
@@ -207,7 +206,8 @@ def fluid_priority(bandit: RestlessBandit) -> FluidPriority:
     constraints = np.vstack([flow.T, np.ones(2 * num_states), np.tile([0.0, 1.0], num_states)])
     share = float(bandit.budget) / float(bandit.num_agents)
     right = np.concatenate([np.zeros(num_states), [1.0, share]])
-    answer = linprog(-reward.reshape(-1), A_eq=csr_array(constraints), b_eq=right, method="highs")
+    program = scipy.sparse.csr_array(constraints)
+    answer = scipy.optimize.linprog(-reward.reshape(-1), A_eq=program, b_eq=right, method="highs")
     if answer.status != 0:
         raise ValueError(f"budget: no stationary law spends exactly {share:.6g}: {answer.message}")
     occupancy = np.maximum(answer.x, 0).reshape(-1, 2)

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import chex
 import jax
 import numpy as np
 from jax import Array
@@ -189,7 +188,7 @@ def _run(
             row = np.minimum(index, num_points - 1)
             columns = {name: place(column[row], spread) for name, column in work.points.items()}
             out = fetch_all(program(key, place(row.astype(np.uint32), spread), columns))
-            chex.assert_tree_shape_prefix(out, index.shape)
+            assert all(values.shape[:1] == index.shape for values in out.values())
             before, real = done.sum(), index < num_points
             for name, values in out.items():
                 state.table[name][index[real]] = values[real]

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from .._checks import check_discount, check_positive_int, renamed
@@ -298,6 +297,8 @@ def _monotone(
 
     def loss(weights, target):
         return mu @ (_mixture(chain, weights) - target) ** 2 / 2
+
+    import optax  # slow to import, and few ask for it
 
     def train(starts: dict[str, Any], num_targets: int) -> tuple[dict[str, Any], Array]:
         """Trained weights, and what they leave of the Bellman equation."""

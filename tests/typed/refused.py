@@ -12,6 +12,7 @@ chain = jaxent.pair_chain(mdp, policy)
 mu = jaxent.stationary_distribution(chain)
 bandit = jaxent.circulant_bandit(5)
 
+jaxent.par_chain(mdp, policy)  # refused
 jaxent.pair_chain("not a model", 3.5)  # refused
 jaxent.pair_chain(mdp, 3.5)  # refused
 jaxent.pair_chain(bandit, policy)  # refused

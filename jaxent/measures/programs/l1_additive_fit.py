@@ -16,7 +16,6 @@ scaled back.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -85,7 +84,7 @@ def additive_fit(
     lift = lambda x: layout.lift(jnp.split(x, ends))  # noqa: E731
     local = jnp.zeros(size, target.dtype)
     transpose = jax.linear_transpose(lift, local)
-    chex.assert_shape([target, weights], jax.eval_shape(lift, local).shape)
+    assert target.shape == weights.shape == jax.eval_shape(lift, local).shape
     program = _program(_Sum(size, lift, lambda y: transpose(y)[0]), target, weights)
     scale = jnp.where(program.present["sides"][0], jnp.abs(target), 0).max()
     x = {"local": local, "under": jnp.maximum(target, 0) + jnp.where(scale > 0, scale, 1)}

@@ -16,7 +16,6 @@ is a lower bound. The interior-point step eliminates the rows, each a diagonal a
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -64,7 +63,7 @@ def minimax_center(
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eqs. (5) and (13).
     """
-    chex.assert_shape(present, points.shape[:1])
+    assert present.shape == points.shape[:1]
     program = _program(points, present)
     kept = program.offset["bounds"][1]
     count = jnp.maximum(present.sum(), 1)

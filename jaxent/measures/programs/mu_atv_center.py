@@ -16,7 +16,6 @@ is a lower bound. The interior-point step eliminates every d and is left with a 
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -63,8 +62,8 @@ def sign_center(
     Returns:
         A bracket of the minimum over these signs: q `[X, m]` as primal, `SignPrices` as dual.
     """
-    chex.assert_shape(weights, points.shape[:2])
-    chex.assert_shape(signs, (None, points.shape[2]))
+    assert weights.shape == points.shape[:2]
+    assert signs.shape[1:] == points.shape[2:]
     # Rows of next to no weight spoil the factors, so the program leaves them out; the upper bound
     # still counts them.
     half = jnp.where(weights > _NEGLIGIBLE * tol / weights.size, weights / 2, 0)  # [X, C]

@@ -24,7 +24,6 @@ eliminates the rows, then q_A, and is left with one dense system in q_B and t.
 from functools import partial
 from typing import NamedTuple
 
-import chex
 import jax.numpy as jnp
 from jax import Array
 
@@ -85,7 +84,7 @@ def nearest_separable(
     Returns:
         A bracket of the minimum with a `Separable` as primal and `Prices` as dual.
     """
-    chex.assert_shape(rows, joint.shape[:2])
+    assert rows.shape == joint.shape[:2]
     counts = rows > 0
     joint = jnp.where(counts[..., None, None], joint, 0)
     weight = counts / jnp.maximum(counts.sum(), 1) if minimax else rows
