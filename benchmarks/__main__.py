@@ -22,14 +22,15 @@ import jax
 from benchmarks.race import Row, table
 from experiments import command
 
-NAMES = ("protocol", "evaluation", "kronecker", "measures", "batches", "exact")
+NAMES = ("protocol", "evaluation", "kronecker", "measures", "batches", "exact", "indices")
 PEERS = ("numpy", "scipy", "numba", "quantecon", "cola-ml", "PyKronecker", "clarabel", "cvxpy")
+PEERS += ("markovianbandit-pkg",)
 README = Path(__file__).with_name("README.md")
 
 
 def missing() -> list[str]:
     """Peers that cannot be imported."""
-    modules = ("clarabel", "cola", "cvxpy", "numba", "pykronecker", "quantecon")
+    modules = ("clarabel", "cola", "cvxpy", "markovianbandit", "numba", "pykronecker", "quantecon")
     return [name for name in modules if importlib.util.find_spec(name) is None]
 
 

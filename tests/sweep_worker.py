@@ -7,6 +7,9 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -75,15 +78,31 @@ def die_while_saving(number):
     files.os.replace = replace_or_die
 
 
-def main(experiment, out, folder=None, process=None, address=None, die_at=None):
-    """Sweep and write the table to `out`."""
+def insist(call):
+    """Once more whenever another run is at work in the folder."""
+    while True:
+        try:
+            return call()
+        except BlockingIOError:
+            time.sleep(0.05)
+
+
+def main(
+    experiment, out, folder=None, process=None, address=None, die_at=None, die_after=None, pause=0.0
+):
+    """Sweep, with a pause after each round, and write the table to `out`."""
     jax.config.update("jax_enable_x64", True)
     if address is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(address, num_processes=2, process_id=process)
     if die_at is not None:
         die_while_saving(die_at)
-    np.savez(out, devices=jax.device_count(), **run(experiment, folder=folder))
+    if die_after is not None:
+        death = threading.Timer(die_after, os.kill, (os.getpid(), signal.SIGKILL))
+        death.daemon = True
+        death.start()
+    call = partial(run, experiment, folder=folder, progress=lambda _: time.sleep(pause))
+    np.savez(out, devices=jax.device_count(), **insist(call))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Policies of parameters: feasible, and their gradients those of finite differences."""
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,13 +112,7 @@ def test_a_thousand_policies_with_gradients_in_one_call():
 
     one = jax.value_and_grad(objective, has_aux=True)
     logits = jax.vmap(family.init)(keys)
-    began = time.perf_counter()
-    many = jax.jit(jax.vmap(one)).lower(logits).compile()
-    compiled = time.perf_counter()
-    (_, found), slopes = jax.block_until_ready(many(logits))
-    done = time.perf_counter()
-    print(f"compiled in {compiled - began:.2f} s, ran in {done - compiled:.2f} s")
-    assert done - compiled < 10
+    (_, found), slopes = jax.jit(jax.vmap(one))(logits)
     assert all(jnp.isfinite(x).all() for x in (*found, slopes))
     (_, alone), slope = jax.jit(one)(logits[7])
     np.testing.assert_allclose(slopes[7], slope, rtol=0, atol=SOLVE)

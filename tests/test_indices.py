@@ -1,6 +1,5 @@
 """Whittle indices against published values, a peer, and policy iteration; the relaxation by LP."""
 
-import time
 from itertools import pairwise
 
 import jax
@@ -9,6 +8,7 @@ import pytest
 
 from jaxent.models.examples import circulant_bandit
 from jaxent.models.restless_bandit import RestlessBandit
+from jaxent.restless import indices
 from jaxent.restless.indices import (
     average_whittle_index,
     fluid_priority,
@@ -96,11 +96,13 @@ def test_verdict_against_a_scan_of_the_subsidy():
             assert not whittle_index(bandit).indexable
 
 
-def test_500_states_in_seconds():
+def test_500_states(monkeypatch):
+    """A row of the inverse at a time: to invert for every state would cost S times as much."""
+    made, inverse = [], indices._inverse
+    monkeypatch.setattr(indices, "_inverse", lambda *given: made.append(0) or inverse(*given))
     bandit = random_bandit(0, num_states=500)
-    start = time.perf_counter()
     result = whittle_index(bandit)
-    assert time.perf_counter() - start < 5
+    assert 0 < len(made) < 500 / 50
     assert result.indexable
     s = 123
     _, advantage = oracles.subsidised_values(bandit, result.index[s])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import resource
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 import jaxent
-from jaxent.sweeps import checkpoint
+from jaxent.sweeps import checkpoint, grid, lock
 from tests import sweep_worker
 
 from .tolerances import EXACT
@@ -116,7 +117,8 @@ def test_chosen_chunk_and_folder(tmp_path, whole):
     again = jaxent.sweep(KEY, function, grid, folder=tmp_path)
     same(found, again)
     assert contents(tmp_path) == before
-    assert set(before) == {"sweep.json", "sweep.npz"}
+    assert set(before) == {"sweep.json", "sweep.npz", "sweep.lock"}
+    assert not before["sweep.lock"]
 
 
 def test_interrupted_sweep_goes_on(begun, whole):
@@ -159,6 +161,25 @@ def other_json(folder):
     (folder / "sweep.json").write_text('{"seed": 0}')
 
 
+def nonsense(**change):
+    """A header with other values under the names that a header has."""
+
+    def damage(folder):
+        path = folder / "sweep.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+    damage.__name__ = "_".join(f"{name} {str(value)[:9]}" for name, value in change.items())
+    return damage
+
+
+def deep_header(folder):
+    (folder / "sweep.json").write_text("[" * 100_000)
+
+
+def binary_header(folder):
+    (folder / "sweep.json").write_bytes(b"\xff\xfe{}")
+
+
 def lose_header(folder):
     (folder / "sweep.json").unlink()
 
@@ -187,6 +208,18 @@ def table_of_another(folder):
     [
         (break_header, "sweep.json cannot be read as a checkpoint"),
         (other_json, "sweep.json cannot be read as a checkpoint"),
+        (deep_header, "sweep.json cannot be read as a checkpoint"),
+        (binary_header, "sweep.json cannot be read as a checkpoint"),
+        (nonsense(chunk=0), "sweep.json cannot be read .*a chunk of 0 points"),
+        (nonsense(chunk=-8), "sweep.json cannot be read .*a chunk of -8 points"),
+        (nonsense(chunk=8.0), r"sweep.json cannot be read .*a chunk of 8\.0 points"),
+        (nonsense(chunk=True), "sweep.json cannot be read .*a chunk of True points"),
+        (nonsense(chunk="8"), "sweep.json cannot be read .*a chunk of '8' points"),
+        (nonsense(chunk=10**30), "sweep.json cannot be read .*a chunk of 10+ points"),
+        (nonsense(chunk=None), "sweep.json cannot be read .*a chunk of None points"),
+        (nonsense(chunk=16), "sweep.json is of another sweep .*chunk 16 there, 8 here"),
+        (nonsense(runs=3), "sweep.json cannot be read .*its runs are not a list"),
+        (nonsense(points="many"), "sweep.json is of another sweep .*points many there, 100 here"),
         (lose_header, "sweep.npz is there without sweep.json"),
         (cut_table, "sweep.npz cannot be read as a checkpoint"),
         (flip_table, "sweep.npz cannot be read as a checkpoint"),
@@ -201,6 +234,60 @@ def test_broken_folder_is_left(begun, damage, match):
     assert contents(begun) == before
 
 
+@pytest.mark.parametrize("chunk", [0, -1, 0.5])
+def test_a_chunk_of_nonsense_is_refused_without_a_table(begun, chunk):
+    """Where no table says that the header was changed, and the caller does not give a chunk."""
+    nonsense(chunk=chunk)(begun)
+    (begun / "sweep.npz").unlink()
+    before = contents(begun)
+    with pytest.raises(ValueError, match=f"sweep.json .*a chunk of {chunk} .*another folder"):
+        jaxent.sweep(KEY, sweep_worker.small, GRID, folder=begun)
+    assert contents(begun) == before
+
+
+def test_a_folder_in_use_is_left(begun, whole):
+    """Refused with the process and host of the run that holds it; free once that has ended."""
+    with lock.hold(begun, "sweep"):
+        before = contents(begun)
+        told = f"begun is in use by process {os.getpid()} on {platform.node()} since .*; wait"
+        with pytest.raises(BlockingIOError, match=told):
+            SMALL(folder=begun)
+        assert contents(begun) == before
+    same(SMALL(folder=begun), whole)
+
+
+def test_a_finished_sweep_is_read_while_its_folder_is_held(begun, whole):
+    SMALL(folder=begun)
+    with lock.hold(begun, "sweep"):
+        same(SMALL(folder=begun), whole)
+
+
+def test_what_another_run_did_meanwhile_is_seen(tmp_path, monkeypatch, whole):
+    """Both begin with an empty folder; while one compiles the other finishes."""
+    fit, told = grid.fit, []
+
+    def fit_slowly(*given):
+        monkeypatch.setattr(grid, "fit", fit)
+        jaxent.sweep(**other, chunk=8, folder=tmp_path)
+        told.append(contents(tmp_path))
+        return fit(*given)
+
+    # The same sweep: its points are read, none is computed again.
+    other = {"function": sweep_worker.small, "grid": GRID, "key": KEY}
+    monkeypatch.setattr(grid, "fit", fit_slowly)
+    done = []
+    same(SMALL(folder=tmp_path, progress=done.append), whole)
+    assert done == [100]
+    # Another one: its header and table stay.
+    for path in tmp_path.iterdir():
+        path.unlink()
+    other["key"] = jax.random.key(8)
+    monkeypatch.setattr(grid, "fit", fit_slowly)
+    with pytest.raises(ValueError, match=r"of another sweep \(key .* 8\] there, .* 7\] here"):
+        SMALL(folder=tmp_path)
+    assert contents(tmp_path) == told[-1]
+
+
 def test_disk_full(begun, whole):
     """Writes fail as on a full disk: an OSError, the table of before whole, and it goes on."""
     before = contents(begun)["sweep.npz"]
@@ -212,7 +299,7 @@ def test_disk_full(begun, whole):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert contents(begun)["sweep.npz"] == before
-    assert set(contents(begun)) == {"sweep.json", "sweep.npz"}  # nothing half-written
+    assert set(contents(begun)) == {"sweep.json", "sweep.npz", "sweep.lock"}  # none half-written
     same(SMALL(folder=begun), whole)
 
 
@@ -340,6 +427,73 @@ def test_same_bits_on_many_devices_and_after_a_kill(tmp_path, whole):
     two_processes(2, outs, **options)
     for path in outs:
         same(read(path, 4), whole)
+
+
+def finished(folder, whole):
+    """How many points a folder has, each as it is in the whole table."""
+    with np.load(folder / "sweep.npz") as file:
+        done = file["done"]
+        for name in set(whole) - set(GRID):
+            assert file[f"out.{name}"][done].tobytes() == whole[name][done].tobytes()
+    return int(done.sum())
+
+
+def test_killed_while_it_holds_the_folder(tmp_path, whole):
+    """A second run is refused while the first one lives, and goes on where it was killed."""
+    folder = tmp_path / "kept"
+    first = start(1, experiment="small", folder=str(folder), out=str(tmp_path / "no"), pause=0.5)
+    try:
+        while not (folder / "sweep.npz").exists():
+            assert first.poll() is None, first.communicate()[0]
+            time.sleep(0.01)
+        with pytest.raises(BlockingIOError, match=f"in use by process {first.pid} on"):
+            SMALL(folder=folder)
+    finally:
+        first.kill()
+    assert finish(first) == [-9]
+    assert (folder / "sweep.owner").exists()  # it had no time to tidy up
+    (folder / "sweep.npz1234.part").write_text("half of a table")
+    kept, told = finished(folder, whole), []
+    assert kept % 8 == 0
+    same(SMALL(folder=folder, progress=told.append), whole)
+    assert told[0] == kept > 0
+    assert set(contents(folder)) == {"sweep.json", "sweep.npz", "sweep.lock"}
+
+
+@pytest.mark.slow
+def test_two_at_once_and_twenty_kills(tmp_path, whole):
+    """Two runs fight for a folder, an empty one at first; each kills itself, while it saves or at
+    any moment, and comes back. What was once finished stays, bit for bit, until all is."""
+    rng = np.random.default_rng(0)
+    options = {"experiment": "small", "out": str(tmp_path / "no"), "pause": 0.5}
+    folder, kept, kills, runs = tmp_path / "0", 0, 0, [None, None]
+    try:
+        while kills < 20:
+            for k, run in enumerate(runs):
+                if run is None:
+                    end = {"die_at": int(rng.integers(1, 4))}, {"die_after": rng.uniform(0, 6)}
+                    here = options | end[int(rng.integers(2))] | {"folder": str(folder)}
+                    runs[k] = start(1, **here)
+                elif run.poll() is not None:
+                    runs[k], (code,) = None, finish(run)
+                    kills += code == -9
+            if (folder / "sweep.npz").exists():
+                now = finished(folder, whole)
+                assert now >= kept
+                kept = now
+            if kept == 100:  # begin with another folder
+                for run in filter(None, runs):
+                    run.kill()
+                    kills += finish(run) == [-9]
+                folder, kept, runs = tmp_path / str(kills), 0, [None, None]
+            time.sleep(0.05)
+    finally:
+        for run in filter(None, runs):
+            run.kill()
+            run.communicate()
+    told = []
+    same(SMALL(folder=folder, progress=told.append), whole)
+    assert (told or [100])[0] >= kept
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@
 the grid, the chunk, the versions and the kind of device; and when it ran, and on how many devices.
 `sweep.npz`, the table, holds which points are done and their results, with a hash of the header
 that ties the two files together. A folder that does not fit is refused and left as it is.
+One run at a time writes there (lock.py).
 """
 
 import hashlib
@@ -20,12 +21,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from .files import Columns, open_folder, save_json, save_npz
+from .files import Columns, save_json, save_npz
 from .program import Work
 
 # Version of the layout of the two files; raised whenever it changes.
 _FORMAT = 1
-_HEADER, _TABLE = "sweep.json", "sweep.npz"
+NAME = "sweep"
+_HEADER, _TABLE = f"{NAME}.json", f"{NAME}.npz"
+# Rows are numbered by 32 bits.
+_MOST_ROWS = 2**32 - 1
 # Saving takes no more than this share of the time.
 _SAVING = 0.1
 
@@ -71,15 +75,21 @@ def load(
 ) -> tuple[int | None, State]:
     """The chunk and what is finished, from a folder that may hold nothing."""
     head, body = folder / _HEADER, folder / _TABLE
+    # In this order, for another run may be at work: it writes the header before the table.
+    table_is_there = body.exists()
     if not head.exists():
-        if body.exists():
+        if table_is_there:
             raise _left(f"{body} is there without {_HEADER}")
         return chunk, state
     try:
         stored = json.loads(head.read_text())
-        earlier, kept = {name: stored[name] for name in header}, int(stored["chunk"])
+        earlier, kept = {name: stored[name] for name in header}, stored["chunk"]
+        if type(kept) is not int or not 0 < kept <= _MOST_ROWS:
+            raise ValueError(f"a chunk of {kept!r} points")
+        if not isinstance(stored.get("runs", []), list):
+            raise ValueError("its runs are not a list")
         wanted = header if chunk is None else header | {"chunk": chunk}
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         raise _left(f"{head} cannot be read as a checkpoint ({problem!r})") from None
     other = [name for name in wanted if stored[name] != wanted[name]]
     if other:
@@ -111,8 +121,9 @@ def _arrays(state: State) -> Columns:
 
 
 def begin(folder: Path, header: dict[str, Any], chunk: int, mesh: Mesh) -> None:
-    """Say in the folder what is being computed, and by what."""
-    open_folder(folder)
+    """Say in the folder, which is held, what is being computed, and by what."""
+    for half_written in folder.glob(f"{NAME}.*.part"):  # by a run that was killed
+        half_written.unlink()
     head = folder / _HEADER
     runs = json.loads(head.read_text()).get("runs", []) if head.exists() else []
     run = {

@@ -14,6 +14,7 @@ its kernels are only reproducible with `--xla_gpu_deterministic_ops=true` in XLA
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from numpy.typing import ArrayLike
 
 from .._checks import check_positive_int, is_key, key_first
 from ..numerics.memory import host_memory
-from .checkpoint import State, begin, header_of, identity_of, keeper, load
+from .checkpoint import NAME, State, begin, header_of, identity_of, keeper, load
 from .files import Columns
+from .lock import hold, refuse_in_use
 from .processes import fetch_all, is_first, on_first, place
 from .program import AXIS, Work, fit
 
@@ -65,7 +67,7 @@ def sweep(
             pytree of numeric arrays.
         grid: columns of numbers, `[P]` each, as of `product_grid`.
         folder: keeps what is finished. If it holds a part of this same sweep, the sweep goes on
-            from there; there is nothing else to say to resume.
+            from there; there is nothing else to say to resume. One run at a time may write there.
         chunk: points that a device evaluates at once. If not given, that of the folder, else a
             power of 2: an eighth of the points, or less where that does not fit in the memory.
         memory: bytes that the program may use on a device; what the device has if not given.
@@ -81,7 +83,8 @@ def sweep(
             something else than numbers; a program that needs more memory than there is, with the
             chunk that fits; a folder whose files cannot be read as a checkpoint or are of another
             sweep, with what differs. Such files are left as they are.
-        OSError: where the folder cannot be written; what it kept stays whole.
+        OSError: where the folder cannot be written; what it kept stays whole. A BlockingIOError
+            where another run is at work there, with its process and host.
 
     Examples:
         >>> def experiment(key, point):
@@ -109,10 +112,17 @@ def sweep(
     header = header_of(work, outline.as_text(), mesh)
     if where is not None:
         chunk, state = on_first(mesh, partial(load, where, header, chunk, state))
-    if not state.done.all():
-        program, chunk = fit(work, mesh, chunk, memory)
+    if state.done.all():
+        return points | state.table
+    if where is not None:
+        on_first(mesh, partial(refuse_in_use, where, NAME))
+    program, chunk = fit(work, mesh, chunk, memory)
+    with ExitStack() as held:
         keep = _nothing
         if where is not None:
+            on_first(mesh, partial(held.enter_context, hold(where, NAME)))
+            # Once more, for what another run has finished in the meantime.
+            _, state = on_first(mesh, partial(load, where, header, chunk, state))
             on_first(mesh, partial(begin, where, header, chunk, mesh))
             keep = keeper(where, identity_of(header, chunk), state)
         _run(program, work, mesh, chunk, state, keep, progress or _nothing)
