@@ -1,7 +1,21 @@
 """One file a figure: a config, a pure run, a command."""
 
 import os
+import signal
+import sys
 from importlib.metadata import version
+from types import FrameType
+
+
+def stop(_: int, __: FrameType | None) -> None:
+    """End with one line: Ctrl-C while a command starts, which takes seconds and has nothing yet."""
+    os.write(2, b"\nstopped; nothing was begun\n")
+    os._exit(130)
+
+
+# So it is from the first import of `python -m` on, until `command.run` gets to work.
+if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, stop)
 
 # On a CPU these runs mostly compile, and XLA's fusion emitters double that time without making
 # the runs faster. What XLA_FLAGS says already stands, and the flag is set only where it is known:

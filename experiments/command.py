@@ -10,9 +10,12 @@ and exit code 2.
 import argparse
 import json
 import logging
+import os
 import platform
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -21,8 +24,9 @@ import matplotlib
 import numpy as np
 from tqdm import tqdm
 
+import experiments
 import jaxent
-from jaxent.sweeps import files
+from jaxent.sweeps import files, lock
 
 
 class Options(NamedTuple):
@@ -152,6 +156,18 @@ def open_folder(out: Path) -> None:
         fail(f"--out {out}: cannot write there ({error.strerror or error})")
 
 
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """The output folder, other runs kept out of it, or one line that says why not."""
+    open_folder(out)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock.hold(out, "results"))
+        except BlockingIOError as error:
+            fail(f"--out: {str(error).removeprefix('folder: ')}")
+        yield
+
+
 def versions() -> dict[str, str]:
     """What made the numbers: package versions, Python, device."""
     return {
@@ -199,9 +215,7 @@ def load_results(path: Path, config: Any, seed: int, besides: tuple[str, ...]) -
     try:
         stored = json.loads(path.read_text())
         earlier = stored["config"] | {"seed": stored["seed"]}
-    except FileNotFoundError:
-        fail(f"--resume: {path} does not exist; run without --resume first")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         fail(f"--resume: {path} cannot be read as results ({error}); it was left as it is")
     mine = plain(config) | {"seed": seed}
     other = [f for f in mine if f not in besides and earlier.get(f) != mine[f]]
@@ -256,19 +270,8 @@ def run(
     Returns:
         0 if every claim holds, 1 if not, 130 after Ctrl-C.
     """
-    options = parse(name, (doc or "").split("\n\n")[0], full, quick, help, argv)
-    try:
-        check(options.config)
-    except ValueError as error:
-        fail(f"--{error}")
-    path = options.out / "results.json"
-    stored: dict[str, Any] = {}
-    if options.resume:
-        stored = load_results(path, options.config, options.seed, besides)
-    open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
-    head = header(options.config, options.seed)
-    kept = "what was finished before is" if stored else ""
+    kept, path = "", Path()
+    alone = signal.getsignal(signal.SIGINT) is experiments.stop  # a process of its own
 
     def save(content: dict[str, Any], told: str) -> None:
         nonlocal kept
@@ -276,12 +279,32 @@ def run(
         kept = told
 
     try:
-        report = work(Job(options.config, options.seed, options.out, stored, save))
+        options = parse(name, (doc or "").split("\n\n")[0], full, quick, help, argv)
+        try:
+            check(options.config)
+        except ValueError as error:
+            fail(f"--{error}")
+        path = options.out / "results.json"
+        if options.resume and not path.exists():
+            fail(f"--resume: {path} does not exist; run without --resume first")
+        with held(options.out):
+            stored: dict[str, Any] = {}
+            if options.resume:
+                stored = load_results(path, options.config, options.seed, besides)
+                kept = "what was finished before is"
+            jax.config.update("jax_enable_x64", True)
+            head = header(options.config, options.seed)
+            if alone:  # what follows may be kept
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            report = work(Job(options.config, options.seed, options.out, stored, save))
+            return conclude(path, head, report)
     except KeyboardInterrupt:
         found = f"{kept} kept in {path}; go on with --resume" if kept else "nothing was finished"
-        print(f"\nstopped; {found}", file=sys.stderr)
+        print(f"\nstopped; {found}", file=sys.stderr, flush=True)
+        if alone:  # JAX, stopped in the middle of compiling, may crash as Python tidies up
+            sys.stdout.flush()
+            os._exit(130)
         return 130
-    return conclude(path, head, report)
 
 
 def progress(pieces: list[list[int]], unit: str) -> Iterator[list[int]]:

@@ -118,12 +118,12 @@ def disentangle(key: Array, limit: Array, config: Config) -> Point:
     return jax.vmap(partial(look, mdp))(jnp.concatenate([start[None], path]))
 
 
-@partial(jax.jit, static_argnums=1)
-def run(key: Array, config: Config) -> Point:
-    """Every path, `[kinds, seeds, 1 + KEPT]`."""
-    keys = jax.random.split(key, (len(KINDS), config.seeds))
-    seeds = jax.vmap(partial(disentangle, config=config), in_axes=(0, None))
-    return jax.vmap(seeds)(keys, jnp.array(list(KINDS.values())))
+@partial(jax.jit, static_argnums=2)
+def run(key: Array, number: Any, config: Config) -> Point:
+    """Every path of the kind of this number, `[seeds, 1 + KEPT]`."""
+    keys = jax.random.split(key, (len(KINDS), config.seeds))[number]
+    limit = jnp.array(list(KINDS.values()))[number]
+    return jax.vmap(partial(disentangle, config=config), in_axes=(0, None))(keys, limit)
 
 
 def paths(found: dict) -> dict[str, np.ndarray]:
@@ -224,13 +224,11 @@ def check(config: Config) -> None:
 
 
 def work(job: command.Job) -> command.Report:
-    """Compute every path unless they are stored, and draw."""
-    found = job.stored.get("kinds")
-    if found is None:
-        reached = run(jax.random.key(job.seed), job.config)
-        by_kind = (jax.tree.map(lambda x: x[k], reached) for k in range(len(KINDS)))  # noqa: B023
-        found = dict(zip(KINDS, map(command.plain, by_kind), strict=True))
-        job.save({"kinds": found}, "every path is")
+    """Compute the paths of the kinds that are not stored, and draw."""
+    found = job.stored.get("kinds", {})
+    for k, kind in list(enumerate(KINDS))[len(found) :]:
+        found[kind] = command.plain(run(jax.random.key(job.seed), k, job.config))
+        job.save({"kinds": found}, f"{k + 1} of {len(KINDS)} kinds are")
     table = []
     for kind, result in found.items():
         for name, values in paths(result).items():

@@ -57,7 +57,7 @@ HELP = {
     "checked": "entries of each kernel to hold against finite differences",
 }
 
-STEP = 1e-5
+STEP, PAIR = 1e-5, "pair"
 ACTIONS = ("idle", "active")
 
 
@@ -146,11 +146,10 @@ def bandit(name: str, size: int) -> tuple[Callable, np.ndarray]:
     return error, np.asarray(found.kernel)[None]
 
 
-def run(key: Array, config: Config) -> list[Sensitivity]:
-    """The pair, then every bandit."""
-    models = {"pair": random_pair(key, config.states)}
-    models |= {name: bandit(name, config.size) for name in config.bandit}
-    return [sensitivity(name, *model, config.checked) for name, model in models.items()]
+def run(key: Array, name: str, config: Config) -> Sensitivity:
+    """One model: the pair, or the bandit of this name."""
+    model = random_pair(key, config.states) if name == PAIR else bandit(name, config.size)
+    return sensitivity(name, *model, config.checked)
 
 
 def figures(results: list[dict], out: Path) -> list[Path]:
@@ -220,11 +219,11 @@ def check(config: Config) -> None:
 
 
 def work(job: command.Job) -> command.Report:
-    """Differentiate the error of every model unless that is stored, and draw."""
-    models = job.stored.get("models")
-    if models is None:
-        models = command.plain(run(jax.random.key(job.seed), job.config))
-        job.save({"models": models}, "every model is")
+    """Differentiate the error of every model that is not stored, and draw."""
+    names, models = (PAIR, *job.config.bandit), job.stored.get("models", [])
+    for name in names[len(models) :]:
+        models.append(command.plain(run(jax.random.key(job.seed), name, job.config)))
+        job.save({"models": models}, f"{len(models)} of {len(names)} models are")
     table = []
     for result in models:
         slope = np.array(result["slope"])

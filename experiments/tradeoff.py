@@ -103,15 +103,13 @@ def model(key: Array, num_states: int) -> jaxent.WeaklyCoupledMDP:
     return pair._replace(agents=agents)
 
 
-@partial(jax.jit, static_argnums=2)
-def climb(key: Array, price: Array, config: Config) -> tuple[Any, studies.Measured]:
-    """Models, and what was reached from every start: `[models, prices, starts]`."""
+@partial(jax.jit, static_argnums=3)
+def climb(key: Array, number: Any, price: Array, config: Config) -> tuple[Any, studies.Measured]:
+    """The model of this number, and what was reached from every start: `[prices, starts]`."""
     key_models, key_starts = jax.random.split(key)
-    mdps = jax.vmap(partial(model, num_states=config.states))(
-        jax.random.split(key_models, config.models)
-    )
+    mdp = model(jax.random.split(key_models, config.models)[number], config.states)
 
-    def one(mdp, price, key):
+    def one(price, key):
         def loss(logits):
             chain = studies.chain_of(mdp, logits)
             mu = jaxent.stationary_distribution(chain)
@@ -122,10 +120,9 @@ def climb(key: Array, price: Array, config: Config) -> tuple[Any, studies.Measur
         (reached,) = studies.descend(loss, start, steps=config.steps, rate=RATE)
         return studies.measure(mdp, studies.chain_of(mdp, reached))
 
-    starts = jax.vmap(one, in_axes=(None, None, 0))
-    prices = jax.vmap(starts, in_axes=(None, 0, None))
-    models = jax.vmap(prices, in_axes=(0, None, None))
-    return mdps, models(mdps, price, jax.random.split(key_starts, config.starts))
+    starts = jax.vmap(one, in_axes=(None, 0))
+    prices = jax.vmap(starts, in_axes=(0, None))
+    return mdp, prices(price, jax.random.split(key_starts, config.starts))
 
 
 def best_average(
@@ -186,19 +183,15 @@ def reference(mdp: jaxent.WeaklyCoupledMDP) -> Reference:
     return Reference(optimum(mdp), worth, share, measured)
 
 
-def run(key: Array, config: Config) -> list[dict[str, Any]]:
-    """References and everything reached, one dict a model.
+def run(key: Array, config: Config, number: int) -> dict[str, Any]:
+    """The references of one model, and everything reached.
 
     Raises:
         ValueError: for a config that makes no sense, a λ below 0 among them.
     """
     check(config)
-    mdps, reached = climb(key, jnp.asarray(config.price), config)
-    results = []
-    for k in range(config.models):
-        mdp, found = jax.tree.map(lambda x: x[k], (mdps, reached))  # noqa: B023
-        results.append(command.plain({"reference": reference(mdp), "reached": found}))
-    return results
+    mdp, reached = climb(key, number, jnp.asarray(config.price), config)
+    return command.plain({"reference": reference(mdp), "reached": reached})
 
 
 def best_starts(result: dict, price: tuple[float, ...]) -> studies.Measured:
@@ -315,12 +308,12 @@ def claims(results: list[dict], price: tuple[float, ...]) -> list[Claim]:
 
 
 def work(job: command.Job) -> command.Report:
-    """Climb from every start for every price unless that is stored, and draw."""
-    price = job.config.price
-    models = job.stored.get("models")
-    if models is None:
-        models = run(jax.random.key(job.seed), job.config)
-        job.save({"models": models}, "every model is")
+    """Climb from every start for every price in the models that are not stored, and draw."""
+    price, number = job.config.price, job.config.models
+    models = job.stored.get("models", [])
+    for k in range(len(models), number):
+        models.append(run(jax.random.key(job.seed), job.config, k))
+        job.save({"models": models}, f"{k + 1} of {number} models are")
     table = []
     for k, result in enumerate(models):
         known, best = result["reference"], best_starts(result, price)

@@ -2,11 +2,23 @@
 
 import json
 import os
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from experiments import circulant, command, ground_truth, theorem7
+from experiments import (
+    circulant,
+    command,
+    disentangle,
+    ground_truth,
+    sensitivity,
+    theorem7,
+    tradeoff,
+)
+from jaxent.sweeps import lock
 
 TOY = [
     "--sizes", "60", "90", "120",
@@ -49,7 +61,9 @@ def test_leaves_figures_and_results(finished):
         assert 0 < row["relative_error"] < 0.03
         assert row["noise"] < row["plain_noise"] / 20
     assert {"claim", "measured", "holds"} == set(results["claims"][0])
-    assert len(list(out.iterdir())) == 7  # nothing half-written
+    figures = {f"figure{k}.{kind}" for k in (1, 2, 3) for kind in ("png", "pdf")}
+    # Nothing half-written; the lock's file stays.
+    assert {path.name for path in out.iterdir()} == figures | {"results.json", "results.lock"}
 
 
 def test_interrupted_run_goes_on(finished, tmp_path, monkeypatch, capsys):
@@ -162,6 +176,60 @@ def test_ground_truth_leaves_figures_and_results(tmp_path, capsys):
     ground_truth.main([*small, "--resume"])
     assert json.loads((tmp_path / "results.json").read_text()) == stored
     assert "relative error simulated at N = 10" in capsys.readouterr().out
+
+
+def test_a_folder_in_use_is_left(finished, capsys):
+    """The second run of an experiment in a folder ends with one line that names the first."""
+    out, _ = finished
+    before = (out / "results.json").read_bytes()
+    with lock.hold(out, "results"), pytest.raises(SystemExit) as stop:
+        circulant.main([*TOY, "--out", str(out)])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"in use by process {os.getpid()} on {platform.node()} since" in line
+    assert line.startswith("error: --out: ")
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_ctrl_c_while_a_command_starts():
+    """While Python imports there is no `run` yet that could catch anything."""
+    code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "sys.argv = ['-m']; import experiments; os.kill(os.getpid(), signal.SIGINT)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (130, "\nstopped; nothing was begun\n")
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "header", interrupt)
+    assert theorem7.main(["--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "\nstopped; nothing was finished\n"
+
+
+@pytest.mark.parametrize("module", [tradeoff, disentangle, sensitivity], ids=lambda m: m.__name__)
+def test_a_study_keeps_its_pieces(module, tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the second piece keeps the first, and resuming begins with the second."""
+    seen = []
+
+    def run(key, *which):
+        seen.append(which)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+        return {"piece": 1}
+
+    monkeypatch.setattr(module, "run", run)
+    argv = ["--quick", "--out", str(tmp_path)]
+    assert module.main(argv) == 130
+    assert "stopped; 1 of 2" in capsys.readouterr().err
+    before = (tmp_path / "results.json").read_bytes()
+    assert module.main([*argv, "--resume"]) == 130
+    assert "stopped; what was finished before is kept" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_bytes() == before
+    first, second, again = seen
+    assert first != second == again
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_sensitivity_moves_along_the_simplex():
 
 def test_a_price_below_zero_runs_nothing():
     with pytest.raises(ValueError, match=r"price: -0\.5 is not a price; .* give 0 or more"):
-        tradeoff.run(None, tradeoff.Config(price=(-0.5, 1.0)))
+        tradeoff.run(None, tradeoff.Config(price=(-0.5, 1.0)), 0)
 
 
 @pytest.mark.parametrize(
