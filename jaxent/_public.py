@@ -75,7 +75,6 @@ from .measures.separability import separability_witness as separability_witness
 from .measures.separability import separable_decomposition as separable_decomposition
 from .models import examples as examples
 from .models import named_bandits as _named_bandits
-from .models import named_bandits as bandits
 from .models.contracts import Model as Model
 from .models.contracts import check_mdp as check_mdp
 from .models.contracts import check_policy as check_policy
