@@ -1,6 +1,7 @@
 """Slow dense NumPy answers for restless bandits; they share no code with the package."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 
@@ -94,3 +95,51 @@ def subsidised_values(bandit, subsidy):
         if (better == rest).all():
             return V, q1 - q0
         rest = better
+
+
+def exact_indices(bandit, discount: Fraction) -> list[float] | None:
+    """Least subsidies at which idling is optimal, by fractions and all policies; None if not
+    indexable. For kernels and rewards of small fractions."""
+    size = len(bandit.reward)
+    P = np.array([[[Fraction(float(x)).limit_denominator(1000) for x in row] for row in kernel]
+                  for kernel in (bandit.passive, bandit.active)])  # fmt: skip
+    R = np.array([[Fraction(float(x)).limit_denominator(1000) for x in r] for r in bandit.reward])
+    one, states = (
+        np.array([[Fraction(int(i == j)) for j in range(size)] for i in range(size)]),
+        range(size),
+    )
+    lines = []
+    for actions in itertools.product((0, 1), repeat=size):
+        paid = np.array([[R[s, actions[s]], Fraction(1 - actions[s])] for s in states])
+        chain = np.array([P[actions[s], s] for s in states])
+        gained = discount * (P[1] - P[0]) @ _solve_fractions(one - discount * chain, paid)
+        alpha, beta = R[:, 1] - R[:, 0] + gained[:, 0], 1 - gained[:, 1]
+        lines.append((np.array(actions), alpha, beta))
+    ends = sorted(
+        {a / b for _, alpha, beta in lines for a, b in zip(alpha, beta, strict=True) if b}
+    )
+    inside = [ends[0] - 1, *((x + y) / 2 for x, y in itertools.pairwise(ends)), ends[-1] + 1]
+    idle = []
+    for subsidy in inside:
+        for actions, alpha, beta in lines:
+            advantage = alpha - subsidy * beta
+            if (np.where(actions, advantage, -advantage) >= 0).all():
+                idle.append(advantage <= 0)
+                break
+    if any((a & ~b).any() for a, b in itertools.pairwise(idle)):
+        return None
+    first = np.array(idle).argmax(0)
+    return [float(ends[k - 1]) for k in first]
+
+
+def _solve_fractions(A, B):
+    """A^-1 B by Gauss and Jordan."""
+    M = np.concatenate([A, B], axis=1)
+    for c in range(len(M)):
+        p = next(i for i in range(c, len(M)) if M[i, c] != 0)
+        M[[c, p]] = M[[p, c]]
+        M[c] = M[c] / M[c, c]
+        for i in range(len(M)):
+            if i != c:
+                M[i] = M[i] - M[i, c] * M[c]
+    return M[:, len(A) :]

@@ -1,5 +1,6 @@
 """Whittle indices against published values, a peer, and policy iteration; the relaxation by LP."""
 
+from fractions import Fraction
 from itertools import pairwise
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxent.models.examples import circulant_bandit
+from jaxent.models.named_bandits import named_bandit
 from jaxent.models.restless_bandit import RestlessBandit
 from jaxent.restless import indices
 from jaxent.restless.indices import (
@@ -107,6 +109,111 @@ def test_500_states(monkeypatch):
     s = 123
     _, advantage = oracles.subsidised_values(bandit, result.index[s])
     np.testing.assert_allclose(advantage[s], 0, atol=SOLVE)
+
+
+def bandit_of_ties(seed):
+    """Kernels and rewards of small whole numbers, so that advantages are often exactly 0."""
+    rng = np.random.default_rng(seed)
+    num_states, kind = int(rng.integers(2, 5)), int(rng.integers(3))
+    kernels = rng.integers(0, 2, (2, num_states, num_states)) * (1.0 if kind else 0.0)
+    to = rng.integers(num_states, size=(2, num_states))
+    kernels[np.arange(2)[:, None], np.arange(num_states), to] += 1
+    if kind == 2:
+        kernels *= rng.integers(1, 3, kernels.shape)
+    kernels /= kernels.sum(-1, keepdims=True)
+    return RestlessBandit(*kernels, rng.integers(0, 3, (num_states, 2)).astype(float), 10, 3, 0.9)
+
+
+def test_ties_against_fractions():
+    refused = 0
+    for seed in range(120):
+        bandit = bandit_of_ties(seed)
+        found, exact = whittle_index(bandit), oracles.exact_indices(bandit, Fraction(9, 10))
+        assert found.indexable == (exact is not None)
+        refused += exact is None
+        if exact is not None:
+            np.testing.assert_allclose(found.index, exact, atol=SOLVE)
+    assert 0 < refused < 20
+
+
+def test_average_reward_is_the_limit_of_discounts():
+    """Also where acting and resting tie on a whole interval, which the average cannot decide."""
+    compared = 0
+    for seed in range(300):
+        bandit = bandit_of_ties(seed)
+        try:
+            average = average_whittle_index(bandit)
+        except ValueError:  # several recurrent classes
+            continue
+        near = whittle_index(bandit._replace(discount=1 - 1e-6))
+        assert average.indexable == near.indexable
+        if near.indexable:
+            np.testing.assert_allclose(average.index, near.index, atol=1e-4)
+            compared += 1
+    assert compared > 150
+
+
+def test_a_tie_that_the_average_reward_leaves_open():
+    """State 1 is left at once by either action: acting there pays 1, and no average sees it."""
+    passive = np.array([[1.0, 0.0], [1.0, 0.0]])
+    active = np.array([[1.0, 0.0], [1.0, 0.0]])
+    bandit = RestlessBandit(passive, active, np.array([[0.0, 0.0], [0.0, 1.0]]), 10, 3, 0.9)
+    for found in (average_whittle_index(bandit), whittle_index(bandit)):
+        np.testing.assert_allclose(found.index, [0, 1], atol=EXACT)
+
+
+@pytest.mark.parametrize("constant", [0, 1e3])
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e6, 1e12])
+def test_verdicts_know_no_unit(scale, constant):
+    rng = np.random.default_rng(0)
+    for _ in range(21):
+        kernels = [rng.dirichlet([0.3] * 3, 3) for _ in range(2)]
+        reward = rng.random((3, 2))
+    bandit = RestlessBandit(*kernels, scale * (reward + constant), 10, 5, 0.95)
+    found, plain = whittle_index(bandit), whittle_index(bandit._replace(reward=reward))
+    assert not found.indexable
+    assert found.state == plain.state
+    np.testing.assert_allclose(found.subsidy / scale, plain.subsidy, rtol=SOLVE)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e6, 1e12])
+def test_the_fluid_program_knows_no_unit(scale):
+    machines = named_bandit("machines", 10).bandit
+    found = fluid_priority(machines._replace(reward=scale * np.asarray(machines.reward)))
+    np.testing.assert_allclose(found.value / scale, 0.72, rtol=EXACT)
+    assert found.priority.tolist() == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("penalty", [-1e4, -1e10, -1e12])
+def test_a_forbidden_action(penalty):
+    """A reward of -1e10 says "never act here": the other states keep their indices to rounding."""
+    rng = np.random.default_rng(0)
+    bandit = RestlessBandit(*rng.dirichlet(np.ones(5), (2, 5)), rng.random((5, 2)), 10, 3, 0.9)
+    reward = np.array(bandit.reward)
+    reward[1, 1] = penalty
+    forbidden = bandit._replace(reward=reward)
+    # Nobody ever acts in state 1, so that it costs the same where acting there is resting.
+    same = reward.copy()
+    same[1, 1] = same[1, 0] - 100
+    kernel = bandit.active.copy()
+    kernel[1] = bandit.passive[1]
+    never = bandit._replace(active=kernel, reward=same)
+    others = [0, 2, 3, 4]
+    for solve in (whittle_index, average_whittle_index, fluid_priority):
+        found, wanted = solve(forbidden).index, solve(never).index
+        np.testing.assert_allclose(found[others], wanted[others], atol=SOLVE)
+        assert found[1] < 0.1 * penalty
+    np.testing.assert_allclose(
+        fluid_priority(forbidden).value, fluid_priority(never).value, rtol=EXACT
+    )
+
+
+def test_states_that_differ_by_rounding_tie():
+    twice = circulant_bandit(5)._replace(
+        reward=np.array([[0.1, 0.3], [0, 0.2], [0, 0.2], [0, 0.3]])
+    )
+    for scale in (1.0, 3.0, 1e-12 / 3):
+        assert myopic_priority(twice._replace(reward=scale * twice.reward)).tolist() == [3, 0, 1, 2]
 
 
 def test_fluid_priority_solves_the_relaxation():

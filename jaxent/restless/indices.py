@@ -6,10 +6,19 @@ affine in λ, so the advantage of acting is affine too,
     b_s(λ) = r(s, 1) - r(s, 0) - λ + discount (P_1 - P_0)(s) . V_λ = α_s - λ β_s.
 
 From λ = -∞, where everyone acts, the optimal policy changes where some b_s reaches 0. The bandit is
-indexable if states only ever turn idle; the λ at which a state does is its index. One state
-changes at a time, so the inverse of I - discount P changes by rank one, and following the path to
-λ = +∞ costs O(S^3) in all, with no guess of λ and no bisection. For the average reward stands
-I - P + e e', whose solutions are a bias h with the gain e' h.
+indexable if states only ever turn idle; the λ at which a state does, the least at which idling is
+optimal, is its index. One state changes at a time, so the inverse Z of I - discount P + e e' / S
+(the last term moves all values alike, which no advantage sees) changes by rank one, and following
+the path to λ = +∞ costs O(S^3) in all, with no guess of λ and no bisection.
+
+The average reward is the limit of discounts to 1. With ρ = (1 - discount) / discount the advantage
+is a series,
+
+    b(λ) = r(., 1) - r(., 0) - λ + (P_1 - P_0) (Z - ρ Z² + ρ² Z³ - ..) (r + λ idle),
+
+whose first term is what gain and bias say. Where that is 0 on a whole interval of λ, as it is for
+states that either action leaves for good, acting and idling tie and the average reward settles no
+index. The next term does: the index is the limit of the discounted ones.
 
 The fluid index comes from the linear program in which the budget holds on average. All of these
 are computed once, in NumPy and in float64; a priority is a permutation of the states, the first to
@@ -35,6 +44,20 @@ Array = jax.Array
 
 # Rank-one updates between two fresh inverses, so that rounding does not pile up.
 _REFRESH = 64
+# An advantage this small against the terms that it is summed from is 0.
+_ROUNDING = 1e-13
+# How often a state may switch, on average: once, but for ties.
+_SWITCHES = 4
+# How many powers of 1 - discount tell average-reward ties apart.
+_ORDERS = 4
+# Solves of the fluid program, each on what the one before left of the cost; and the largest of it
+# that a later one is shown, in units of its error.
+_REFINEMENTS = 8
+_FAR = 1e4
+# What the multipliers may be wrong by in the end, against rewards that are paid.
+_TOLERATED = 1e-7
+
+_MULTICHAIN = "{} has several recurrent classes and so no single average reward"
 
 
 class WhittleIndex(NamedTuple):
@@ -100,11 +123,15 @@ def whittle_index(bandit: RestlessBandit) -> WhittleIndex:
         [-0.25  0.25  0.4  -0.4 ] True
     """
     passive, active, gap, reward = _arrays(bandit)
-    return _follow(passive, active, gap, reward, float(bandit.discount), 0.0)
+    return _follow(passive, active, gap, reward, float(bandit.discount))
 
 
 def average_whittle_index(bandit: RestlessBandit) -> WhittleIndex:
     """Whittle indices for the average reward, exact, with the indexability verdict.
+
+    Where acting and resting earn the same average on a whole interval of subsidies, the index is
+    the limit of the discounted indices as the discount goes to 1. So is the verdict, for subsidies
+    that stay apart in the limit.
 
     Args:
         bandit: its discount does not matter. The policies on the path must be unichain.
@@ -114,7 +141,7 @@ def average_whittle_index(bandit: RestlessBandit) -> WhittleIndex:
             and so no single average reward; it names the state whose switch makes it so.
     """
     passive, active, gap, reward = _arrays(bandit)
-    return _follow(passive, active, gap, reward, 1.0, 1 / len(gap))
+    return _follow(passive, active, gap, reward, 1.0)
 
 
 def _arrays(bandit: RestlessBandit) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -127,51 +154,114 @@ def _arrays(bandit: RestlessBandit) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return passive, active, reward[:, 1] - reward[:, 0], reward
 
 
-def _follow(passive, active, gap, reward, discount, restart) -> WhittleIndex:
+def _follow(passive, active, gap, reward, discount) -> WhittleIndex:
     """Follow the optimal policy from λ = -∞ to +∞."""
     num_states = len(gap)
     change = discount * (active - passive)  # [S, S]
     idle = np.zeros(num_states, bool)
     index = np.full(num_states, np.nan)
-    eps = 1e-12 * max(1.0, np.abs(reward).max()) / (1 - discount if discount < 1 else 1)
     now = -np.inf
-    inverse = _inverse(active, discount, restart)
+    inverse = _inverse(active, discount)
     if inverse is None:
-        raise ValueError("active: has several recurrent classes, so no single average reward")
-    for step in range(num_states):
-        rewards = np.where(idle, reward[:, 0], reward[:, 1])
-        values = change @ (inverse @ np.stack([rewards, idle.astype(float)], axis=1))  # [S, 2]
-        alpha, beta = gap + values[:, 0], 1 - values[:, 1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            meets = np.maximum(alpha / beta, now)
-        turns_idle = np.where(~idle & (beta > 0), meets, np.inf)
-        turns_active = np.where(idle & (beta < -1e-12), meets, np.inf)
-        s, back = int(turns_idle.argmin()), int(turns_active.argmin())
-        if turns_active[back] < turns_idle[s] - eps:
-            return _not_indexable(num_states, back, turns_active[back])
-        now = turns_idle[s]
-        index[s], idle[s] = now, True
+        raise ValueError(_MULTICHAIN.format("active: the chain of always acting"))
+    orders = 1 if discount < 1 else min(num_states, _ORDERS)
+    for step in range(_SWITCHES * num_states):
+        paid = np.where(idle, reward[:, 0], reward[:, 1])
+        for some in (1, orders):
+            lines = _advantages(change, gap, inverse, np.stack([paid, idle], axis=1), some)
+            meets, falls, doubt = _crossings(*lines)
+            meets = np.maximum(meets, now)
+            turns_idle = np.where(~idle & (falls > 0), meets, np.inf)
+            turns_active = np.where(idle & (falls < 0), meets, np.inf)
+            (s, *rest), back = _first(turns_idle, doubt, lines[0]), int(turns_active.argmin())
+            if not rest and lines[0][0, :, 1].all():
+                break  # no tie, so higher orders have no say
+        if turns_active[back] + doubt[back] < turns_idle[s] - doubt[s]:
+            if turns_active[back] - doubt[back] > index[back]:
+                return _not_indexable(num_states, back, turns_active[back])
+            s = back  # it tied with others and was taken before its turn
+        elif turns_idle[s] == np.inf:
+            raise ValueError(_MULTICHAIN.format("passive: the chain of some policy"))
+        else:
+            # States that tie have the same index, to the last bit.
+            now = now if turns_idle[s] - doubt[s] <= now else turns_idle[s]
+        idle[s] = not idle[s]
+        index[s] = now if idle[s] else np.nan
+        if idle.all():
+            return WhittleIndex(index, True, -1, float("nan"))
 
         if (step + 1) % _REFRESH == 0:
-            inverse = _inverse(np.where(idle[:, None], passive, active), discount, restart)
+            inverse = _inverse(np.where(idle[:, None], passive, active), discount)
         else:
-            inverse = _replace_row(inverse, s, change[s])
+            inverse = _replace_row(inverse, s, change[s] if idle[s] else -change[s])
         if inverse is None:
-            raise ValueError(
-                f"passive: when state {s} turns idle, the chain has several recurrent classes and "
-                "so no single average reward"
-            )
-    return WhittleIndex(index, True, -1, float("nan"))
+            raise ValueError(_MULTICHAIN.format(f"passive: when state {s} turns idle, the chain"))
+    raise ValueError("bandit: too many states tie at one subsidy to be told apart by rounding")
+
+
+def _advantages(change, gap, inverse, paid, orders) -> tuple[np.ndarray, np.ndarray]:
+    """α and β of every state `[orders, S, 2]`, and the size of their rounding errors.
+
+    A number that may be nothing but rounding is 0. For the average reward there is one order for
+    each power of (1 - discount) / discount, from 0 on.
+    """
+    # A constant reward moves no advantage. Without the usual one, rounding is that of the rest.
+    x = paid - [np.median(paid[:, 0]), 0]  # [S, 2]
+    size, reach, largest = np.abs(x), np.abs(change), np.abs(inverse)
+    lines, doubts = np.zeros((2, orders, len(gap), 2))
+    lines[0] = np.stack([gap, np.full(len(gap), -1.0)], axis=1)
+    doubts[0] = np.abs(lines[0])
+    for k in range(orders):
+        x, size = inverse @ x, largest @ size
+        lines[k] += (-1) ** k * change @ x
+        doubts[k] += reach @ size
+    lines, doubts = lines * [1, -1], _ROUNDING * doubts
+    return np.where(np.abs(lines) > doubts, lines, 0), doubts
+
+
+def _crossings(lines, doubts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where each advantage is 0, whether it falls (> 0) or rises there, and the error, `[S]`.
+
+    The first order that a subsidy moves decides, unless a lower one holds the advantage off 0.
+    """
+    moved = (lines[..., 1] != 0).argmax(0)
+    state = np.arange(len(moved))
+    (alpha, beta), (a, b) = lines[moved, state].T, doubts[moved, state].T
+    lower = np.arange(len(lines))[:, None] < moved
+    held = ((lines[..., 0] != 0) & (lower | (beta == 0))).any(0)
+    beta = np.where(held, 0, beta)
+    # An advantage of 0 at any subsidy: idling is as good from here on.
+    meets = np.divide(alpha, beta, where=beta != 0, out=np.where(held, np.inf, -np.inf))
+    doubt = np.divide(a + np.abs(meets) * b, np.abs(beta), where=beta != 0, out=np.zeros(len(beta)))
+    return meets, np.where((beta == 0) & ~held, 1, beta), doubt
+
+
+def _first(meets, doubt, lines) -> list[int]:
+    """What turns idle first: several states if they tie, in their order just below discount 1."""
+    s = int(meets.argmin())
+    ties = np.flatnonzero(meets - doubt <= meets[s] + doubt[s])
+    if len(ties) == 1 or meets[s] == np.inf:
+        return [s]
+    moved = (lines[:, ties, 1] != 0).argmax(0)
+    after = lines[np.minimum(moved + 1, len(lines) - 1), ties]
+    beta = lines[moved, ties, 1]
+    late = after[:, 0] - meets[s] * after[:, 1]
+    slope = np.divide(late, beta, where=beta != 0, out=np.full(len(ties), -np.inf))
+    return ties[slope.argsort()].tolist()
 
 
 def _not_indexable(num_states: int, state: int, subsidy: float) -> WhittleIndex:
     return WhittleIndex(np.full(num_states, np.nan), False, state, float(subsidy))
 
 
-def _inverse(P: np.ndarray, discount: float, restart: float) -> np.ndarray | None:
-    """Inverse of I - discount P + restart e e', or None if it is singular."""
-    system = np.eye(len(P)) - discount * P + restart
-    if restart and np.linalg.cond(system, 1) > 1e13:
+def _inverse(P: np.ndarray, discount: float) -> np.ndarray | None:
+    """Inverse of I - discount P + e e' / S, or None if it is singular.
+
+    The last term shifts all values alike, which no advantage sees, and keeps the inverse small
+    however close to 1 the discount.
+    """
+    system = np.eye(len(P)) - discount * P + 1 / len(P)
+    if discount == 1 and np.linalg.cond(system, 1) > 1e13:
         return None
     return np.linalg.inv(system)
 
@@ -180,7 +270,7 @@ def _replace_row(inverse: np.ndarray, s: int, row: np.ndarray) -> np.ndarray | N
     """Inverse, in place, after `row` is added to row s of the matrix (Sherman and Morrison)."""
     column, weights = inverse[:, s].copy(), row @ inverse
     pivot = 1 + weights[s]  # a ratio of determinants of M-matrices: positive unless singular
-    if pivot < 1e-13 * max(1.0, abs(weights[s])):
+    if pivot < 1e-13 * (1 + np.abs(row) @ np.abs(column)):
         return None
     inverse -= np.outer(column / pivot, weights)
     return inverse
@@ -194,7 +284,8 @@ def fluid_priority(bandit: RestlessBandit) -> FluidPriority:
     first, the one that sometimes does next, the others last.
 
     Raises:
-        ValueError: for a bad bandit, or if no stationary law spends exactly the budget.
+        ValueError: for a bad bandit, if no stationary law spends exactly the budget, or if rewards
+            span so many decades that the program cannot be solved for them.
 
     References:
         Verloop (2016), Asymptotically optimal priority policies; Gast, Gaujal and Yan (2023).
@@ -206,18 +297,74 @@ def fluid_priority(bandit: RestlessBandit) -> FluidPriority:
     constraints = np.vstack([flow.T, np.ones(2 * num_states), np.tile([0.0, 1.0], num_states)])
     share = float(bandit.budget) / float(bandit.num_agents)
     right = np.concatenate([np.zeros(num_states), [1.0, share]])
-    program = scipy.sparse.csr_array(constraints)
-    answer = scipy.optimize.linprog(-reward.reshape(-1), A_eq=program, b_eq=right, method="highs")
-    if answer.status != 0:
-        raise ValueError(f"budget: no stationary law spends exactly {share:.6g}: {answer.message}")
-    occupancy = np.maximum(answer.x, 0).reshape(-1, 2)
-    slack = answer.lower.marginals.reshape(-1, 2)  # V - Q(s, a) at the multiplier
+    usual = np.median(reward)  # a constant in the reward moves the value alone
+    cost = (usual - reward).reshape(-1)
+    found = _solve_program(scipy.sparse.csr_array(constraints), right, cost)
+    occupancy, slack = found.value.reshape(-1, 2), found.slack.reshape(-1, 2)
+    doubt = np.maximum(found.rounding, found.wrong.max()).reshape(-1, 2)
     index = slack[:, 0] - slack[:, 1]
     visits = occupancy.sum(1)
     acts = np.divide(occupancy[:, 1], visits, where=visits > 0, out=np.zeros(num_states))
-    digits = np.round(index / max(1.0, np.abs(reward).max()), 10)
-    priority = np.lexsort((-acts, -digits))
-    return FluidPriority(float(-answer.fun), occupancy, index, priority)
+    priority = np.lexsort((-acts, _ranks(index, doubt.sum(1))))
+    return FluidPriority(float(usual - right @ found.price), occupancy, index, priority)
+
+
+def _ranks(index: np.ndarray, doubt: np.ndarray) -> np.ndarray:
+    """0 for the largest, and so on; the same for what differs by rounding alone, `[S]`."""
+    order = np.argsort(-index, kind="stable")
+    apart = -np.diff(index[order]) > doubt[order][1:] + doubt[order][:-1]
+    rank = np.empty(len(index), int)
+    rank[order] = np.append(0, np.cumsum(apart))
+    return rank
+
+
+class _Program(NamedTuple):
+    """A solved program: y, the multipliers, what they leave of the cost, and the errors of that."""
+
+    value: np.ndarray
+    price: np.ndarray
+    slack: np.ndarray
+    wrong: np.ndarray
+    rounding: np.ndarray
+
+
+def _solve_program(rows, right, cost) -> _Program:
+    """min cost'y over rows y = right, y >= 0.
+
+    The solver's tolerances are absolute. So the cost is brought to size 1, and what the multipliers
+    leave of it, where it is negative or paid for, is brought to size 1 again, until it is rounding
+    (Gleixner, Steffy and Wolter 2016, Iterative refinement for linear programming).
+    """
+    best = _refined(rows, right, cost, np.zeros(len(right)), np.abs(cost).max())
+    if best is None:
+        raise ValueError(f"budget: no stationary law spends exactly {right[-1]:.6g}")
+    for _ in range(_REFINEMENTS):
+        if (best.wrong <= best.rounding).all():
+            break
+        finer = _refined(rows, right, cost, best.price, best.wrong.max())
+        if finer is None or finer.wrong.max() >= best.wrong.max():
+            break
+        best = finer
+    paid = best.rounding[best.value > 0].max() / _ROUNDING
+    if best.wrong.max() > _TOLERATED * paid:
+        raise ValueError(
+            f"reward: spans too many decades: the program is solved to {best.wrong.max():.3g} "
+            f"only, for rewards of {paid:.3g} where the budget goes"
+        )
+    return best
+
+
+def _refined(rows, right, cost, price, unit) -> _Program | None:
+    """The program solved for what these multipliers leave of the cost; None where that fails."""
+    left = (cost - price @ rows) / (unit if unit > 0 else 1)
+    answer = scipy.optimize.linprog(np.minimum(left, _FAR), A_eq=rows, b_eq=right, method="highs")
+    if answer.status != 0:
+        return None
+    price = price + unit * answer.eqlin.marginals
+    slack = cost - price @ rows
+    wrong = np.where(answer.x > 0, np.abs(slack), np.maximum(-slack, 0))
+    rounding = _ROUNDING * (np.abs(cost) + np.abs(price) @ abs(rows))
+    return _Program(np.maximum(answer.x, 0), price, slack, wrong, rounding)
 
 
 def index_priority(index: Array | np.ndarray | Sequence[float] | Ranking) -> np.ndarray:
@@ -238,7 +385,8 @@ def index_priority(index: Array | np.ndarray | Sequence[float] | Ranking) -> np.
 
 def myopic_priority(bandit: RestlessBandit) -> np.ndarray:
     """States by what acting gains at once, r(s, 1) - r(s, 0); ties by number: `[S]`."""
-    return index_priority(_arrays(bandit)[2])
+    _, _, gap, reward = _arrays(bandit)
+    return np.argsort(_ranks(gap, _ROUNDING * np.abs(reward).sum(1)), kind="stable")
 
 
 def random_priority(key: Array, num_states: int) -> np.ndarray:
