@@ -211,7 +211,8 @@ def _network(flow, reward, discount, features, key, *, hidden, num_steps, learni
     ]
     # Outputs are in units of the spread of the rewards, over 1 - discount, as values are.
     mean = share @ reward
-    unit = (jnp.sqrt(share @ (reward - mean) ** 2) + jnp.finfo(flow.dtype).tiny) / (1 - discount)
+    spread = jnp.sqrt(share @ (reward - mean) ** 2)
+    unit = jnp.where(spread > 0, spread, 1) / (1 - discount)
 
     def q(layers) -> Array:
         x = features

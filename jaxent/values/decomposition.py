@@ -164,7 +164,7 @@ def reward_entanglement(
         chain: whose factors and views these are.
         reward: the shared reward, `[J]` or `[X_0, ..]` (`CooperativeGame.pair_reward`).
         mu: law of the joint pair, `[J]`; Eq. (14) has the stationary one.
-        tol: gap to certify, in the unit of the reward.
+        tol: gap to certify, as a share of the mean distance of the reward from its mean.
         max_steps: interior-point steps at most.
 
     Returns:
@@ -197,7 +197,7 @@ def reward_entanglement(
     reward = shared_reward(chain, reward)
     mu = jnp.asarray(mu).astype(reward.dtype)
     fixed, law = jax.lax.stop_gradient((reward, mu))
-    bracket, steps, _ = additive_fit(
+    bracket, steps, converged = additive_fit(
         chain.layout, chain.view_sizes, fixed, law, tol=tol, max_steps=max_steps
     )
     middle, _ = reward_ranges(chain, law, bracket.primal)
@@ -207,9 +207,10 @@ def reward_entanglement(
         for i, x in enumerate(bracket.primal)
     )
     apart = jnp.abs(fixed - chain.lift(locals_))
-    return certified(
+    found = certified(
         law @ apart, bracket.lower, locals_, steps, tol, (reward, bracket.dual), (mu, apart)
     )
+    return found._replace(converged=converged)
 
 
 def reward_ranges(chain: PairChain, mu: Array, rewards: Sequence[ArrayLike]) -> tuple[Array, Array]:

@@ -22,7 +22,6 @@ RESULTS = {
 }
 
 ELSEWHERE = {
-    "fit_monotone",  # trained for seconds a model: tests/test_mixing.py
     *("from_gymnax", "from_jaxmarl"),  # play other packages' games: tests/test_environments.py
     *("product_grid", "sweep"),  # processes, devices and folders: tests/test_sweep.py
 }

@@ -70,12 +70,13 @@ def additive_fit(
         shapes: number of local pairs of each view. Static.
         target: f, `[J]`.
         weights: w, nonnegative, `[J]`; entries of weight 0 have no say.
-        tol: stop when the bounds are this close.
+        tol: stop when the bounds are this close, as a share of the mean distance of f from its
+            mean, so that neither its unit nor a constant in it matters.
         max_steps: the most interior-point steps.
 
     Returns:
-        A bracket of the minimum, with the local functions, a tuple of `[X_i]`, as primal (0 where
-        nothing is said of them) and y `[J]` as dual.
+        A bracket of the minimum, with the local functions, a tuple of `[X_i]`, as primal (equal
+        constants where nothing is said of them) and y `[J]` as dual.
 
     References:
         Chen and Peng, Multi-agent Markov Entanglement, Eq. (14).
@@ -85,14 +86,20 @@ def additive_fit(
     local = jnp.zeros(size, target.dtype)
     transpose = jax.linear_transpose(lift, local)
     assert target.shape == weights.shape == jax.eval_shape(lift, local).shape
+    wanted, total = target, weights.sum()
+    mean = weights @ wanted / total
+    spread = weights @ jnp.abs(wanted - mean) / total
+    unit = jnp.where(spread > 0, spread, 1)
+    target = (wanted - mean) / unit
     program = _program(_Sum(size, lift, lambda y: transpose(y)[0]), target, weights)
     scale = jnp.where(program.present["sides"][0], jnp.abs(target), 0).max()
     x = {"local": local, "under": jnp.maximum(target, 0) + jnp.where(scale > 0, scale, 1)}
     z = {"sides": jnp.stack([weights, weights])}
     guess = Bracket(weights @ jnp.abs(target), 0 * scale, local, 0 * target)
     bracket, steps, converged = solve_program(program, x, z, guess, tol=tol, max_steps=max_steps)
-    locals_ = tuple(jnp.split(bracket.primal, ends))
-    return Solution(bracket._replace(primal=locals_), steps, converged)
+    locals_ = tuple(jnp.split(unit * bracket.primal + mean / len(shapes), ends))
+    bounds = Bracket(unit * bracket.upper, unit * bracket.lower, locals_, bracket.dual)
+    return Solution(bounds, steps, converged)
 
 
 def _program(local: _Sum, target: Array, weights: Array) -> LinearProgram:
