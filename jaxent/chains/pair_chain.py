@@ -35,7 +35,7 @@ from ..models.layouts import product_layout, view_of
 from ..models.parts import DenseKernel, NoChoice
 from ..models.policies import LocalPolicies
 from ..models.restless_bandit import RestlessBandit
-from ..numerics.arrays import as_float
+from ..numerics.arrays import as_float, takes_arrays
 from ..numerics.compiled import jit
 
 Array = jax.Array
@@ -178,6 +178,7 @@ def check_chain(chain: object, name: str = "chain") -> None:
     raise ValueError(f"{name}: {type(chain).__name__} is not a PairChain; {door}")
 
 
+@takes_arrays("policy")
 def pair_chain(mdp: Model, policy: ArrayLike | LocalPolicies) -> PairChain:
     r"""The chain on joint pairs that a policy makes of a model, P^π(x'|x) = P(s'|s, a) π(a'|s').
 

@@ -18,7 +18,7 @@ from jax import lax
 from .._checks import check_shape, concrete
 from ..models.contracts import Agents, ArrayLike, View
 from ..models.layouts import FactorLayout, FactorView, MapLayout, MapView, map_view
-from ..numerics.arrays import ratio
+from ..numerics.arrays import ratio, takes_arrays
 from ..numerics.compiled import jit
 from .pair_chain import PairChain, check_chain
 
@@ -28,6 +28,7 @@ Array = jax.Array
 _AT_ONCE = 2**22
 
 
+@takes_arrays("mu")
 def marginal(chain: PairChain, mu: ArrayLike, *, agent: Agents) -> Array:
     """Law of a view under the joint law mu `[J]`, `[X_i]`.
 
@@ -41,6 +42,7 @@ def marginal(chain: PairChain, mu: ArrayLike, *, agent: Agents) -> Array:
     return chain.layout.project(jnp.asarray(mu), agent)
 
 
+@takes_arrays("mu")
 def local_transition(chain: PairChain, mu: ArrayLike, *, agent: Agents) -> Array:
     r"""Local transition of a view under a joint law (Eq. 2).
 

@@ -18,7 +18,7 @@ import scipy
 from jax import lax
 
 from .._checks import check_finite, check_positive_int, check_shape
-from ..numerics.arrays import ratio
+from ..numerics.arrays import ratio, takes_arrays
 from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center, weighted_median
 
@@ -60,6 +60,7 @@ class EntanglementInterval(NamedTuple):
     batches: Array
 
 
+@takes_arrays("probabilities", "weights")
 def estimate_entanglement(probabilities: Array, weights: Array) -> EntanglementEstimate:
     r"""Monte Carlo estimate of the entanglement of one agent.
 
@@ -136,6 +137,7 @@ def _two_actions(
     )
 
 
+@takes_arrays("laws", "local")
 def by_local(laws: Array, local: Array, *, num_local: int) -> tuple[Array, Array]:
     """Laws known where the agent is, as `estimate_entanglement` takes them.
 
@@ -155,6 +157,7 @@ def by_local(laws: Array, local: Array, *, num_local: int) -> tuple[Array, Array
     return every, here.astype(laws.dtype)
 
 
+@takes_arrays("probabilities", "weights")
 def entanglement_interval(
     probabilities: Array, weights: Array, *, num_batches: int = 20, confidence: float = 0.95
 ) -> EntanglementInterval:

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from .._checks import check_discount, check_finite, check_positive_int, check_shape, key_first
 from ..chains.views import flow_rows
-from ..numerics.arrays import dot, ratio
+from ..numerics.arrays import dot, ratio, takes_arrays
 from ..numerics.compiled import jit
 from ..numerics.elimination import discounted_solve
 from .trajectory import Trajectory, agent_types, check_trajectory
@@ -95,6 +95,7 @@ def _count(pairs, rewards, follows, present, types, num_types, num_pairs) -> Loc
     return LocalFlow(flow, ratio(paid, seen))
 
 
+@takes_arrays("flow", "reward", "features", "types")
 def lstd_local_q(
     flow: Array | np.ndarray | Trajectory,
     reward: Array | np.ndarray | None = None,
@@ -154,6 +155,7 @@ def share_of(visits: Array) -> Array:
 
 
 @key_first
+@takes_arrays("flow", "reward", "features", "types")
 def network_local_q(
     key: Array,
     flow: Array | np.ndarray | Trajectory,

@@ -20,7 +20,7 @@ from .._checks import check_shape
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.views import view_transition
 from ..models.contracts import Agents, ArrayLike
-from ..numerics.arrays import dot
+from ..numerics.arrays import dot, takes_arrays
 from ..numerics.simplex import total_variation
 
 Array = jax.Array
@@ -45,11 +45,13 @@ class SignNorm(NamedTuple):
     signs: Array
 
 
+@takes_arrays("x", "mu")
 def mu_norm(x: Array, mu: Array) -> Array:
     """mu' |x| (Def. 6)."""
     return mu @ jnp.abs(x)
 
 
+@takes_arrays("matrix", "mu")
 def mu_inf_norm(matrix: Array, mu: Array) -> SignNorm:
     """sup of mu' |M x| over |x_k| <= 1, the norm that M has from sup to mu-norm.
 

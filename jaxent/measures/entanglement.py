@@ -30,7 +30,7 @@ from ..chains.stationary import solve_law
 from ..chains.views import ProductForm, product_form, rows_by_view
 from ..models.contracts import Agents, ArrayLike, Scalar, TableModel, check_policy
 from ..models.parts import TablePolicy
-from ..numerics.arrays import as_float
+from ..numerics.arrays import as_float, takes_arrays
 from ..numerics.compiled import jit
 from ..numerics.interior_point import Solution
 from .programs.tv_nearest_separable import nearest_separable
@@ -190,6 +190,7 @@ def entanglement_mu_atv_upper(
     return weighted_centers(points, weights, tol)
 
 
+@takes_arrays("policy", "mu")
 def policy_entanglement(
     mdp: TableModel, policy: ArrayLike, mu: Array, *, agent: int, tol: Scalar = TOL
 ) -> Entanglement:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_finite
+from ..numerics.arrays import takes_arrays
 from ..numerics.kron import pair_order
 from . import product_tables
 from .contracts import ArrayLike, Scalar
@@ -17,6 +18,7 @@ from .product_tables import check_kernel, joint_parts
 Array = jax.Array
 
 
+@takes_arrays("transition", "reward")
 class CooperativeGame(NamedTuple):
     r"""Agents with one shared reward, which need be no sum of local ones (App. J.3).
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from .._checks import check_discount, check_shape, check_stochastic
-from ..numerics.arrays import as_float
+from ..numerics.arrays import as_float, takes_arrays
 from ..numerics.kron import pair_order
 from . import product_tables
 from .contracts import ArrayLike, Scalar
@@ -23,6 +23,7 @@ from .product_tables import check_kernel, check_rewards
 Array = jax.Array
 
 
+@takes_arrays("signal", each=("transition", "rewards"))
 class ExogenousMDP(NamedTuple):
     r"""Agents that share a signal z, which moves on its own (App. J.1).
 

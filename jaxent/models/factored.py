@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import jax
 
 from .._checks import check_discount, check_shape, check_stochastic, renamed
-from ..numerics.arrays import as_float
+from ..numerics.arrays import as_float, takes_arrays
 from ..numerics.kron import pair_order
 from . import product_tables
 from .contracts import ArrayLike, Scalar
@@ -22,6 +22,7 @@ from .product_tables import check_rewards
 Array = jax.Array
 
 
+@takes_arrays(each=("transitions", "rewards"))
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FactoredMDP:

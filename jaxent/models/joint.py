@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from .._checks import check_discount, check_finite, check_shape
+from ..numerics.arrays import takes_arrays
 from . import product_tables
 from .contracts import ArrayLike, Scalar
 from .layouts import FactorLayout
@@ -15,6 +16,7 @@ from .product_tables import check_kernel, joint_parts
 Array = jax.Array
 
 
+@takes_arrays("transition", each=("rewards",))
 class JointMDP(NamedTuple):
     r"""Agents with any joint kernel.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_finite, check_shape, check_stochastic
-from ..numerics.arrays import as_float
+from ..numerics.arrays import as_float, takes_arrays
 from .contracts import ArrayLike
 from .layouts import FactorLayout, FactorView
 from .parts import DenseKernel, TablePolicy, product_parts
@@ -17,6 +17,7 @@ from .policies import check_table
 Array = jax.Array
 
 
+@takes_arrays("transition", "reward")
 class MDP(NamedTuple):
     r"""One agent.
 

@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_permutation, check_positive_int, check_shape, check_stochastic
+from ..numerics.arrays import takes_arrays
 from ..numerics.compiled import jit
 from .contracts import ArrayLike, Ranking, known_priority
 
 Array = jax.Array
 
 
+@takes_arrays(each=("tables",))
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LocalPolicies:
@@ -35,6 +37,7 @@ class LocalPolicies:
     scopes: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
 
 
+@takes_arrays(each=("policies",))
 def product_policy(policies: Sequence[Array]) -> Array:
     """Every agent decides on its own, π(a|s) = Π π_i(a_i|s_i), from tables `[S_i, A_i]`."""
     for i, policy in enumerate(policies):
@@ -107,6 +110,7 @@ def index_policy(
     return jnp.asarray(table.reshape((num_states,) * num_agents + (2,) * num_agents))
 
 
+@takes_arrays("logits", "feasible")
 def softmax_policy(
     logits: Array, *, num_agents: int | None = None, feasible: ArrayLike | bool = True
 ) -> Array:
@@ -131,6 +135,7 @@ def _softmax(logits: Array, feasible: ArrayLike | bool, num_agents: int) -> Arra
     return jax.nn.softmax(masked, axis=tuple(range(-num_agents, 0)))
 
 
+@takes_arrays("policy")
 def check_table(
     policy: ArrayLike | LocalPolicies, states: Sequence[int], actions: Sequence[int]
 ) -> None:

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_finite, check_shape, check_stochastic, concrete
+from ..numerics.arrays import takes_arrays
 from ..numerics.compiled import jit
 from .contracts import ArrayLike, Scalar
 
 Array = jax.Array
 
 
+@takes_arrays("passive", "active", "reward")
 class RestlessBandit(NamedTuple):
     r"""Homogeneous restless bandit with a budget (Chen and Peng, Def. 12).
 

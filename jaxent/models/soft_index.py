@@ -39,7 +39,7 @@ from .._checks import (
     check_shape,
     refuse_gradient,
 )
-from ..numerics.arrays import nan_unless, ratio
+from ..numerics.arrays import nan_unless, ratio, takes_arrays
 from ..numerics.compiled import jit
 from .policies import check_budget
 
@@ -58,6 +58,7 @@ class Roundings(NamedTuple):
     weights: Array
 
 
+@takes_arrays("index")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SoftIndex:
@@ -71,14 +72,17 @@ class SoftIndex:
     index: Array | np.ndarray
     temperature: Array | float
 
+    @takes_arrays("counts", "active")
     def chances(self, counts: Array, budget: Array | float) -> Array:
         """p_s of an agent in state s, `[S]`; counts and budget may be fractions of N."""
         return _policy_chances(self, counts, budget)
 
+    @takes_arrays("counts", "active")
     def roundings(self, counts: Array, budget: Array | int) -> Roundings:
         """Every value of the active counts with its probability, of whole counts `[S]`."""
         return _policy_roundings(self, counts, budget)
 
+    @takes_arrays("counts", "active")
     def log_probability(self, counts: Array, active: Array, budget: Array | int) -> Array:
         """Log of the probability of active counts `[S]`, for score-function estimators.
 
@@ -89,10 +93,12 @@ class SoftIndex:
         taken = (chance > 0) & (served[-1] == budget)
         return jnp.where(taken, jnp.log(jnp.where(taken, chance, 1)), -jnp.inf)
 
+    @takes_arrays("counts", "active")
     def draw(self, key: Array, counts: Array, budget: Array | int) -> Array:
         """Active counts of one draw, int `[S]`; it has no gradient and says so."""
         return draw_rounding(jax.random.uniform(key), refuse_gradient(self), counts, budget)
 
+    @takes_arrays("states")
     def draw_agents(self, key: Array, states: Array, budget: Array | int) -> Array:
         """Which of the agents in `states` `[N]` are active, bool `[N]`: M of them, exactly."""
         states = jnp.asarray(states)

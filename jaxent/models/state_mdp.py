@@ -27,7 +27,7 @@ from .._checks import (
     concrete,
     stochastic,
 )
-from ..numerics.arrays import as_float
+from ..numerics.arrays import as_float, takes_arrays
 from . import product_tables
 from .contracts import ArrayLike, Scalar
 from .layouts import MapLayout, MapView, map_view
@@ -72,6 +72,7 @@ class OutcomeKernel:
         return stochastic(self.chances)
 
 
+@takes_arrays(each=("transition",))
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StateMDP:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_finite, check_shape, concrete
-from ..numerics.arrays import as_float
+from ..numerics.arrays import as_float, takes_arrays
 from ..numerics.kron import kron_sum, state_order
 from . import product_tables
 from .contracts import ArrayLike, Scalar
@@ -24,6 +24,7 @@ from .policies import check_table
 Array = jax.Array
 
 
+@takes_arrays(each=("costs",))
 class Coupling(NamedTuple):
     r"""One constraint on joint actions, $\sum_i d_i(s_i, a_i) \le b$ (Def. 11).
 

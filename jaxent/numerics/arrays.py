@@ -1,6 +1,13 @@
-"""What is done to arrays everywhere, each said once: exact products, safe quotients, dtypes."""
+"""What is done to arrays everywhere, each said once: exact products, safe quotients, dtypes.
 
-from collections.abc import Sequence
+Arguments that are lists or data frames become arrays by `takes_arrays`, wherever arrays are asked
+for.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import isclass, signature
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +15,10 @@ import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
+from .._checks import concrete
+
 Array = jax.Array
+_Taker = TypeVar("_Taker", bound=Callable[..., Any])
 
 # Products that feed a tolerance: an accelerator's fast modes would keep three digits.
 HIGHEST = lax.Precision.HIGHEST
@@ -66,3 +76,66 @@ def as_float(array: ArrayLike) -> Array:
     return jnp.asarray(
         array, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
     )
+
+
+def as_array(name: str, value: Any) -> Any:
+    """An array of what is a list, a tuple or a data frame; anything else as it is.
+
+    Raises:
+        ValueError: for rows that differ in length, or an entry that is no number.
+    """
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    if not isinstance(value, (list, tuple)) and getattr(value, "dtype", None) != np.dtype("O"):
+        return value
+    if not concrete(value):
+        return jnp.asarray(value)
+    try:
+        array = np.asarray(value)
+        return array if array.dtype.kind in "biufc" else array.astype(float)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}: is no array of numbers; wanted rows of one length, and numbers alone"
+        ) from None
+
+
+def takes_arrays(*names: str, each: Sequence[str] = ()) -> Callable[[_Taker], _Taker]:
+    """Take lists and data frames where these arguments, or each entry of those, are arrays.
+
+    For functions, and for classes whose fields are their arguments.
+    """
+
+    def convert(name: str, value: Any) -> Any:
+        if name in names:
+            return as_array(name, value)
+        if name in each and isinstance(value, (list, tuple)):
+            return tuple(as_array(f"{name}[{i}]", entry) for i, entry in enumerate(value))
+        return value
+
+    def decorate(taker: _Taker) -> _Taker:
+        order = tuple(signature(taker).parameters)
+
+        def converted(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            known = [convert(name, value) for name, value in zip(order, args, strict=False)]
+            rest = {name: convert(name, value) for name, value in kwargs.items()}
+            return (*known, *args[len(known) :]), rest
+
+        def wrap(make: Callable[..., Any], skip: int) -> Callable[..., Any]:
+            @wraps(make)
+            def call(*args: Any, **kwargs: Any) -> Any:
+                given, rest = converted(args[skip:], kwargs)
+                return make(*args[:skip], *given, **rest)
+
+            return call
+
+        kind: Any = taker
+        if not isclass(taker):
+            return wrap(kind, 0)  # type: ignore[return-value]
+        if hasattr(kind, "_make"):  # a named tuple
+            kind.__new__ = wrap(kind.__new__, 1)
+            kind._make = classmethod(lambda cls, values: cls(*values))  # as `_replace` does
+        else:
+            kind.__init__ = wrap(kind.__init__, 1)
+        return kind
+
+    return decorate

@@ -32,7 +32,7 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
 from .._checks import check_shape, stochastic
-from .arrays import dot, nan_unless
+from .arrays import dot, nan_unless, takes_arrays
 from .compiled import jit
 
 Array = jax.Array
@@ -73,6 +73,7 @@ def stationary_distribution(P: ArrayLike) -> Array:
     return implicit_law(P, law_of(frozen, found), found)
 
 
+@takes_arrays("P", "r")
 def discounted_solve(P: ArrayLike, r: ArrayLike, discount: Scalar) -> Array:
     r"""Solution of (I - discount P) x = r.
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .arrays import takes_arrays
 from .compiled import jit
 
 Array = jax.Array
@@ -44,6 +45,7 @@ class Center(NamedTuple):
     weights: Array
 
 
+@takes_arrays("rows")
 def project_simplex(rows: Array) -> Array:
     """Euclidean projection of every row on the simplex, `[..., m]`."""
     import optax  # slow to import, and few ask for it
@@ -54,6 +56,7 @@ def project_simplex(rows: Array) -> Array:
     return flat.reshape(rows.shape).astype(rows.dtype)
 
 
+@takes_arrays("p", "q")
 def total_variation(p: Array, q: Array) -> Array:
     """TV(p, q) = 1/2 sum_j |p_j - q_j| over the last axis."""
     return jnp.abs(p - q).sum(-1) / 2
@@ -78,6 +81,7 @@ def weighted_median(values: Array, weights: Array) -> Array:
     return values[order][below.sum(-1)]
 
 
+@takes_arrays("points", "weights")
 @jit
 def tv_center(points: Array, weights: Array) -> Center:
     """The law q with the least weighted total variation distance to given laws, exactly.

@@ -19,6 +19,7 @@ from jax import lax
 from .._checks import check_finite, check_positive_int, check_shape, check_stochastic, concrete
 from ..data.estimators import EntanglementEstimate, estimate_entanglement
 from ..data.trajectory import Labels, Trajectory, survival
+from ..numerics.arrays import takes_arrays
 from ..numerics.compiled import jit
 
 Array = jax.Array
@@ -40,6 +41,7 @@ class AgentsTrajectory(NamedTuple):
     chance: Array
 
 
+@takes_arrays("kernel", "index", "states")
 def simulate_agents(
     key: Array,
     kernel: Array,
@@ -118,6 +120,7 @@ def _simulate(key, kernel, index, states, budget, num_steps) -> AgentsTrajectory
     )
 
 
+@takes_arrays("index", "agents", "types")
 def agent_policy(trajectory: AgentsTrajectory, index: Array) -> Array:
     r"""$\pi_i(1 \mid s_{1:N})$ of every agent at every epoch, `[T + 1, N]`."""
     own = jnp.asarray(index)[jnp.arange(trajectory.states.shape[1]), trajectory.states]
@@ -130,6 +133,7 @@ def _chance_to_act(trajectory: AgentsTrajectory, own: Array) -> Array:
     return jnp.where(own > level, 1, jnp.where(own == level, chance, 0))
 
 
+@takes_arrays("reward")
 def agent_trajectory(trajectory: AgentsTrajectory, reward: Array) -> Trajectory:
     """What a log of the run would hold: epochs 0..T - 1.
 
@@ -145,6 +149,7 @@ def agent_trajectory(trajectory: AgentsTrajectory, reward: Array) -> Trajectory:
     return Trajectory.from_arrays(states, actions, paid, labels=labels)
 
 
+@takes_arrays("index", "agents", "types")
 def agent_entanglement(
     trajectory: AgentsTrajectory, index: Array, agents: Array
 ) -> EntanglementEstimate:
@@ -169,6 +174,7 @@ def agent_entanglement(
     return lax.map(one, jnp.asarray(agents))
 
 
+@takes_arrays("index", "agents", "types")
 def type_entanglement(
     trajectory: AgentsTrajectory, index: Array, types: Array
 ) -> EntanglementEstimate:
@@ -195,6 +201,7 @@ def _estimate(trajectory: AgentsTrajectory, index: Array, weights: Array) -> Ent
     return estimate_entanglement(jnp.stack([1 - active, active], axis=-1), weights)
 
 
+@takes_arrays("index", "agents", "types")
 def agent_flow(
     trajectory: AgentsTrajectory, index: Array, types: Array, *, num_types: int
 ) -> Array:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from .._checks import renamed
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex
-from ..numerics.arrays import dot, einsum, ratio
+from ..numerics.arrays import dot, einsum, ratio, takes_arrays
 from ..numerics.compiled import jit
 from .activation import IndexPolicy, Priority, action_law, by_action, check_index_policy
 from .gaussian_limit import Moments, deviation, gaussian_limit, mean_size, spectral_radius
@@ -87,6 +87,7 @@ class MeanField(NamedTuple):
 
 
 @renamed(priority="policy")
+@takes_arrays("configuration")
 def mean_field_step(bandit: RestlessBandit, policy: IndexPolicy, configuration: Array) -> Array:
     r"""$\phi(m) = E[m_{t+1} \mid m_t = m]$, `[S]`: under a priority exact for every N.
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .._checks import check_discount, check_finite, concrete
@@ -22,7 +23,7 @@ from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import eliminated, known_law
 from ..chains.views import local_transitions
 from ..models.contracts import ArrayLike, Scalar
-from ..numerics.arrays import as_float, dot, nan_unless
+from ..numerics.arrays import as_array, as_float, dot, nan_unless
 from ..numerics.compiled import jit
 from ..numerics.elimination import Eliminated, discounted_solve, implicit_values, values_of
 from ..numerics.krylov import gmres
@@ -209,9 +210,9 @@ def joint_reward(chain: PairChain, rewards: Rewards) -> Array:
 def joint_function(chain: PairChain, name: str, given: Rewards) -> Array:
     """A joint function `[J]`, in the chain's dtype: given so, or as local ones to be added up."""
     check_chain(chain)
-    if isinstance(given, (list, tuple)):
+    if isinstance(given, (list, tuple)) and not all(np.ndim(f) == 0 for f in given):
         return chain.lift(check_locals(chain, given, name)).astype(chain.dtype)
-    function = as_float(given)
+    function = as_float(as_array(name, given))
     if function.shape not in ((chain.num_pairs,), chain.sizes):
         raise ValueError(
             f"{name}: wanted a sequence of {len(chain.views)} local {name}, or a joint one of "
@@ -223,9 +224,11 @@ def joint_function(chain: PairChain, name: str, given: Rewards) -> Array:
 
 def shared_reward(chain: PairChain, reward: ArrayLike) -> Array:
     """A joint reward `[J]`, in the chain's dtype, and no sequence of local ones."""
-    if isinstance(reward, (list, tuple)):
+    if isinstance(reward, (list, tuple)) and any(
+        np.ndim(r) and hasattr(r, "shape") for r in reward
+    ):
         raise ValueError("reward: is a sequence; wanted one shared reward by joint pair")
-    return joint_reward(chain, reward)
+    return joint_reward(chain, as_array("reward", reward))
 
 
 def check_locals(
@@ -239,6 +242,7 @@ def check_locals(
         )
     flat = []
     for i, (reward, size) in enumerate(zip(rewards, chain.view_sizes, strict=True)):
+        reward = as_array(f"rewards[{i}]", reward)
         if jnp.size(reward) != size:
             raise ValueError(
                 f"{name}[{i}]: wanted {size} values, one for each pair that agent {i} sees, got "
