@@ -81,9 +81,34 @@ def check_stochastic(name: str, array: Any) -> None:
     if len(off):
         place = ", ".join(map(str, off[0]))
         row = f"row [{place}]" if place else "it"
+        shown = f"{total[tuple(off[0])]:.9g}"
+        if f"{total[tuple(off[0])]:.6g}" == "1":  # the difference by itself
+            miss = total[tuple(off[0])] - 1
+            shown = f"1 {'+' if miss > 0 else '-'} {abs(miss):.3g}"
         raise ValueError(
-            f"{name}: {row} sums to {total[tuple(off[0])]:.9g}, not 1; divide each row by its sum"
+            f"{name}: {row} sums to {shown}, not 1; {_origin(rows, total)}divide each row by its "
+            "sum, x / x.sum(-1, keepdims=True)"
         )
+
+
+def _origin(rows: np.ndarray, total: np.ndarray) -> str:
+    """Says so where the rows did sum to 1 in the coarser numbers that they were once."""
+    apart = np.abs(total - 1).max()
+    for coarse in (np.float16, np.float32):
+        eps = float(np.finfo(coarse).eps)
+        rounded = rows.dtype.itemsize > np.dtype(coarse).itemsize and _is_of(coarse, rows)
+        if rounded and apart <= _ROW_EPS * eps * max(1, rows.shape[-1]):
+            return (
+                f"its entries were rounded to {np.dtype(coarse).name} before they became "
+                f"{rows.dtype.name}: "
+            )
+    return ""
+
+
+def _is_of(coarse: type, rows: np.ndarray) -> bool:
+    """Whether every entry is a number of this dtype."""
+    with np.errstate(over="ignore"):
+        return bool((rows.astype(coarse).astype(rows.dtype) == rows).all())
 
 
 def stochastic(rows: jax.Array) -> jax.Array:

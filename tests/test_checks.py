@@ -86,3 +86,21 @@ def test_a_bandit_is_a_pytree():
     assert isinstance(doubled, RestlessBandit)
     assert doubled.num_states == 4
     np.testing.assert_array_equal(GOOD.kernel[:, 1], GOOD.active)
+
+
+@pytest.mark.parametrize("off", [1e-9, -1e-9, 1e-12])
+def test_a_row_that_misses_1_shows_by_how_much(off):
+    P = np.array([[0.5, 0.5 - off], [0.2, 0.8]])
+    sign = "-" if off > 0 else r"\+"
+    wanted = rf"P: row \[0\] sums to 1 {sign} {abs(off):.0e}"
+    with pytest.raises(ValueError, match=wanted + r", not 1; divide each row by its sum"):
+        jaxent.PairChain.from_matrix(P, sizes=(2,))
+    jaxent.PairChain.from_matrix(P / P.sum(1, keepdims=True), sizes=(2,))
+
+
+@pytest.mark.parametrize("coarse", [np.float32, np.float16])
+def test_a_kernel_rounded_before_says_so(coarse):
+    P = np.random.default_rng(0).dirichlet(np.ones(7), 7).astype(coarse)
+    name = np.dtype(coarse).name
+    with pytest.raises(ValueError, match=f"rounded to {name} before they became float64: divide"):
+        jaxent.PairChain.from_matrix(P.astype(np.float64), sizes=(7,))
