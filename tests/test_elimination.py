@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxent
 from jaxent.numerics.elimination import discounted_solve, stationary_distribution
 
 from . import oracles
@@ -148,3 +149,52 @@ def test_gradients_in_both_modes():
     slope = jax.grad(law)
     batched = jax.jit(jax.vmap(slope))(jnp.zeros(3))
     np.testing.assert_allclose(batched, jax.jit(slope)(0.0), atol=EXACT)
+
+
+def kandori_mailath_rob(num_agents, mistake, threshold=Fraction(1, 3)):
+    """How many of N play 1: one at a time looks up and answers the others, or errs.
+
+    Both ends are nearly absorbing. Between them lies a valley of mass mistake^(N/3).
+    """
+    N = num_agents
+    P = [[Fraction(0)] * (N + 1) for _ in range(N + 1)]
+    for k in range(N + 1):
+        up = lambda others: 1 if others > threshold * (N - 1) else 0  # noqa: E731
+        err = mistake / 2
+        if k > 0:
+            P[k][k - 1] = Fraction(k, N) * (err + (1 - mistake) * (1 - up(k - 1)))
+        if k < N:
+            P[k][k + 1] = Fraction(N - k, N) * (err + (1 - mistake) * up(k))
+        P[k][k] = 1 - sum(P[k])
+    return P
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("decades", [1, 2, 6, 12, 20, 30])
+def test_a_law_is_right_or_none(dtype, decades):
+    """Through a valley that underflows a wrong law has residual 0: it must be refused."""
+    exact = kandori_mailath_rob(27, Fraction(1, 10**decades))
+    law = np.array([float(x) for x in oracles.exact_law(exact)])
+    rng, found = np.random.default_rng(decades), []
+    for order in (np.arange(28), np.arange(28)[::-1], *(rng.permutation(28) for _ in range(4))):
+        P = np.array([[float(exact[i][j]) for j in order] for i in order]).astype(dtype)
+        found.append(np.asarray(stationary_distribution(jnp.array(P / P.sum(1, keepdims=True)))))
+        if not np.isnan(found[-1]).any():
+            # Only so far as float32 has the chances, which the law takes to the power of 18.
+            np.testing.assert_allclose(found[-1], law[order], atol=1e-5)
+    known = [not np.isnan(x).any() for x in found]
+    if decades == 1 or (dtype == np.float64 and decades <= 12):
+        assert all(known)
+    if dtype == np.float32 and decades >= 6:
+        assert not known[0]
+    batch = jax.vmap(stationary_distribution)(jnp.stack([jnp.asarray(P)] * 2))
+    assert np.isnan(batch).any() == (not known[-1])
+
+
+def test_a_law_through_a_valley_is_refused_with_the_remedy():
+    P = [[float(x) for x in row] for row in kandori_mailath_rob(27, Fraction(1, 10**6))]
+    rows = np.array(P, np.float32)
+    chain = jaxent.PairChain.from_matrix(rows / rows.sum(1, keepdims=True), sizes=(28,))
+    assert not jaxent.solve_law(chain).converged
+    with pytest.raises(ValueError, match="too many decades for elimination in float32, which flo"):
+        jaxent.stationary_distribution(chain)

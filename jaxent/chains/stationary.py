@@ -29,6 +29,9 @@ from .pair_chain import PairChain, check_chain
 Array = jax.Array
 
 
+_FINER = ", which float64 may do: jax.config.update('jax_enable_x64', True)"
+
+
 class LawSolution(NamedTuple):
     """A stationary law, and how good it is.
 
@@ -204,7 +207,10 @@ def _explain(chain: PairChain, solution: LawSolution) -> str:
     leaves = {label[i] for i, j in np.argwhere(P > 0) if label[i] != label[j]}
     classes = [np.flatnonzero(label == c).tolist() for c in np.unique(label) if c not in leaves]
     if len(classes) < 2:
-        return "chain: elimination overflowed; its probabilities span too many decades"
+        return (
+            "chain: its probabilities span too many decades for elimination in "
+            f"{np.dtype(chain.dtype).name}" + _FINER * (chain.dtype == np.float32)
+        )
     shown = " and ".join(
         str(states[:8])[:-1] + (", ...]" if len(states) > 8 else "]") for states in classes[:4]
     )

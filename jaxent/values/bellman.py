@@ -242,7 +242,7 @@ def check_locals(
         )
     flat = []
     for i, (reward, size) in enumerate(zip(rewards, chain.view_sizes, strict=True)):
-        reward = as_array(f"rewards[{i}]", reward)
+        reward = as_array(f"{name}[{i}]", reward)
         if jnp.size(reward) != size:
             raise ValueError(
                 f"{name}[{i}]: wanted {size} values, one for each pair that agent {i} sees, got "
