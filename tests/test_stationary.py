@@ -81,3 +81,24 @@ def test_matrix_free_equals_elimination_and_differentiates():
         difference = (both(1e-5, law)[0] - both(-1e-5, law)[0]) / 2e-5
         np.testing.assert_allclose(both(0.0, law)[1], difference, atol=FD)
     np.testing.assert_allclose(both(0.0, law_direct)[0], both(0.0, law_iterative)[0], atol=SOLVE)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_law_without_a_matrix_is_right_or_none(dtype):
+    """Two blocks that hardly ever change places: any mixture of both has no residual."""
+    rng, known = np.random.default_rng(0), []
+    blocks = rng.dirichlet(np.ones(20), (2, 20))
+    for rare in 10.0 ** -np.arange(2, 16, 2):
+        P = np.kron([[1 - rare, rare], [3 * rare, 1 - 3 * rare]], np.ones((20, 20)) / 20)
+        P[:20, :20], P[20:, 20:] = (1 - rare) * blocks[0], (1 - 3 * rare) * blocks[1]
+        P = P.astype(dtype)
+        P[np.arange(40), np.arange(40)] += 1 - P.sum(1)
+        chain = je.PairChain.from_matrix(P, sizes=(40,))
+        wanted, found = law_direct(chain), law_iterative(chain)
+        assert wanted.converged
+        np.testing.assert_allclose(wanted.value[:20].sum(), 0.75, rtol=1e-5)
+        known.append(bool(found.converged))
+        if found.converged:
+            np.testing.assert_allclose(found.value, wanted.value, atol=np.sqrt(np.finfo(dtype).eps))
+    assert known[0]
+    assert not any(known[3:])
