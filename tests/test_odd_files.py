@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxent import LocalQ
 from jaxent.auditing import plotting, report
 from jaxent.auditing.agent_estimates import AgentEstimates
+from jaxent.auditing.learned_sum import LearnedSum
 
 pd = pytest.importorskip("pandas")
 main = pytest.importorskip("jaxent.auditing.cli").main
@@ -78,15 +78,14 @@ def command(tmp_path, monkeypatch, capsys):
         zero = np.zeros(trajectory.num_agents)
         return AgentEstimates(zero, zero, zero + 0.01, zero + 1, np.zeros((len(zero), 20)))
 
-    def learned(trajectory, **rest):
+    def learned(trajectory, discount):
         size = (trajectory.num_agents, trajectory.num_pairs)
-        nothing = dict.fromkeys(LocalQ._fields, np.zeros(0))
-        here = {"value": np.ones(size), "occupancy": np.full(size, 1 / size[1])}
-        return LocalQ(**nothing | here)
+        local = np.ones(size), np.zeros(size), np.full(size, 1 / size[1])
+        return LearnedSum(*local, scale=1.0, spread=1.0, level=1.0, level_error=0.0, sampling=0.0)
 
     monkeypatch.setattr(report, "from_logs", estimates)
     monkeypatch.setattr(report, "influence_map", lambda *rest: np.zeros((0, 0)))
-    monkeypatch.setattr(report, "lstd_local_q", learned)
+    monkeypatch.setattr(report, "learned_sum", learned)
     # Labels that a picture could take for something else are drawn; the others cost 0.3 s each.
     monkeypatch.setattr(plotting, "plot_audit", lambda found: draw(found) if odd(found) else BLANK)
     monkeypatch.chdir(tmp_path)

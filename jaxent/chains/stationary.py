@@ -67,7 +67,8 @@ def stationary_distribution(chain: PairChain | ArrayLike) -> Array:
         >>> print(jaxent.stationary_distribution(chain).round(3))
         [0.333 0.167 0.167 0.333]
     """
-    if isinstance(chain, (jax.Array, np.ndarray, list)):
+    rows = isinstance(chain, tuple) and {type(row) for row in chain} <= {list, tuple}
+    if rows or isinstance(chain, list) or hasattr(chain, "__array__"):
         chain = PairChain.from_matrix(chain, sizes=np.shape(chain)[:1])
     solution = solve_law(chain)
     if concrete(chain, solution) and not bool(solution.converged):
@@ -129,7 +130,9 @@ def law_iterative(chain: PairChain) -> LawSolution:
 
     In a chain that is nearly decomposable a wrong law has no residual either: what is missing moves
     by rounding. So the same system is solved for a start in the first state, whose law takes as
-    long to forget it as the chain takes to mix; that, times what rounding leaves, is the error.
+    long to forget it as the chain takes to mix; that, times what rounding leaves, is the error. Of
+    that time the first digits do, as long as a slow part, which may be 1 / S in each of S states,
+    is not taken for solved.
     """
     tol = 64 * float(jnp.finfo(chain.dtype).eps)
     uniform = jnp.full(chain.num_states, 1 / chain.num_states, chain.dtype)
@@ -138,8 +141,8 @@ def law_iterative(chain: PairChain) -> LawSolution:
         return chain.kernel.vm(chain.policy.vm(law))
 
     def solve(operator, b):
-        both = jnp.stack([b, uniform.at[0].add(-1)])
-        solution = lax.map(lambda b: gmres(operator, b, tol=tol), both)
+        both = jnp.stack([b, uniform.at[0].add(-1)]), jnp.array([tol, max(tol, 0.05 / len(b))])
+        solution = lax.map(lambda given: gmres(operator, given[0], tol=given[1]), both)
         mixing = jnp.abs(solution.value[1]).sum()
         return solution.value[0], (solution.num_steps.sum(), solution.converged.all(), mixing)
 

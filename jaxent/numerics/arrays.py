@@ -79,11 +79,13 @@ def as_float(array: ArrayLike) -> Array:
 
 
 def as_array(name: str, value: Any) -> Any:
-    """An array of what is a list, a tuple or a data frame; anything else as it is.
+    """An array of a list, a tuple or a data frame; anything else, named tuples too, as it is.
 
     Raises:
         ValueError: for rows that differ in length, or an entry that is no number.
     """
+    if hasattr(value, "_fields"):
+        return value
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
     if not isinstance(value, (list, tuple)) and getattr(value, "dtype", None) != np.dtype("O"):

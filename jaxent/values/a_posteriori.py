@@ -97,11 +97,16 @@ def a_posteriori(
         ValueError: as `local_q_values` and `stationary_distribution` do; if matvecs < 0.
 
     Examples:
+        This chain repeats itself with period 2, so that nothing is known without products:
+
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
         >>> rewards = [jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])]
         >>> print(f"{jaxent.bounds.a_posteriori(chain, rewards, discount=0.9).mu_bound:.3f}")
+        4.500
+        >>> after = jaxent.bounds.a_posteriori(chain, rewards, discount=0.9, matvecs=1)
+        >>> print(f"{after.mu_bound:.3f}")
         0.450
     """
     check_chain(chain)
