@@ -10,7 +10,7 @@ chain. `stationary_distribution` picks by size.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,13 +67,22 @@ def stationary_distribution(chain: PairChain | ArrayLike) -> Array:
         >>> print(jaxent.stationary_distribution(chain).round(3))
         [0.333 0.167 0.167 0.333]
     """
-    rows = isinstance(chain, tuple) and {type(row) for row in chain} <= {list, tuple}
-    if rows or isinstance(chain, list) or hasattr(chain, "__array__"):
-        chain = PairChain.from_matrix(chain, sizes=np.shape(chain)[:1])
+    if _is_matrix(chain):
+        matrix: Any = chain
+        chain = PairChain.from_matrix(matrix, sizes=np.shape(matrix)[:1])
+    check_chain(chain)
+    assert isinstance(chain, PairChain)
     solution = solve_law(chain)
     if concrete(chain, solution) and not bool(solution.converged):
         raise ValueError(_explain(chain, solution))
     return solution.value
+
+
+def _is_matrix(chain: object) -> bool:
+    """Whether this is an array, a data frame or a list or tuple of rows."""
+    if isinstance(chain, tuple):
+        return {type(row) for row in chain} <= {list, tuple}
+    return isinstance(chain, list) or hasattr(chain, "__array__")
 
 
 def known_law(chain: PairChain, mu: ArrayLike | None) -> Array:
