@@ -7,6 +7,7 @@ import pytest
 
 import jaxent as je
 from jaxent.chains.pair_chain import PairChain
+from jaxent.values.approximation_error import _most
 
 from . import oracles
 from .tolerances import FD
@@ -123,6 +124,13 @@ def test_nothing_is_wrong(route):
     nothing = je.approximation_error(chain, np.zeros(36), np.zeros(36), discount=0.99)
     assert nothing.converged
     assert nothing[:5] == (0, 0, 0, 0, 0)
+
+
+def test_the_pairs_that_contribute_most_of_many():
+    """By blocks, which is not seen: as a sort of everything has it."""
+    x = np.random.default_rng(8).random(50_000) ** 3
+    x[[7, 49_999]] = 2.0, 3.0
+    np.testing.assert_array_equal(_most(jnp.array(x), 10), np.argsort(-x)[:10])
 
 
 def test_a_small_budget_says_so(monkeypatch):

@@ -39,6 +39,7 @@ Functions = ArrayLike | Sequence[ArrayLike]
 
 # The joint pairs that `where` names.
 _SHOWN = 10
+_BLOCK = 1024
 
 
 class ErrorBracket(NamedTuple):
@@ -287,11 +288,25 @@ def _bracket(
         sup_lower=sup_lower,
         sup_upper=sup_upper,
         error=nan_unless(valid, jnp.where(mu > 0, x, 0)),
-        where=lax.top_k(mu * jnp.abs(x), min(_SHOWN, len(mu)))[1],
+        where=_most(mu * jnp.abs(x), min(_SHOWN, len(mu))),
         scale=problem.scale,
         num_matvecs=num_matvecs,
         converged=narrow | (upper <= 4 * floor),
     )
+
+
+def _most(x: Array, number: int) -> Array:
+    """Where the largest of x >= 0 are, those first, int `[number]`.
+
+    XLA sorts everything for that on a CPU, so blocks are compared first: the largest entries are in
+    the blocks with the largest maxima.
+    """
+    if len(x) <= number * _BLOCK:
+        return lax.top_k(x, number)[1]
+    blocks = jnp.pad(x, (0, -len(x) % _BLOCK), constant_values=-1).reshape(-1, _BLOCK)
+    chosen = jnp.sort(lax.top_k(blocks.max(1), number)[1])  # in order, as ties are
+    place = lax.top_k(blocks[chosen].reshape(-1), number)[1]
+    return chosen[place // _BLOCK] * _BLOCK + place % _BLOCK
 
 
 @jax.custom_jvp
