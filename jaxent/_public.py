@@ -18,6 +18,8 @@ from .chains.views import with_views as with_views
 from .data import learning as learning
 from .data.environments import from_gymnax as from_gymnax
 from .data.environments import from_jaxmarl as from_jaxmarl
+from .data.error_estimate import ErrorEstimate as ErrorEstimate
+from .data.error_estimate import estimate_approximation_error as estimate_approximation_error
 from .data.estimators import EntanglementEstimate as EntanglementEstimate
 from .data.estimators import EntanglementInterval as EntanglementInterval
 from .data.estimators import by_local as by_local
@@ -38,6 +40,7 @@ from .data.reward_split import with_rewards as with_rewards
 from .data.tables import Log as Log
 from .data.tables import read_log as read_log
 from .data.tables import to_frame as to_frame
+from .data.td_error_fit import ErrorInterval as ErrorInterval
 from .data.td_learning import LocalReturns as LocalReturns
 from .data.td_learning import monte_carlo_local_q as monte_carlo_local_q
 from .data.td_learning import td_local_q as td_local_q

@@ -1,0 +1,205 @@
+r"""The value of TD errors, centered, and the mean of its absolute value: LSTD, cross-fitted.
+
+What is computed and why stands in error_estimate.py.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from .local_limit import LocalTables
+from .team_features import Matrix
+
+# By how much the variance of batch means is raised, for folds that share what they learn from.
+_SHARED = 1.5
+# A ridge of one visit, so that a joint pair seen once or twice is not taken at its word.
+_RIDGE = 1.0
+# Points of the quadrature over what the log leaves open of the mean error.
+_POINTS = 15
+
+
+class ErrorInterval(NamedTuple):
+    """A number with its interval.
+
+    Attributes:
+        value: the point, within the interval.
+        lower: end of the interval.
+        upper: end of the interval.
+        standard_error: by batch means.
+    """
+
+    value: np.float64
+    lower: np.float64
+    upper: np.float64
+    standard_error: np.float64
+
+
+class Rules(NamedTuple):
+    """How it is estimated.
+
+    Attributes:
+        discount: in [0, 1).
+        num_folds: blocks of time, judged in turn.
+        num_batches: of the standard errors.
+        quantile: of Student's t.
+        rounding: what it may have done to an error.
+    """
+
+    discount: float
+    num_folds: int
+    num_batches: int
+    quantile: float
+    rounding: float
+
+
+class Fit(NamedTuple):
+    """An LSTD system of some steps.
+
+    Attributes:
+        judged: the steps that it judges, a slice.
+        away: the steps that it does not learn from, `judged` and a gap at either end.
+        inverse: of A, `[d, d]`.
+    """
+
+    judged: slice
+    away: slice
+    inverse: np.ndarray
+
+
+class Fits(NamedTuple):
+    """The features of n steps, and what LSTD needs of them.
+
+    Attributes:
+        phi: at the step, `[n, d]`.
+        ahead: at the next epoch, `[n, d]`.
+        whole: learns from all.
+        folds: each learns from the others.
+    """
+
+    phi: Matrix
+    ahead: Matrix
+    whole: Fit
+    folds: list[Fit]
+
+
+class Centered(NamedTuple):
+    """The mean of |e - mean of e|.
+
+    Attributes:
+        interval: of it.
+        error: e less its mean by the whole log, `[n]`.
+        surprise: what remains of the TD errors, `[n]`.
+    """
+
+    interval: ErrorInterval
+    error: np.ndarray
+    surprise: np.ndarray
+
+    def resized(self, size: float) -> np.ndarray:
+        """The error brought to a mean absolute value."""
+        found = np.abs(self.error).mean()
+        return self.error * (size / found if found > 0 else 0.0)
+
+
+def fit_folds(phi: Matrix, ahead: Matrix, rules: Rules) -> Fits:
+    """The systems of the whole log and of all but each fold."""
+    number = phi.shape[0]
+    edges = np.linspace(0, number, rules.num_folds + 1).astype(int)
+    # A value looks 1 / (1 - discount) steps ahead; a tenth of a fold at most is given for that.
+    gap = min(int(np.ceil(1 / (1 - rules.discount))), number // (10 * rules.num_folds))
+    change = phi - rules.discount * ahead
+
+    def moments(rows: slice) -> np.ndarray:
+        made = phi[rows].T @ change[rows]
+        return made.toarray() if sparse.issparse(made) else made
+
+    every = moments(slice(None))
+    ridge = _RIDGE * np.eye(len(every))
+    folds = []
+    for first, last in pairwise(edges):
+        away = slice(max(first - gap, 0), last + gap)
+        inverse = np.linalg.inv(every - moments(away) + ridge)
+        folds.append(Fit(slice(first, last), away, inverse))
+    whole = Fit(slice(0, number), slice(0, 0), np.linalg.inv(every + ridge))
+    return Fits(phi, ahead, whole, folds)
+
+
+def centered(fits: Fits, delta: np.ndarray, limit: LocalTables | None, rules: Rules) -> Centered:
+    """The mean of |e - mean of e|, in the sample and held out.
+
+    Args:
+        fits: of `fit_folds`.
+        delta: TD errors, `[n]`.
+        limit: tables whose noise counts, for the error at their limit.
+        rules: how.
+    """
+    delta = delta - delta.mean()
+
+    def noise(signs: np.ndarray) -> np.ndarray:
+        return limit.noise(signs) if limit is not None else np.zeros_like(signs)
+
+    signs, gain, error, surprise = _judge(fits, fits.whole, delta, rules)
+    inside = gain - noise(signs)
+    judged = [_judge(fits, fold, delta, rules)[:2] for fold in fits.folds]
+    signs, gain = (np.concatenate(x) for x in zip(*judged, strict=True))
+    outside = gain - noise(signs)
+
+    low, high = outside.mean(), inside.mean()
+    middle = (low + high) / 2
+    spare = rules.quantile * _SHARED**0.5
+    error_low, error_middle = (
+        deviation(x, rules.num_batches) for x in (outside, (inside + outside) / 2)
+    )
+    apart = max(high - low, 0) / 2
+    value = max(middle, 0.0)
+    lower = min(max(low - spare * error_low - rules.rounding, 0), value)
+    upper = value + np.hypot(spare * error_middle, apart) + rules.rounding
+    interval = ErrorInterval(*map(np.float64, (value, lower, upper, _SHARED**0.5 * error_middle)))
+    return Centered(interval, error, surprise)
+
+
+def _judge(
+    fits: Fits, fit: Fit, delta: np.ndarray, rules: Rules
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Signs, gain, error and surprise at the steps that a fit judges."""
+    phi, ahead, rows, away = fits.phi, fits.ahead, fit.judged, fit.away
+    learned = delta.copy()
+    learned[away] = 0
+    weights = fit.inverse @ (phi.T @ learned)
+    here, there = phi[rows] @ weights, ahead[rows] @ weights
+    level = here.mean()
+    signs = np.sign(here - level)
+    signs = signs - signs.mean()
+    # The trace is learned where the weights were.
+    wanted = np.sign(phi @ weights - level)
+    kept = np.ones(len(wanted), bool)
+    kept[away] = False
+    wanted = np.where(kept, wanted - wanted[kept].mean(), 0)
+    trace = phi[rows] @ (fit.inverse.T @ (phi.T @ wanted))
+    surprise = delta[rows] + rules.discount * there - here
+    return signs, signs * here + trace * surprise, here - level, surprise
+
+
+def with_bias(found: Centered, bias: ErrorInterval) -> ErrorInterval:
+    """The mean of |e|, of what is centered and of the mean of e, each in its interval."""
+    # Convex in the bias, so the largest is at an end, and the least where half is above it.
+    part = found.interval
+    least, most = found.resized(part.lower), found.resized(part.upper)
+    at = np.clip(-np.median(least), bias.lower, bias.upper)
+    lower = np.abs(least + at).mean()
+    upper = max(np.abs(most + end).mean() for end in (bias.lower, bias.upper))
+    points, weights = np.polynomial.hermite_e.hermegauss(_POINTS)
+    middle = found.resized(part.value)
+    sizes = [np.abs(middle + bias.value + x * bias.standard_error).mean() for x in points]
+    value, square = (np.average(x, weights=weights) for x in (sizes, np.square(sizes)))
+    error = np.hypot(np.sqrt(max(square - value**2, 0)), part.standard_error)
+    return ErrorInterval(*map(np.float64, (np.clip(value, lower, upper), lower, upper, error)))
+
+
+def deviation(values: np.ndarray, num_batches: int) -> np.float64:
+    """Standard error of a mean over steps, by the means of batches."""
+    batch = np.arange(len(values)) * num_batches // len(values)
+    means = np.bincount(batch, values) / np.bincount(batch)
+    return means.std(ddof=1) / np.sqrt(num_batches)

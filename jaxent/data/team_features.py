@@ -1,0 +1,154 @@
+r"""What a log shows of the whole team at an epoch, as features in which its values are linear.
+
+Where few joint pairs occur, and each often, every joint pair has an indicator of its own: a table.
+Where there are more, numbers that say much in few columns take its place: how many agents are in
+each local pair, who is in which, products of these. A column is centered and what several columns
+say twice is said once, so that the features have mean 0, variance 1 and no correlation.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import sparse
+
+from .._checks import check_finite, check_shape
+from .trajectory import Trajectory
+
+# A joint pair has to come this often, on average, to have an indicator; features as well.
+_VISITS = 50
+# Rows for each column that a user brings, at least.
+_ROWS = 20
+# Features that are made unasked, at most: they are held for every epoch.
+_MOST = 300
+# A direction with less than this of the mean variance is what others say already.
+_SAME = 1e-9
+
+# An array, or a sparse one of SciPy's, whose types are not declared.
+Matrix = Any
+
+
+def team_features(trajectory: Trajectory, approximation: np.ndarray) -> Matrix:
+    """Indicators of joint pairs if these are few, else numbers that stand for them, `[T, d]`.
+
+    Their span holds the constant.
+
+    Args:
+        trajectory: T epochs of N agents.
+        approximation: one of the numbers, for an error often grows with it, `[T]`.
+    """
+    num_epochs = trajectory.num_epochs
+    present = np.asarray(trajectory.present)
+    rows = np.ascontiguousarray(np.where(present, np.asarray(trajectory.pairs), -1))
+    # Rows as one item each: a sort of columns one by one takes N times as long.
+    words = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
+    seen, joint = np.unique(words, return_inverse=True)
+    if len(seen) * _VISITS <= num_epochs:
+        return _indicators(joint, len(seen))
+    least = min(trajectory.num_pairs, trajectory.num_states) + 2
+    left = min(_MOST, num_epochs // _VISITS)
+    if least > left:
+        raise ValueError(_too_few(num_epochs, least, len(seen)))
+    left -= 2  # the constant and the approximation
+    columns = [approximation[:, None]]
+    for size, block in _blocks(trajectory, rows):
+        if size <= left:
+            columns.append(block())
+            left -= size
+    return _whitened(np.concatenate(columns, axis=1))
+
+
+def _too_few(num_epochs: int, least: int, joint: int) -> str:
+    if least > _MOST:
+        return (
+            f"trajectory: {least - 2} local states are too many to count; put them into bins, "
+            "or give features"
+        )
+    wanted = _VISITS * min(least, joint)
+    return (
+        f"trajectory: {num_epochs} epochs are too few for {joint} joint pairs or counts of "
+        f"{least - 2} states; wanted about {wanted}, or give features"
+    )
+
+
+def _blocks(
+    trajectory: Trajectory, rows: np.ndarray
+) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+    """Groups of columns, by what they add: how many, and what makes them."""
+    num_pairs, num_states, num_agents = (
+        trajectory.num_pairs,
+        trajectory.num_states,
+        trajectory.num_agents,
+    )
+
+    def counts(codes: np.ndarray, size: int) -> np.ndarray:
+        number = np.zeros((len(codes), size))
+        for column in codes.T:
+            number += column[:, None] == np.arange(size)
+        return number
+
+    def pairs():
+        return (rows[:, :, None] == np.arange(num_pairs)).reshape(len(rows), -1).astype(float)
+
+    def states():
+        here = np.where(np.asarray(trajectory.present), np.asarray(trajectory.states), -1)
+        return counts(here, num_states)
+
+    def squares():
+        number = states()
+        first, second = np.triu_indices(num_states)
+        return number[:, first] * number[:, second]
+
+    def products():
+        one = pairs().reshape(len(rows), num_agents, num_pairs)
+        first, second = np.triu_indices(num_agents, 1)
+        both = one[:, first, :, None] * one[:, second, None, :]
+        return both.reshape(len(rows), -1)
+
+    yield num_pairs, lambda: counts(rows, num_pairs)
+    yield num_states, states
+    yield num_states * (num_states + 1) // 2, squares
+    yield num_agents * num_pairs, pairs
+    yield num_agents * (num_agents - 1) // 2 * num_pairs**2, products
+
+
+def given_features(features: ArrayLike, num_epochs: int) -> Matrix:
+    """Features of the user, `[T, d]`, and the constant.
+
+    Raises:
+        ValueError: for another shape, a number that is not finite, a column that is constant, or
+            more than T/20 columns.
+    """
+    values = np.asarray(features, np.float64)
+    check_shape("features", values, (num_epochs, None))
+    check_finite("features", values)
+    most = num_epochs // _ROWS
+    if not 1 <= values.shape[1] <= most:
+        raise ValueError(
+            f"features: {values.shape[1]} columns; wanted 1 to {most}, "
+            f"one for {_ROWS} of the {num_epochs} epochs"
+        )
+    constant = np.flatnonzero((values == values[:1]).all(0))
+    if len(constant):
+        raise ValueError(
+            f"features[:, {constant[0]}] is constant; leave it out, a constant is always there"
+        )
+    return _whitened(values)
+
+
+def _indicators(codes: np.ndarray, size: int) -> sparse.csr_matrix:
+    number = len(codes)
+    return sparse.csr_matrix((np.ones(number), codes, np.arange(number + 1)), (number, size))
+
+
+def _whitened(columns: np.ndarray) -> np.ndarray:
+    """The constant, and uncorrelated columns of mean 0 and variance 1 with the same span."""
+    centered = columns - columns.mean(0)
+    size = np.sqrt((centered**2).mean(0))
+    kept = size > 1e-12 * np.abs(columns).max(0)
+    centered = centered[:, kept] / size[kept]
+    variance, axes = np.linalg.eigh(centered.T @ centered / len(columns))
+    told = variance > _SAME * max(len(variance), 1)
+    basis = centered @ (axes[:, told] / np.sqrt(variance[told]))
+    return np.concatenate([np.ones((len(columns), 1)), basis], axis=1)
