@@ -28,9 +28,9 @@ all of them noise. The point is halfway between the two estimates.
 
 **The interval** is that of batch means, for psi is what one epoch adds to the estimate. Folds are
 judged by what the others taught. Where there is no error at all this doubles the variance, since
-each pair of folds counts twice; where the error is large it does not matter. Variances are taken
-times 3/2. The lower end stands on the held-out estimate; at the upper one half the distance of the
-two estimates counts as one more deviation.
+each pair of folds counts twice; where the error is large it does not matter. So the variance of
+the held-out estimate, on which the lower end stands, is doubled, and that of the point raised by
+half; at the upper end half the distance of the two estimates counts as one more deviation.
 
 **Tables learned from this log** have errors of their own. `value` is about the tables at hand: f is
 fixed, however it came about. `centered` is about their limit, the local values of Eq. (2). There
@@ -38,7 +38,9 @@ f^ - f* = sum_i A_i^-1 sum_t 1{x_i} delta_i adds to e, and to psi
 
     - sum_i h_i(x_i,t) delta_i,t,    h_i = A_i^-T sum_t 1{x_i} g_t:
 
-the TD errors at local pairs, control variates whose sum over the log is 0.
+the TD errors at local pairs, control variates whose sum over the log is 0. A fold is judged by
+tables that did not see it: over the whole log their TD errors add up to 0 at every local pair, so
+what the other folds teach would be the opposite of what the fold shows.
 
 What features do not show is not seen: an interval is relative to them. A ceiling needs none:
 E|e| <= E|sum_k discount^k delta_{t+k}| by Jensen's inequality.
@@ -61,7 +63,7 @@ from .._checks import (
 )
 from .estimators import student
 from .local_learning import LocalQ
-from .local_limit import learned_tables, table_sum
+from .local_limit import learned_limit, local_steps, table_sum
 from .td_error_fit import ErrorInterval, Rules, centered, deviation, fit_folds, with_bias
 from .team_features import given_features, team_features
 from .trajectory import Trajectory
@@ -139,6 +141,7 @@ def estimate_approximation_error(
     *,
     discount: float,
     features: ArrayLike | None = None,
+    of_states: bool = False,
     types: ArrayLike | None = None,
     num_folds: int = 5,
     num_batches: int = 20,
@@ -152,13 +155,15 @@ def estimate_approximation_error(
     Args:
         key: of `jax.random.key`, for the placebo.
         trajectory: T epochs of N agents.
-        approximation: f along the log, `[T]`: of joint pairs or of states, any critic. Or local
-            tables, `LocalQ` with a value of `[N, X]` (`[K, X]` for types), to be added up; with
-            rewards for each agent `centered` is then about the limit of such tables.
+        approximation: f along the log, `[T]`, of any critic. Or local tables, `LocalQ` with a
+            value of `[N, X]` (`[K, X]` for types), to be added up; with rewards for each agent
+            `centered` is then about the limit of such tables.
         discount: $\gamma$ in [0, 1).
         features: of the team, `[T, d]`, with d at most T/20; indicators of the joint pairs if these
             come 50 times each, else counts of local pairs, their squares, indicators and products,
             as many as the log carries.
+        of_states: whether f is a value V of states, not Q of pairs. What an action adds is then no
+            error, and the features are of states.
         types: of every agent, for local tables that are shared, `[N]`; each is its own if not
             given.
         num_folds: blocks of time, judged in turn by what the others teach. Static.
@@ -194,9 +199,11 @@ def estimate_approximation_error(
         raise ValueError("key: wanted one of jax.random.key")
     starts = _starts(trajectory, num_folds, num_batches)
     gamma, quantile = float(discount), student(confidence, num_batches)
+    if of_states and isinstance(approximation, LocalQ):
+        raise ValueError("of_states: local tables are of pairs; give their sum along the log")
     f, own = _along(trajectory, approximation, types)
     if features is None:
-        matrix = team_features(trajectory, f)
+        matrix = team_features(trajectory, f, of_states=of_states)
     else:
         matrix = given_features(features, trajectory.num_epochs)
     reward, f_here = _team_reward(trajectory)[starts], f[starts]
@@ -206,12 +213,14 @@ def estimate_approximation_error(
     rules = Rules(gamma, num_folds, num_batches, quantile, rounding)
 
     fits = fit_folds(matrix[starts], matrix[starts + 1], rules)
-    found = limit = centered(fits, delta, None, rules)
+    same = [delta] * (num_folds + 1)
+    found = limit = centered(fits, same, rules)
     if own:
-        tables = learned_tables(trajectory, gamma, types).at(starts)
-        limit = centered(fits, tables.errors.sum(1), tables, rules)
+        steps = local_steps(trajectory, gamma, types)
+        learned = learned_limit(steps, starts, [fold.away for fold in fits.folds])
+        limit = centered(fits, learned.deltas, rules, learned.noise)
     moved = np.roll(starts, _shift(key, len(starts)))
-    placebo = centered(fit_folds(matrix[moved], matrix[moved + 1], rules), delta, None, rules)
+    placebo = centered(fit_folds(matrix[moved], matrix[moved + 1], rules), same, rules)
 
     level = delta.mean() / (1 - gamma)
     open_by = deviation(found.error + found.surprise / (1 - gamma), num_batches)

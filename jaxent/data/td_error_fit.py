@@ -3,17 +3,18 @@ r"""The value of TD errors, centered, and the mean of its absolute value: LSTD, 
 What is computed and why stands in error_estimate.py.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from .local_limit import LocalTables
 from .team_features import Matrix
 
-# By how much the variance of batch means is raised, for folds that share what they learn from.
-_SHARED = 1.5
+# By how much variances of batch means are raised, for folds that share what they learn from: held
+# out, and for the middle of that and what is in the sample.
+_HELD_OUT, _MIDDLE = 2.0, 1.5
 # A ridge of one visit, so that a joint pair seen once or twice is not taken at its word.
 _RIDGE = 1.0
 # Points of the quadrature over what the log leaves open of the mean error.
@@ -126,37 +127,33 @@ def fit_folds(phi: Matrix, ahead: Matrix, rules: Rules) -> Fits:
     return Fits(phi, ahead, whole, folds)
 
 
-def centered(fits: Fits, delta: np.ndarray, limit: LocalTables | None, rules: Rules) -> Centered:
+def centered(
+    fits: Fits,
+    deltas: list[np.ndarray],
+    rules: Rules,
+    noise: Callable[[np.ndarray], np.ndarray] = np.zeros_like,
+) -> Centered:
     """The mean of |e - mean of e|, in the sample and held out.
 
     Args:
         fits: of `fit_folds`.
-        delta: TD errors, `[n]`.
-        limit: tables whose noise counts, for the error at their limit.
+        deltas: TD errors `[n]`, to be judged in the sample and then in each fold.
         rules: how.
+        noise: what noise in the approximation itself adds at given signs.
     """
-    delta = delta - delta.mean()
-
-    def noise(signs: np.ndarray) -> np.ndarray:
-        return limit.noise(signs) if limit is not None else np.zeros_like(signs)
-
-    signs, gain, error, surprise = _judge(fits, fits.whole, delta, rules)
+    signs, gain, error, surprise = _judge(fits, fits.whole, deltas[0], rules)
     inside = gain - noise(signs)
-    judged = [_judge(fits, fold, delta, rules)[:2] for fold in fits.folds]
+    judged = [_judge(fits, *each, rules)[:2] for each in zip(fits.folds, deltas[1:], strict=True)]
     signs, gain = (np.concatenate(x) for x in zip(*judged, strict=True))
     outside = gain - noise(signs)
 
     low, high = outside.mean(), inside.mean()
-    middle = (low + high) / 2
-    spare = rules.quantile * _SHARED**0.5
-    error_low, error_middle = (
-        deviation(x, rules.num_batches) for x in (outside, (inside + outside) / 2)
-    )
-    apart = max(high - low, 0) / 2
-    value = max(middle, 0.0)
-    lower = min(max(low - spare * error_low - rules.rounding, 0), value)
-    upper = value + np.hypot(spare * error_middle, apart) + rules.rounding
-    interval = ErrorInterval(*map(np.float64, (value, lower, upper, _SHARED**0.5 * error_middle)))
+    error_low = (_HELD_OUT**0.5) * deviation(outside, rules.num_batches)
+    error_middle = (_MIDDLE**0.5) * deviation((inside + outside) / 2, rules.num_batches)
+    value = max((low + high) / 2, 0)
+    lower = min(max(low - rules.quantile * error_low - rules.rounding, 0), value)
+    upper = value + np.hypot(rules.quantile * error_middle, max(high - low, 0) / 2) + rules.rounding
+    interval = ErrorInterval(*map(np.float64, (value, lower, upper, error_middle)))
     return Centered(interval, error, surprise)
 
 
@@ -165,6 +162,7 @@ def _judge(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Signs, gain, error and surprise at the steps that a fit judges."""
     phi, ahead, rows, away = fits.phi, fits.ahead, fit.judged, fit.away
+    delta = delta - delta.mean()
     learned = delta.copy()
     learned[away] = 0
     weights = fit.inverse @ (phi.T @ learned)

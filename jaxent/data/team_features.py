@@ -20,16 +20,18 @@ from .trajectory import Trajectory
 _VISITS = 50
 # Rows for each column that a user brings, at least.
 _ROWS = 20
+# Joint pairs that have an indicator, at most: a system of so many equations is solved.
+_MOST_JOINT = 1000
 # Features that are made unasked, at most: they are held for every epoch.
 _MOST = 300
-# A direction with less than this of the mean variance is what others say already.
+# A direction with less than this share of the variance is what others say already.
 _SAME = 1e-9
 
 # An array, or a sparse one of SciPy's, whose types are not declared.
 Matrix = Any
 
 
-def team_features(trajectory: Trajectory, approximation: np.ndarray) -> Matrix:
+def team_features(trajectory: Trajectory, approximation: np.ndarray, *, of_states: bool) -> Matrix:
     """Indicators of joint pairs if these are few, else numbers that stand for them, `[T, d]`.
 
     Their span holds the constant.
@@ -37,22 +39,27 @@ def team_features(trajectory: Trajectory, approximation: np.ndarray) -> Matrix:
     Args:
         trajectory: T epochs of N agents.
         approximation: one of the numbers, for an error often grows with it, `[T]`.
+        of_states: whether actions are left out.
     """
     num_epochs = trajectory.num_epochs
     present = np.asarray(trajectory.present)
-    rows = np.ascontiguousarray(np.where(present, np.asarray(trajectory.pairs), -1))
+    local, num_local = trajectory.pairs, trajectory.num_pairs
+    if of_states:
+        num_local = trajectory.num_states * trajectory.num_signals
+        local = trajectory.states * trajectory.num_signals + trajectory.signal[:, None]
+    rows = np.ascontiguousarray(np.where(present, np.asarray(local), -1))
     # Rows as one item each: a sort of columns one by one takes N times as long.
     words = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
     seen, joint = np.unique(words, return_inverse=True)
-    if len(seen) * _VISITS <= num_epochs:
+    if len(seen) <= min(num_epochs // _VISITS, _MOST_JOINT):
         return _indicators(joint, len(seen))
-    least = min(trajectory.num_pairs, trajectory.num_states) + 2
+    least = min(num_local, trajectory.num_states) + 2
     left = min(_MOST, num_epochs // _VISITS)
     if least > left:
         raise ValueError(_too_few(num_epochs, least, len(seen)))
     left -= 2  # the constant and the approximation
     columns = [approximation[:, None]]
-    for size, block in _blocks(trajectory, rows):
+    for size, block in _blocks(trajectory, rows, num_local):
         if size <= left:
             columns.append(block())
             left -= size
@@ -73,14 +80,10 @@ def _too_few(num_epochs: int, least: int, joint: int) -> str:
 
 
 def _blocks(
-    trajectory: Trajectory, rows: np.ndarray
+    trajectory: Trajectory, rows: np.ndarray, num_local: int
 ) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
     """Groups of columns, by what they add: how many, and what makes them."""
-    num_pairs, num_states, num_agents = (
-        trajectory.num_pairs,
-        trajectory.num_states,
-        trajectory.num_agents,
-    )
+    num_states, num_agents = trajectory.num_states, trajectory.num_agents
 
     def counts(codes: np.ndarray, size: int) -> np.ndarray:
         number = np.zeros((len(codes), size))
@@ -89,7 +92,7 @@ def _blocks(
         return number
 
     def pairs():
-        return (rows[:, :, None] == np.arange(num_pairs)).reshape(len(rows), -1).astype(float)
+        return (rows[:, :, None] == np.arange(num_local)).reshape(len(rows), -1).astype(float)
 
     def states():
         here = np.where(np.asarray(trajectory.present), np.asarray(trajectory.states), -1)
@@ -101,16 +104,16 @@ def _blocks(
         return number[:, first] * number[:, second]
 
     def products():
-        one = pairs().reshape(len(rows), num_agents, num_pairs)
+        one = pairs().reshape(len(rows), num_agents, num_local)
         first, second = np.triu_indices(num_agents, 1)
         both = one[:, first, :, None] * one[:, second, None, :]
         return both.reshape(len(rows), -1)
 
-    yield num_pairs, lambda: counts(rows, num_pairs)
+    yield num_local, lambda: counts(rows, num_local)
     yield num_states, states
     yield num_states * (num_states + 1) // 2, squares
-    yield num_agents * num_pairs, pairs
-    yield num_agents * (num_agents - 1) // 2 * num_pairs**2, products
+    yield num_agents * num_local, pairs
+    yield num_agents * (num_agents - 1) // 2 * num_local**2, products
 
 
 def given_features(features: ArrayLike, num_epochs: int) -> Matrix:
