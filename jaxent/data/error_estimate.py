@@ -95,8 +95,9 @@ class ErrorEstimate(NamedTuple):
         scale: mean |f|.
         spread: mean |f - mean of f|, which a constant added to all rewards does not change.
         by_pair: mean |e - mean of e| while agent i is in local pair x, `[N, X]`; 0 where never.
-        placebo: as `centered`, with features from another time. An interval without 0 says that
-            the log drifts, or remembers for longer than a batch: then the others mean little.
+        placebo: as `centered` of the approximation as given, with features from another time, which
+            show nothing. An interval without 0 says that the log drifts or has a rhythm of its own:
+            then the rest means little.
         num_features: d, the constant counted; joint pairs where they are few.
         num_steps: steps at which the team stays the same; others are left out.
     """
@@ -121,16 +122,21 @@ class ErrorEstimate(NamedTuple):
         def told(number) -> str:
             return f"{number.value:.4g} in [{number.lower:.4g}, {number.upper:.4g}]"
 
-        of = f" ({self.value / self.spread:.1%} of the spread {self.spread:.4g})"
+        of = ""
+        if self.spread > 0:
+            of = f" ({self.value / self.spread:.1%} of the spread {self.spread:.4g})"
         lines = [
-            f"mean |error| {told(self)}{of if self.spread > 0 else ''}",
+            f"mean |error| {told(self)}{of}",
             f"less its mean {told(self.centered)}",
             f"mean error {told(self.bias)}",
             f"from {self.num_steps} steps and {self.num_features} features; "
             f"without features at most {self.ceiling:.4g}",
         ]
         if self.placebo.lower > 0:
-            lines.append(f"placebo {told(self.placebo)}, not near 0: the log drifts")
+            lines.append(
+                f"features of another time show {told(self.placebo)}: the log drifts or has a "
+                "rhythm, which the rest does not tell from an error"
+            )
         return "\n".join(lines)
 
 

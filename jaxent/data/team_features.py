@@ -23,7 +23,7 @@ _ROWS = 20
 # Joint pairs that have an indicator, at most: a system of so many equations is solved.
 _MOST_JOINT = 1000
 # Features that are made unasked, at most: they are held for every epoch.
-_MOST = 300
+_MOST = 500
 # A direction with less than this share of the variance is what others say already.
 _SAME = 1e-9
 
