@@ -175,6 +175,50 @@ def test_a_critic_of_any_kind(scale):
         assert inside(found.bias, game.mu @ e)
 
 
+def trained(game, path, mixture, seed=0, num_steps=6_000):
+    """A critic by Q-learning of the policy's values with replay: tables, added up or mixed.
+
+    VDN: Q_tot = sum_i Q_i. QMIX in a table: Q_tot = sum_i w_i(z) Q_i + c(z), w >= 0, where z is
+    what agent 0 is at.
+    """
+    rng = np.random.default_rng(seed)
+    codes = np.stack(game.views, 1)
+    reward = game.lift(game.rewards)
+    size = codes.max() + 1
+    Q = np.zeros((codes.shape[1], size))
+    weight, level = np.ones((size, codes.shape[1])), np.zeros(size)
+    agents = np.arange(codes.shape[1])
+
+    def total(x):
+        own, z = Q[agents, codes[x]], codes[x][..., 0]
+        return (weight[z] * own).sum(-1) + level[z]
+
+    for k in range(num_steps):
+        t = rng.integers(len(path) - 1)
+        x, rate = path[t], 0.5 / (1 + k / 500)
+        miss = reward[x] + DISCOUNT * total(path[t + 1]) - total(x)
+        z, own = codes[x][0], Q[agents, codes[x]]
+        if mixture:
+            level[z] += rate / 2 * miss
+            weight[z] = np.maximum(weight[z] + rate / 50 * miss * own, 0)
+        Q[agents, codes[x]] += rate / len(agents) * weight[z] * miss
+    return total(np.arange(len(codes)))
+
+
+@pytest.mark.parametrize("mixture", [False, True], ids=["VDN", "QMIX"])
+@pytest.mark.parametrize("kind", [games.dense, games.weakly_coupled, games.exogenous])
+def test_a_trained_critic(kind, mixture):
+    """Of whatever quality training left it in."""
+    game = kind()
+    path = game.paths(2, 5_000, 1)[:, 0]
+    f = trained(game, path, mixture)
+    found = je.estimate_approximation_error(KEY, game.log(path), f[path], discount=DISCOUNT)
+    e = game.error(f, DISCOUNT)
+    assert inside(found, game.mu @ abs(e))
+    assert inside(found.centered, game.mu @ abs(e - game.mu @ e))
+    assert found.upper < found.ceiling
+
+
 def test_values_of_states():
     """The true V has no error; asked as if it were Q, what actions add counts as one."""
     game = games.weakly_coupled(101, num_agents=2)

@@ -155,6 +155,39 @@ def test_a_shared_reward_is_split(seed, shape, gaps, scale):
     np.testing.assert_allclose(left, fit.error, atol=1e-9 * max(scale, 1))
 
 
+@holds(
+    1,
+    seed=seeds,
+    shape=few((240, 3, 3, 2), (300, 2, 2, 3)),
+    shared=st.booleans(),
+    gaps=st.booleans(),
+    discount=discounts,
+    scale=st.sampled_from([0.0, 1e-9, 1.0, 1e9]),
+)
+def test_an_estimated_error_is_in_its_interval(seed, shape, shared, gaps, discount, scale):
+    """Whatever the log and the approximation; where both are 0, so is all that is told."""
+    rng = np.random.default_rng(seed)
+    made = trajectory_of(rng, shape, shared=shared, gaps=gaps, scale=scale)
+    X = shape[2] * shape[3]
+    table = numbers(rng, scale, shape[1], X)
+    found = je.estimate_approximation_error(
+        jax.random.key(seed),
+        made,
+        je.LocalQ(table, np.ones_like(table)),
+        discount=discount,
+        features=rng.normal(size=(shape[0], 3)),
+        num_batches=5,
+    )
+    assert isinstance(found, je.ErrorEstimate)
+    assert isinstance(found.centered, je.ErrorInterval)
+    assert finite(found._replace(ceiling=0))
+    assert found.by_pair.shape == (shape[1], X)
+    for part in (found, found.centered, found.bias, found.placebo):
+        assert part.lower <= part.value <= part.upper
+    if scale == 0:
+        assert found.upper == 0
+
+
 @cache
 def estimated(num_actions):
     @jax.jit
