@@ -230,7 +230,9 @@ def estimate_approximation_error(
 
     level = delta.mean() / (1 - gamma)
     open_by = deviation(found.error + found.surprise / (1 - gamma), num_batches)
-    away = quantile * open_by + rounding
+    # Where rewards telescope, what is not known comes from the ends of the runs alone.
+    ends = (1 + (np.diff(starts) > 1).sum()) ** 0.5 * np.ptp(f_here) / len(starts) / (1 - gamma)
+    away = quantile * open_by + ends + rounding
     bias = ErrorInterval(level, level - away, level + away, open_by)
     whole = with_bias(found, bias)
     return ErrorEstimate(
