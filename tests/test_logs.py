@@ -7,6 +7,7 @@ import pytest
 
 import jaxent
 from jaxent.data import log_entanglement as logs
+from jaxent.data.pair_blocks import pair_blocks
 from jaxent.data.trajectory import _sample_path
 from tests.reference import cases
 from tests.test_estimators import nearest_law
@@ -54,7 +55,7 @@ def p_values(chain, num_runs, seed, num_permutations=99):
             key, x, f = data
             weight = jnp.ones(STEPS - 1)
             flow = jnp.zeros((size, size)).at[x[:-1], x[1:]].add(1.0)
-            g = logs._standard(f, x[:-1], weight, size)
+            g = logs._standard(pair_blocks(x[:-1], size), f, weight)
             return logs._permutation_test(key, g, x[:-1], x[1:], weight, flow, num_permutations)
 
         return jax.lax.map(one, (keys, x, f))
@@ -145,7 +146,8 @@ def test_statistic_and_permutations_by_hand():
     weight = (rng.random(T) < 0.9).astype(float)
     flow = np.zeros((X, X))
     np.add.at(flow, (x, y), weight)
-    g = np.asarray(logs._standard(jnp.array(f), jnp.array(x), jnp.array(weight), X))
+    blocks = pair_blocks(jnp.array(x), X)
+    g = np.asarray(logs._standard(blocks, jnp.array(f), jnp.array(weight)))
     for k in range(X):
         here = g[(x == k) & (weight > 0)]
         np.testing.assert_allclose(here.mean(0), 0, atol=EXACT)

@@ -26,13 +26,12 @@ from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center
 from .estimators import batch_means, batch_of, student
 from .local_pairs import check_few_pairs
+from .pair_blocks import PairBlocks, logistic_laws, pair_blocks
 from .trajectory import Trajectory, check_trajectory
 
 Array = jax.Array
 
 _BATCHES = 20
-# Of Adam, which starts from the law without features; features have variance 1.
-_FIT_STEPS, _FIT_RATE = 100, 0.1
 # Epochs of a local pair whose fitted laws the center is computed from.
 _CENTER_POINTS = 256
 # With at most 20 local pairs the permutation test sums by a product of matrices.
@@ -222,9 +221,12 @@ def estimate_paths(
         weight = weight * enough[x]
         flow = jnp.zeros((num_pairs, num_pairs), weight.dtype).at[x, y].add(weight)
         batch = batch_of(weight, _BATCHES)
-        g = _standard(f, x, weight, num_pairs)
+        blocks = pair_blocks(x, num_pairs)
+        g = _standard(blocks, f, weight)
         p_value = _permutation_test(key, g, x, y, weight, flow, num_permutations)
-        gain, apart, q = _held_out(g, x, y, weight, flow, batch * num_folds // _BATCHES, num_folds)
+        gain, apart, q = _held_out(
+            blocks, g, x, y, weight, flow, batch * num_folds // _BATCHES, num_folds
+        )
         cost, mass = (jnp.zeros(_BATCHES, weight.dtype).at[batch].add(v) for v in (gain, weight))
         found = batch_means(cost, mass, quantile, in_sample=apart.sum() / weight.sum())
         # What one fold is judged on another learns from, so at worst the errors of folds add up.
@@ -245,31 +247,35 @@ def estimate_paths(
     return lax.map(one, (keys, pairs, ahead, features, follows))
 
 
-def _standard(f: Array, x: Array, weight: Array, num_pairs: int) -> Array:
+def _standard(blocks: PairBlocks, f: Array, weight: Array) -> Array:
     """Features centered and whitened for each local pair, `[T, d]`; 0 in directions that lack.
 
     By Gram and Schmidt, one column after another: plain JAX, for agents are done in threads and
     batched LAPACK calls of two threads may wait for each other.
     """
-    here = (x[:, None] == jnp.arange(num_pairs)[None]).astype(f.dtype) * weight[:, None]  # [T, X]
-    visits = jnp.maximum(here.sum(0), 1)[:, None]
+    f, weight = blocks.spread(f), blocks.spread(weight)[..., None]
+    visits = jnp.maximum(blocks.sums(weight.sum(1)), 1)  # [X, 1]
 
     def mean(values: Array) -> Array:
-        return (here.T @ values) / visits  # [X, d]
+        return blocks.sums((weight * values).sum(1)) / visits  # [X, d]
 
-    f = (f - mean(f)[x]) * (weight > 0)[:, None]
+    def here(values: Array) -> Array:
+        return values[blocks.pair][:, None]  # [B, 1, d]
+
+    f = (f - here(mean(f))) * (weight > 0)
     small = 1e-4 * mean(f**2)
-    later = jnp.arange(f.shape[1])
+    later = jnp.arange(f.shape[2])
 
     def column(j: Array, f: Array) -> Array:
-        own = lax.dynamic_slice_in_dim(f, j, 1, 1)  # [T, 1], what earlier columns do not explain
+        # What earlier columns do not explain.
+        own = lax.dynamic_slice_in_dim(f, j, 1, 2)  # [B, 32, 1]
         size, least = mean(own**2), lax.dynamic_slice_in_dim(small, j, 1, 1)
         scale = jnp.where(size > least, 1 / jnp.sqrt(jnp.where(size > least, size, 1)), 0)
-        own = own * scale[x]
-        rest = f - own * jnp.where((later > j)[None], mean(own * f), 0)[x]
-        return lax.dynamic_update_slice_in_dim(rest, own, j, 1)
+        own = own * here(scale)
+        rest = f - own * here(jnp.where((later > j)[None], mean(own * f), 0))
+        return lax.dynamic_update_slice_in_dim(rest, own, j, 2)
 
-    return lax.fori_loop(0, f.shape[1], column, f)
+    return blocks.back(lax.fori_loop(0, f.shape[2], column, f))
 
 
 def _permutation_test(key, g, x, y, weight, flow, num_permutations) -> Array:
@@ -311,17 +317,16 @@ def _permutation_test(key, g, x, y, weight, flow, num_permutations) -> Array:
     return (1 + (lax.map(permuted, keys) >= data).sum()) / (1 + num_permutations)
 
 
-def _held_out(g, x, y, weight, flow, fold, num_folds):
+def _held_out(blocks, g, x, y, weight, flow, fold, num_folds):
     """What the witness gains at every epoch, how far the fitted laws are from q, and mean q."""
     num_pairs = len(flow)
-    here = (x[:, None] == jnp.arange(num_pairs)[None]).astype(g.dtype)  # [T, X]
-    design = jnp.concatenate([here, (here[:, :, None] * g[:, None]).reshape(len(g), -1)], axis=1)
     target = jax.nn.one_hot(y, num_pairs, dtype=g.dtype)
     judged = fold[None] == jnp.arange(num_folds)[:, None]  # [F, T]
     fits = jnp.where(judged, 0, weight[None])
 
     def fit(train: Array) -> tuple[Array, Array, Array]:
-        laws = _logistic(design, target, train, here)
+        count = jnp.zeros_like(flow).at[x, y].add(train)
+        laws = logistic_laws(blocks, g, y, train, count)
         points, edge = _centers(laws, x, train, num_pairs)
         q = points[x]
         apart = laws - q
@@ -335,35 +340,6 @@ def _held_out(g, x, y, weight, flow, fold, num_folds):
     seen = (flow.sum(1) > 0)[:, None]
     q = jnp.where(seen, points.mean(0), 1 / num_pairs)
     return (gain * take).sum(0), (apart * take).sum(0), q
-
-
-def _logistic(design: Array, target: Array, train: Array, here: Array) -> Array:
-    """Fitted laws at all epochs, `[T, m]`: multinomial logistic regression on some of them."""
-    num_pairs = here.shape[1]
-    count = (here * train[:, None]).T @ target  # [X, m]
-    start = jnp.log((count + 0.5) / (count + 0.5).sum(1, keepdims=True))
-    slopes = jnp.zeros((design.shape[1] - num_pairs, target.shape[1]), design.dtype)
-    weight = jnp.concatenate([start, slopes])
-    share = train / jnp.maximum(train.sum(), 1)
-    # The scale of a prior with variance 1 for every slope.
-    ridge = 0.5 / jnp.maximum(train.sum(), 1)
-
-    def loss(weight: Array) -> Array:
-        fitted = jax.nn.log_softmax(design @ weight)
-        return -share @ (fitted * target).sum(1) + ridge * (weight[num_pairs:] ** 2).sum()
-
-    import optax  # slow to import, and few ask for it
-
-    optimizer = optax.adam(optax.cosine_decay_schedule(_FIT_RATE, _FIT_STEPS))
-
-    def step(carry, _):
-        weight, state = carry
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimizer.update(jax.grad(loss)(weight), state)
-        return (weight + jnp.asarray(updates), state), None
-
-    (weight, _), _ = lax.scan(step, (weight, optimizer.init(weight)), None, length=_FIT_STEPS)
-    return jax.nn.softmax(design @ weight)
 
 
 def _centers(laws: Array, x: Array, train: Array, num_pairs: int) -> tuple[Array, Array]:
