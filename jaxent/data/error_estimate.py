@@ -65,7 +65,7 @@ from .estimators import student
 from .local_learning import LocalQ
 from .local_limit import learned_limit, local_steps, table_sum
 from .td_error_fit import ErrorInterval, Rules, centered, deviation, fit_folds, with_bias
-from .team_features import given_features, team_features
+from .team_features import as_numbers, given_features, team_features
 from .trajectory import Trajectory
 
 Array = jax.Array
@@ -94,7 +94,7 @@ class ErrorEstimate(NamedTuple):
             infinite where no run in the log is long enough.
         scale: mean |f|.
         spread: mean |f - mean of f|, which a constant added to all rewards does not change.
-        by_pair: mean |e - mean of e| while agent i is in local pair x, `[N, X]`; 0 where never.
+        by_pair: what `centered` is while agent i is in local pair x, `[N, X]`; 0 where never.
         placebo: as `centered` of the approximation as given, with features from another time, which
             show nothing. An interval without 0 says that the log drifts or has a rhythm of its own:
             then the rest means little.
@@ -277,10 +277,10 @@ def _along(
         return value, not trajectory.shares_reward
     if types is not None:
         raise ValueError("types: are of local tables; leave them out for a value along the log")
-    value = np.asarray(approximation)
+    value = as_numbers("approximation", approximation)
     check_shape("approximation", value, (trajectory.num_epochs,))
     check_finite("approximation", value)
-    return value.astype(np.float64), False
+    return value, False
 
 
 def _team_reward(trajectory: Trajectory) -> np.ndarray:

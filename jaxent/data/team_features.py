@@ -123,7 +123,7 @@ def given_features(features: ArrayLike, num_epochs: int) -> Matrix:
         ValueError: for another shape, a number that is not finite, a column that is constant, or
             more than T/20 columns.
     """
-    values = np.asarray(features, np.float64)
+    values = as_numbers("features", features)
     check_shape("features", values, (num_epochs, None))
     check_finite("features", values)
     most = num_epochs // _ROWS
@@ -138,6 +138,14 @@ def given_features(features: ArrayLike, num_epochs: int) -> Matrix:
             f"features[:, {constant[0]}] is constant; leave it out, a constant is always there"
         )
     return _whitened(values)
+
+
+def as_numbers(name: str, values: ArrayLike) -> np.ndarray:
+    """In double precision."""
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: wanted an array of numbers") from None
 
 
 def _indicators(codes: np.ndarray, size: int) -> sparse.csr_matrix:
