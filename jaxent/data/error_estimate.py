@@ -66,7 +66,7 @@ from .local_learning import LocalQ
 from .local_limit import learned_limit, local_steps, table_sum
 from .td_error_fit import ErrorInterval, Rules, centered, deviation, fit_folds, with_bias
 from .team_features import as_numbers, given_features, team_features
-from .trajectory import Trajectory
+from .trajectory import Trajectory, check_trajectory
 
 Array = jax.Array
 
@@ -198,6 +198,7 @@ def estimate_approximation_error(
         Bradtke and Barto 1996 (LSTD); Chernozhukov et al. 2018 (cross-fitting); Asmussen and Glynn
         2007, IV.5 (batch means).
     """
+    check_trajectory(trajectory)
     check_discount(discount)
     if not concrete(key, trajectory, approximation, discount, features):
         raise ValueError("trajectory: a log is analyzed outside of jit; nothing may be traced")

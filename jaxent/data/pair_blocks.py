@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 Array = jax.Array
@@ -95,6 +94,8 @@ def logistic_laws(blocks: PairBlocks, f: Array, y: Array, train: Array, count: A
         """Of the loss, the mean of -log likelihood and the prior."""
         miss = share * (laws(weight) - (y == outcomes[None, None]))
         return blocks.sums(f.swapaxes(1, 2) @ miss) + ridge[None, :, None] * weight
+
+    import optax  # slow to import, and few ask for it
 
     optimizer = optax.adam(optax.cosine_decay_schedule(_FIT_RATE, _FIT_STEPS))
 
