@@ -50,8 +50,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.signal import lfilter
 
 from .._checks import (
     check_discount,
@@ -304,7 +304,7 @@ def _ceiling(delta: np.ndarray, starts: np.ndarray, discount: float) -> np.float
     last = np.append(np.diff(starts) > 1, True)
     place = np.where(last, np.arange(number), number)
     end = np.minimum.accumulate(place[::-1])[::-1]  # of the run that a step is in
-    total = lfilter([1.0], [1.0, -discount], delta[::-1])[::-1]
+    total = scipy.signal.lfilter([1.0], [1.0, -discount], delta[::-1])[::-1]
     beyond = np.append(total, 0.0)[end + 1]
     left = discount ** (end + 1 - np.arange(number))
     whole = left <= _CUT

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from .team_features import Matrix
 
@@ -114,7 +114,7 @@ def fit_folds(phi: Matrix, ahead: Matrix, rules: Rules) -> Fits:
 
     def moments(rows: slice) -> np.ndarray:
         made = phi[rows].T @ change[rows]
-        return made.toarray() if sparse.issparse(made) else made
+        return made.toarray() if scipy.sparse.issparse(made) else made
 
     every = moments(slice(None))
     ridge = _RIDGE * np.eye(len(every))

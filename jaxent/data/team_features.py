@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import sparse
 
 from .._checks import check_finite, check_shape
 from .trajectory import Trajectory
@@ -148,9 +148,9 @@ def as_numbers(name: str, values: ArrayLike) -> np.ndarray:
         raise ValueError(f"{name}: wanted an array of numbers") from None
 
 
-def _indicators(codes: np.ndarray, size: int) -> sparse.csr_matrix:
+def _indicators(codes: np.ndarray, size: int) -> "scipy.sparse.csr_matrix":
     number = len(codes)
-    return sparse.csr_matrix((np.ones(number), codes, np.arange(number + 1)), (number, size))
+    return scipy.sparse.csr_matrix((np.ones(number), codes, np.arange(number + 1)), (number, size))
 
 
 def _whitened(columns: np.ndarray) -> np.ndarray:
