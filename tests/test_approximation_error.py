@@ -196,6 +196,13 @@ def test_gradient_under_jit_and_vmap(route):
         ({"approximation": np.full(36, np.nan)}, r"approximation\[0\] is nan"),
         ({"approximation": [np.ones(6)]}, r"approximation: wanted one for each of 2 views, got 1"),
         ({"approximation": [np.ones(6), np.ones(5)]}, r"approximation\[1\]: wanted 6 values"),
+        ({"approximation": "a name"}, r"approximation: str is no function of joint pairs; wanted"),
+        ({"approximation": None}, "approximation: NoneType is no function"),
+        (
+            {"approximation": je.Decomposition(*range(5))},
+            "Decomposition is no .* one of its fields",
+        ),
+        ({"reward": {}}, "rewards: dict is no function"),
         ({"reward": np.ones(3)}, "rewards: wanted"),
         ({"discount": 1.0}, r"discount: 1 is outside \[0, 1\)"),
         ({"tol": 0.0}, "tol: 0 is not a finite number above 0"),

@@ -16,9 +16,10 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import jax
 import numpy as np
 
+from ..numerics.arrays import ArrayLike as ArrayLike
+from ..numerics.arrays import Scalar as Scalar
+
 Array = jax.Array
-ArrayLike: TypeAlias = jax.Array | np.ndarray
-Scalar: TypeAlias = jax.Array | np.ndarray | float | int
 Agents: TypeAlias = int | Sequence[int]
 
 

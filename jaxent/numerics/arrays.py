@@ -7,17 +7,18 @@ for.
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import isclass, signature
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from numpy.typing import ArrayLike
 
 from .._checks import concrete
 
 Array = jax.Array
+ArrayLike: TypeAlias = jax.Array | np.ndarray
+Scalar: TypeAlias = ArrayLike | float | int
 _Taker = TypeVar("_Taker", bound=Callable[..., Any])
 
 # Products that feed a tolerance: an accelerator's fast modes would keep three digits.
@@ -70,7 +71,7 @@ def nan_unless(valid: Array, value: Array) -> Array:
     return value * jnp.where(valid, 1.0, jnp.nan).astype(value.dtype)
 
 
-def as_float(array: ArrayLike) -> Array:
+def as_float(array: Any) -> Array:
     """The array in its own float dtype; integers, lists and the like in JAX's default float."""
     dtype = jnp.result_type(jnp.asarray(array))
     return jnp.asarray(

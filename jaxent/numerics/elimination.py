@@ -22,7 +22,7 @@ device and calls no LAPACK. A row that sums to 1 + δ costs a relative error of 
 """
 
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +32,10 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
 from .._checks import check_shape, stochastic
-from .arrays import dot, nan_unless, takes_arrays
+from .arrays import ArrayLike, Scalar, dot, nan_unless, takes_arrays
 from .compiled import jit
 
 Array = jax.Array
-ArrayLike: TypeAlias = jax.Array | np.ndarray
-Scalar: TypeAlias = ArrayLike | float | int
 
 # States are eliminated in panels of this many: one by one in the rows of the panel, then one matrix
 # product updates all other rows.

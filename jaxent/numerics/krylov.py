@@ -157,7 +157,7 @@ def left_over(space: Space) -> Array:
     return jnp.abs(space.norm * space.rotation[space.size, 0])
 
 
-def residual(space: Space) -> Array:
+def residual_of(space: Space) -> Array:
     """The residual that the space leaves, `[n]`, without a product with A."""
     last = space.rotation[space.size]  # beyond the triangle: orthogonal to all that A can reach
     return space.norm * last[0] * dot(last, space.basis)

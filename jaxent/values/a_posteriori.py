@@ -170,6 +170,7 @@ def _series(rate: Array, sizes: list[Array], shrinks: list[Array]) -> Array:
 
 
 def _span(x: Array, there: Array) -> Array:
+    """Largest less smallest of what is there."""
     return jnp.where(there, x, -jnp.inf).max() - jnp.where(there, x, jnp.inf).min()
 
 
@@ -264,7 +265,4 @@ def _term(
 ) -> Array:
     """d_i span(Q_i) of one view, over what is visited."""
     apart = jnp.where(mu[:, None] > 0, next_view(chain, view) - view.lift(P), 0)  # [J, X]
-    there = view.project(mu) > 0
-    return distance(apart, mu) * (
-        jnp.where(there, q, -jnp.inf).max() - jnp.where(there, q, jnp.inf).min()
-    )
+    return distance(apart, mu) * _span(q, view.project(mu) > 0)

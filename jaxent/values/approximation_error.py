@@ -31,7 +31,7 @@ from ..models.contracts import ArrayLike, Kernel, PolicyPart, Scalar
 from ..numerics.arrays import nan_unless
 from ..numerics.compiled import jit
 from ..numerics.elimination import Eliminated, implicit_values, values_of
-from ..numerics.krylov import correction, gmres, grown, new_space, residual
+from ..numerics.krylov import correction, gmres, grown, new_space, residual_of
 from .bellman import joint_function, joint_reward
 
 Array = jax.Array
@@ -231,7 +231,7 @@ def search(
         last = space.basis[space.size]
         ahead = chain.policy.mv(chain.kernel.mv(inverse * last))
         space = grown(space, last - rate * root * ahead)
-        w, missed = constant + inverse * correction(space), inverse * residual(space)
+        w, missed = constant + inverse * correction(space), inverse * residual_of(space)
         tail = rate / (1 - rate) * (law @ jnp.abs(missed))
         # The error's norm is at least that of its mean over actions, w + missed.
         reach = jnp.maximum(law @ jnp.abs(w + missed), size_b - rate * (law @ jnp.abs(w)))

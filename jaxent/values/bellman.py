@@ -210,9 +210,16 @@ def joint_reward(chain: PairChain, rewards: Rewards) -> Array:
 def joint_function(chain: PairChain, name: str, given: Rewards) -> Array:
     """A joint function `[J]`, in the chain's dtype: given so, or as local ones to be added up."""
     check_chain(chain)
-    if isinstance(given, (list, tuple)) and not all(np.ndim(f) == 0 for f in given):
+    named = hasattr(given, "_fields")  # a result
+    if isinstance(given, (list, tuple)) and not named and not all(np.ndim(f) == 0 for f in given):
         return chain.lift(check_locals(chain, given, name)).astype(chain.dtype)
-    function = as_float(as_array(name, given))
+    array = as_array(name, given)
+    if not hasattr(array, "dtype") and not isinstance(array, (int, float)):
+        raise ValueError(
+            f"{name}: {type(given).__name__} is no function of joint pairs; wanted an array, or a "
+            "sequence of one for each view (of a result, one of its fields)"
+        )
+    function = as_float(array)
     if function.shape not in ((chain.num_pairs,), chain.sizes):
         raise ValueError(
             f"{name}: wanted a sequence of {len(chain.views)} local {name}, or a joint one of "
