@@ -9,8 +9,9 @@ import jaxent
 from jaxent import PairChain, bounds
 from jaxent.chains import stationary, views
 from jaxent.chains.views import rows_by_view
-from jaxent.measures import entanglement
+from jaxent.measures import entanglement, row_measures
 from jaxent.values import agent_blocks
+from tests import oracles_measures
 from tests.tolerances import SOLVE
 
 
@@ -121,6 +122,31 @@ def test_coefficients_contract():
     whitened = root[:, None] * P / root[None] - np.outer(root, root)
     rho = np.linalg.norm(whitened, 2)
     assert rho <= after.rho <= 1.001 * rho
+
+
+def test_views_of_uneven_size_share_a_program():
+    """Agents of 2, 3 and 4 pairs: one program a measure, and each agent's own minimum by HiGHS."""
+    rng, sizes = np.random.default_rng(0), (2, 3, 4)
+    chain = PairChain.from_matrix(rng.dirichlet(np.full(24, 0.3), 24), sizes=sizes)
+    mu = jaxent.stationary_distribution(chain)
+    programs = row_measures.minimax_entanglement, row_measures.sign_entanglement
+    before = [program.outermost()._cache_size() for program in programs]
+    atv, mu_atv = bounds._measured(chain, mu)
+    after = [program.outermost()._cache_size() for program in programs]
+    assert np.subtract(after, before).max() <= 1
+    for agent, size in enumerate(sizes):
+        points, weights = map(np.asarray, rows_by_view(chain, mu, agent=agent))
+        for found, known in (
+            (atv[agent], oracles_measures.agentwise(points)),
+            (mu_atv[agent], oracles_measures.mu_agentwise(points, weights)),
+        ):
+            optimum = oracles_measures.solve(known)
+            assert found.lower - 1e-9 <= optimum <= found.upper + 1e-9
+            assert found.converged
+            assert found.minimizer.shape == (size, size)
+            np.testing.assert_allclose(found.minimizer.sum(1), 1, atol=1e-12)
+        apart = np.abs(points - np.asarray(atv[agent].minimizer)[:, None]).sum(2) / 2
+        assert apart.max() <= atv[agent].upper + 1e-12
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ local pair: points `[X, C, m]`, C what else a joint pair may be, with weights or
 Every minimum comes with a point that attains `upper` and a dual point that proves `lower`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -100,7 +100,7 @@ def sign_entanglement(
     """
     p, w = jax.lax.stop_gradient((points, weights))
     m = points.shape[-1]
-    whole = m <= MAX_ENUMERATED and 2 ** (m - 1) * w.size <= _LISTED
+    whole = _lists_all_signs(m, w.size)
     if whole:
         # The first vector, all +1, sees no difference between laws.
         listed = jnp.asarray(sign_vectors(m)[1:] if m > 1 else sign_vectors(m), p.dtype)
@@ -129,6 +129,11 @@ def sign_entanglement(
     )
 
 
+def _lists_all_signs(m: int, rows: int) -> bool:
+    """Whether so many rows are compared on every sign vector of m entries."""
+    return m <= MAX_ENUMERATED and 2 ** (m - 1) * rows <= _LISTED
+
+
 def _likely_signs(apart: Array, weights: Array) -> Array:
     """Signs of the largest differences, and the best that a search finds, `[R, m]`."""
     apart, weights = apart.reshape(-1, apart.shape[-1]), weights.reshape(-1)
@@ -146,6 +151,36 @@ def weighted_centers(points: Array, weights: Array, tol: Scalar) -> Entanglement
     moved = centers.weights[..., None] * centers.slopes
     upper, lower = centers.upper.sum(), centers.lower.sum()
     return certified(upper, lower, centers.point, 0, tol, (points, moved), (weights, apart))
+
+
+def same_shape(views: Sequence[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+    """Points and weights of several views, filled up to the same shape where they are small.
+
+    Then one program is compiled for them all. Added local pairs and rows weigh nothing, and added
+    next pairs have no probability, so that no minimum changes; `of_view` cuts a result to size.
+    """
+    shapes = {weights.shape for _, weights in views}
+    num, rest = (max(n) for n in zip(*shapes, strict=True))
+    if len(shapes) == 1 or not _lists_all_signs(num, num * rest):
+        return list(views)
+    return [(_filled(p, (num, rest, num)), _filled(w, (num, rest))) for p, w in views]
+
+
+@jit(static_argnames="shape")
+def _filled(array: Array, shape: tuple[int, ...]) -> Array:
+    return jnp.pad(array, [(0, n - k) for n, k in zip(shape, array.shape, strict=True)])
+
+
+def of_view(found: Entanglement, size: int) -> Entanglement:
+    """A result of `same_shape` for a view of this many local pairs.
+
+    What the minimizer has on added next pairs goes to the first pair, as far from every law or
+    nearer: a sign vector that sees the two together is one of those that were listed.
+    """
+    if len(found.minimizer) == size:
+        return found
+    kept = found.minimizer[:size, :size]
+    return found._replace(minimizer=kept.at[:, 0].add(found.minimizer[:size, size:].sum(1)))
 
 
 def certified(

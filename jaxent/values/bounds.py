@@ -36,6 +36,8 @@ from ..measures.row_measures import (
     TOL,
     Entanglement,
     minimax_entanglement,
+    of_view,
+    same_shape,
     sign_entanglement,
 )
 from ..models.contracts import ArrayLike, Scalar
@@ -259,7 +261,7 @@ def report(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Report:
     largest, rewards = _largest(chain, rewards, discount), _flat(chain, rewards, discount)
     mu = stationary_distribution(chain)
     exact = decompose(chain, rewards, discount=discount, mu=mu)
-    atv, mu_atv = zip(*(_both(chain, mu, i) for i in range(len(rewards))), strict=True)
+    atv, mu_atv = _measured(chain, mu)
     after = a_posteriori(chain, rewards, discount=discount, mu=mu)
     found = approximation_error(chain, rewards, exact.q_local, discount=discount, mu=mu)
     sup, mean = {}, {}
@@ -310,14 +312,15 @@ def _agentwise_theorem(chain: PairChain) -> int:
     return 4 if len(chain.views) == 2 else 8
 
 
-def _both(chain: PairChain, mu: Array, agent: int) -> tuple[Entanglement, Entanglement]:
-    """`entanglement_atv` and `entanglement_mu_atv` of one view, whose rows are found once."""
-    points, weights = rows_by_view(chain, mu.astype(chain.dtype), agent=agent)
+def _measured(chain: PairChain, mu: Array) -> tuple[list[Entanglement], list[Entanglement]]:
+    """`entanglement_atv` and `entanglement_mu_atv` of every view, whose rows are found once."""
+    mu, agents = mu.astype(chain.dtype), range(len(chain.views))
+    views = same_shape([rows_by_view(chain, mu, agent=i) for i in agents])
     options = {"tol": TOL, "max_steps": MAX_STEPS}
-    return (
-        minimax_entanglement(points, weights > 0, **options),
-        sign_entanglement(points, weights, **options),
-    )
+    atv = [minimax_entanglement(points, mass > 0, **options) for points, mass in views]
+    mu_atv = [sign_entanglement(points, mass, **options) for points, mass in views]
+    cut = lambda found: list(map(of_view, found, chain.view_sizes))  # noqa: E731
+    return cut(atv), cut(mu_atv)
 
 
 def _agentwise(chain: PairChain, mu: ArrayLike | None) -> list[Entanglement]:
