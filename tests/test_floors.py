@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "jaxent"
 
 # From the ground up. Floors in one row do not know each other; `sweeps` asks for little.
 FLOORS = [
-    {"_checks"},
+    {"_checks", "_reads"},
     {"numerics"},
     {"models"},
     {"chains"},
@@ -20,7 +20,7 @@ FLOORS = [
     {"auditing"},
     {"_public"},
 ]
-ONLY = {"sweeps": {"_checks", "numerics"}}
+ONLY = {"sweeps": {"_checks", "_reads", "numerics"}}
 RANK = {name: rank for rank, names in enumerate(FLOORS) for name in names}
 MOST_LINES = 400
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_shape, check_stochastic
+from .._reads import reads
 from ..models.contracts import (
     Agents,
     ArrayLike,
@@ -46,6 +47,7 @@ _SMALL_STATES = 1024
 _SMALL_KERNEL = 2**23
 
 
+@reads("{0.num_pairs} joint pairs, views of {0.view_sizes} local ones")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PairChain:

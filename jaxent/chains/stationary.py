@@ -19,6 +19,7 @@ import scipy
 from jax import lax
 
 from .._checks import check_shape, concrete
+from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..numerics.arrays import dot, nan_unless
 from ..numerics.compiled import jit
@@ -32,6 +33,7 @@ Array = jax.Array
 _FINER = ", which float64 may do: jax.config.update('jax_enable_x64', True)"
 
 
+@reads("solved to a residual of {0.residual:.2g}")
 class LawSolution(NamedTuple):
     """A stationary law, and how good it is.
 

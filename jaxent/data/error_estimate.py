@@ -61,6 +61,7 @@ from .._checks import (
     concrete,
     is_key,
 )
+from .._reads import Frame, frame, reads
 from .estimators import student
 from .local_learning import LocalQ
 from .local_limit import learned_limit, local_steps, table_sum
@@ -77,6 +78,7 @@ _CUT = 0.01
 _ROUNDING = 64 * float(np.finfo(np.float64).eps)
 
 
+@reads("mean |error| {0.value:.4g} in [{0.lower:.4g}, {0.upper:.4g}]")
 class ErrorEstimate(NamedTuple):
     r"""The error e = Q - f of an approximation f of the team's value, from a log.
 
@@ -138,6 +140,12 @@ class ErrorEstimate(NamedTuple):
                 "rhythm, which the rest does not tell from an error"
             )
         return "\n".join(lines)
+
+    def to_frame(self) -> Frame:
+        """What `centered` is by agent and local pair, a row each."""
+        agent, pair = np.indices(self.by_pair.shape)
+        columns = {"agent": agent, "pair": pair, "error": self.by_pair}
+        return frame({name: column.ravel() for name, column in columns.items()})
 
 
 def estimate_approximation_error(

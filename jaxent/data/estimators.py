@@ -18,6 +18,7 @@ import scipy
 from jax import lax
 
 from .._checks import check_finite, check_positive_int, check_shape
+from .._reads import reads
 from ..numerics.arrays import ratio, takes_arrays
 from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center, weighted_median
@@ -25,6 +26,7 @@ from ..numerics.simplex import total_variation, tv_center, weighted_median
 Array = jax.Array
 
 
+@reads("{0.value:.4g} in sample, {0.held_out:.4g} held out")
 class EntanglementEstimate(NamedTuple):
     r"""Weighted distance of what the agent did from what its local state alone explains.
 
@@ -40,6 +42,7 @@ class EntanglementEstimate(NamedTuple):
     minimizer: Array
 
 
+@reads("{0.value:.4g}, with its interval from {0.lower:.4g} to {0.upper:.4g}")
 class EntanglementInterval(NamedTuple):
     r"""An estimate with its uncertainty.
 

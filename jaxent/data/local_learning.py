@@ -22,6 +22,7 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from .._checks import check_discount, check_finite, check_positive_int, check_shape, key_first
+from .._reads import Frame, frame, reads
 from ..chains.views import flow_rows
 from ..numerics.arrays import dot, ratio, takes_arrays
 from ..numerics.compiled import jit
@@ -31,6 +32,7 @@ from .trajectory import Trajectory, agent_types, check_trajectory
 Array = jax.Array
 
 
+@reads("{0.value.shape[0]} agents of {0.value.shape[1]} local pairs")
 class LocalQ(NamedTuple):
     r"""Local Q-values learned from data; from a `Trajectory` with a leading axis of K types.
 
@@ -47,7 +49,15 @@ class LocalQ(NamedTuple):
         """Pairs that were seen, `[X]`."""
         return self.occupancy > 0
 
+    def to_frame(self) -> Frame:
+        """A row a local pair of each type of agent."""
+        value, occupancy = np.atleast_2d(self.value), np.atleast_2d(self.occupancy)
+        agent, pair = np.indices(value.shape)
+        columns = {"agent": agent, "pair": pair, "value": value, "occupancy": occupancy}
+        return frame({name: column.ravel() for name, column in columns.items()})
 
+
+@reads("counts of {0.flow.shape[0]} agents of {0.flow.shape[1]} local pairs")
 class LocalFlow(NamedTuple):
     """What an agent of each type saw.
 

@@ -21,6 +21,7 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from .._checks import check_finite, check_positive_int, check_shape
+from .._reads import Frame, frame, reads
 from ..numerics.arrays import ratio
 from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center
@@ -41,6 +42,7 @@ _FEW_PAIRS = 20
 _SAME = 1e-5
 
 
+@reads("lower estimates for {0.value.shape[0]} agents")
 class LogsEstimate(NamedTuple):
     """Lower estimates relative to features, one for each agent asked for.
 
@@ -67,6 +69,11 @@ class LogsEstimate(NamedTuple):
     visits: Array
     enough: Array
     batches: Array
+
+    def to_frame(self) -> Frame:
+        """A row an agent that was asked for."""
+        columns = "value", "standard_error", "lower", "upper", "plug_in", "p_value"
+        return frame({name: getattr(self, name) for name in columns})
 
     @property
     def share(self) -> Array:

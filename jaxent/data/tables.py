@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
+from .._reads import reads
 from .log_columns import read_labels, read_numbers, read_step, read_times, show_step, show_time
 from .log_reading import open_table
 from .log_table import Table, printable
@@ -28,6 +29,7 @@ _LARGE, _SPARSE = 2**24, 32
 _COUNTED = 5
 
 
+@reads("{0.trajectory.states.shape[0]} epochs of {0.trajectory.states.shape[1]} agents")
 class Log(NamedTuple):
     """A trajectory as read.
 

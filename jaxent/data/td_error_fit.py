@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
+from .._reads import reads
 from .team_features import Matrix
 
 # By how much variances of batch means are raised, for folds that share what they learn from: held
@@ -21,6 +22,7 @@ _RIDGE = 1.0
 _POINTS = 15
 
 
+@reads("{0.value:.4g}, with its interval from {0.lower:.4g} to {0.upper:.4g}")
 class ErrorInterval(NamedTuple):
     """A number with its interval.
 

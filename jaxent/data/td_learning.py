@@ -16,6 +16,7 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from .._checks import check_discount, check_positive_int, check_shape, concrete, renamed
+from .._reads import Frame, frame, reads
 from ..numerics.arrays import ratio
 from ..numerics.compiled import jit
 from .local_learning import LocalQ, check_flow, check_paid, share_of
@@ -24,6 +25,7 @@ from .trajectory import Trajectory, agent_types, check_trajectory
 Array = jax.Array
 
 
+@reads("mean returns of {0.visits.shape[0]} agents")
 class LocalReturns(NamedTuple):
     """Mean discounted returns after first visits.
 
@@ -41,6 +43,12 @@ class LocalReturns(NamedTuple):
     def visited(self) -> Array:
         """Pairs with a first visit, `[K, X]`."""
         return self.visits > 0
+
+    def to_frame(self) -> Frame:
+        """A row a local pair of each type of agent."""
+        agent, pair = np.indices(np.shape(self.value))
+        columns = {"agent": agent, "pair": pair, **self._asdict()}
+        return frame({name: np.ravel(column) for name, column in columns.items()})
 
 
 def td_local_q(

@@ -18,6 +18,7 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from .._checks import check_finite, check_positive_int, check_shape, concrete
+from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import stationary_distribution
 from ..models.contracts import View
@@ -27,6 +28,7 @@ from ..numerics.compiled import jit
 Array = jax.Array
 
 
+@reads("what the numbers of agents, states and actions stand for")
 class Labels(NamedTuple):
     """What the codes 0, 1, ... stand for.
 
@@ -49,6 +51,7 @@ class Labels(NamedTuple):
         return cls(*(tuple(range(n)) for n in sizes))
 
 
+@reads("{0.states.shape[0]} epochs of {0.states.shape[1]} agents")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Trajectory:

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_shape
+from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.views import view_transition
 from ..models.contracts import Agents, ArrayLike
@@ -31,6 +32,7 @@ _AT_ONCE = 2**22
 _SEARCHES = 64
 
 
+@reads("between {0.lower:.9g} and {0.upper:.9g}")
 class SignNorm(NamedTuple):
     """A supremum over sign vectors: lower <= sup <= upper, equal where all were tried.
 

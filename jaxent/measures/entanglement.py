@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_positive_int, check_shape, check_stochastic, concrete
+from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import solve_law
 from ..chains.views import ProductForm, product_form, rows_by_view
@@ -48,6 +49,7 @@ from .row_measures import (
 Array = jax.Array
 
 
+@reads("the nearest separable chain, of {0.matrix.shape[0]} joint pairs")
 class SeparableChain(NamedTuple):
     """The nearest separable chain, `[J, J]`, and its local transitions (or its signed product)."""
 

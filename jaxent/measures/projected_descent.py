@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._checks import check_positive_int, key_first
+from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import stationary_distribution
 from ..chains.views import local_transition
@@ -34,6 +35,7 @@ Array = jax.Array
 Point = TypeVar("Point", bound="optax.Params")
 
 
+@reads("distance {0.value:.4g} after {0.history.size} steps")
 class Descent(NamedTuple, Generic[Point]):
     """The best point met in a descent.
 
@@ -90,6 +92,7 @@ def minimize_entanglement(
     return Descent(value, best, history)
 
 
+@reads("a signed sum of {0.weights.size} products of local transitions")
 class SignedProduct(NamedTuple):
     """sum_j x_j (x)_i P_i^(j): weights x `[K]`, factors P_i^(j) `[K, X_i, X_i]` of every agent."""
 

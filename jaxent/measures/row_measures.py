@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import concrete
+from .._reads import reads
 from ..models.contracts import Scalar
 from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center
@@ -31,6 +32,7 @@ _LISTED = 2**19
 _SIGNS = 64
 
 
+@reads("{0.value:.4g}, certified between {0.lower:.9g} and {0.upper:.9g}")
 class Entanglement(NamedTuple):
     """A minimum, bracketed: lower <= minimum <= upper up to rounding.
 

@@ -26,6 +26,7 @@ import numpy as np
 import scipy
 
 from .._checks import check_discount, renamed
+from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.views import ProductForm, product_form, rows_by_view
 from ..models.contracts import Scalar
@@ -42,6 +43,7 @@ _NOISE_EPS = 64
 _MOST_VERTICES = 2**17
 
 
+@reads("the chain as a sum of {0.weights.size} products of local transitions")
 class SeparableDecomposition(NamedTuple):
     """P = Σ_k `weights[k]` `factors[0][k]` ⊗ `factors[1][k]` ⊗ ...
 
@@ -54,6 +56,7 @@ class SeparableDecomposition(NamedTuple):
     factors: tuple[np.ndarray, ...]
 
 
+@reads("{0.distance:.4g} from the nearest mixture of independent chains")
 class ConvexSeparation(NamedTuple):
     r"""The nearest point of P_SEP+ and the inequality that certifies its distance.
 
@@ -73,6 +76,7 @@ class ConvexSeparation(NamedTuple):
     bound: float
 
 
+@reads("a reward whose value no local functions give: {0.violation:.4g} is missed")
 class Witness(NamedTuple):
     r"""A reward for one agent that no local functions fit (Thm 2).
 
@@ -378,13 +382,9 @@ def _split(P: np.ndarray, sizes: tuple[int, ...]) -> list[tuple[float, tuple[np.
 def _marginals(P: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
     """Each agent's transition, the mean over the pairs of the others, `[X_i, X_i]`."""
     n = len(sizes)
-    grid = P.reshape(*sizes, *sizes)
-    laws = []
-    for i in range(n):
-        others = tuple(k for k in range(n) if k != i)
-        law = grid.sum(tuple(n + k for k in others)).mean(others)
-        laws.append(law / law.sum(-1, keepdims=True))
-    return laws
+    grid, others = P.reshape(*sizes, *sizes), [[k for k in range(n) if k != i] for i in range(n)]
+    laws = [grid.sum(tuple(n + k for k in rest)).mean(tuple(rest)) for rest in others]
+    return [law / law.sum(-1, keepdims=True) for law in laws]
 
 
 def _project(parts: np.ndarray, laws: list[np.ndarray]) -> np.ndarray:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_finite
+from .._reads import reads
 from ..numerics.arrays import takes_arrays
 from ..numerics.kron import pair_order
 from . import product_tables
@@ -19,6 +20,7 @@ Array = jax.Array
 
 
 @takes_arrays("transition", "reward")
+@reads("one reward for all, discount {0.discount}")
 class CooperativeGame(NamedTuple):
     r"""Agents with one shared reward, which need be no sum of local ones (App. J.3).
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from .._checks import check_discount, check_shape, check_stochastic
+from .._reads import reads
 from ..numerics.arrays import as_float, takes_arrays
 from ..numerics.kron import pair_order
 from . import product_tables
@@ -24,6 +25,7 @@ Array = jax.Array
 
 
 @takes_arrays("signal", each=("transition", "rewards"))
+@reads("agents that share a signal, discount {0.discount}")
 class ExogenousMDP(NamedTuple):
     r"""Agents that share a signal z, which moves on its own (App. J.1).
 

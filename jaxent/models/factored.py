@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import jax
 
 from .._checks import check_discount, check_shape, check_stochastic, renamed
+from .._reads import reads
 from ..numerics.arrays import as_float, takes_arrays
 from ..numerics.kron import pair_order
 from . import product_tables
@@ -23,6 +24,7 @@ Array = jax.Array
 
 
 @takes_arrays(each=("transitions", "rewards"))
+@reads("agents that read their neighbors, discount {0.discount}")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FactoredMDP:

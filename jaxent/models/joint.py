@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from .._checks import check_discount, check_finite, check_shape
+from .._reads import reads
 from ..numerics.arrays import takes_arrays
 from . import product_tables
 from .contracts import ArrayLike, Scalar
@@ -17,6 +18,7 @@ Array = jax.Array
 
 
 @takes_arrays("transition", each=("rewards",))
+@reads("a joint kernel with local rewards, discount {0.discount}")
 class JointMDP(NamedTuple):
     r"""Agents with any joint kernel.
 

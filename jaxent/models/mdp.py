@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_finite, check_shape, check_stochastic
+from .._reads import reads
 from ..numerics.arrays import as_float, takes_arrays
 from .contracts import ArrayLike
 from .layouts import FactorLayout, FactorView
@@ -18,6 +19,7 @@ Array = jax.Array
 
 
 @takes_arrays("transition", "reward")
+@reads("{0.reward.shape[0]} states, {0.reward.shape[1]} actions")
 class MDP(NamedTuple):
     r"""One agent.
 

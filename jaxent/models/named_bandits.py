@@ -14,10 +14,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from .._reads import reads
 from .examples import CIRCULANT_PRIORITY, circulant_bandit
 from .restless_bandit import RestlessBandit
 
 
+@reads("a bandit of {0.bandit.reward.shape[0]} states with its own priority")
 class NamedBandit(NamedTuple):
     """A bandit and who is served first in it.
 

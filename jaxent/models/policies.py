@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_permutation, check_positive_int, check_shape, check_stochastic
+from .._reads import reads
 from ..numerics.arrays import takes_arrays
 from ..numerics.compiled import jit
 from .contracts import ArrayLike, Ranking, known_priority
@@ -23,6 +24,7 @@ Array = jax.Array
 
 
 @takes_arrays(each=("tables",))
+@reads("every agent decides from what it reads")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LocalPolicies:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_finite, check_positive, check_positive_int, check_shape
+from .._reads import reads
 from ..numerics.arrays import dot
 from .contracts import ArrayLike, TableModel, check_mdp
 from .policies import softmax_policy
@@ -24,6 +25,7 @@ from .soft_index import SoftIndex
 Array = jax.Array
 
 
+@reads("init makes parameters, apply the policy that they stand for")
 class PolicyFamily(NamedTuple):
     """Policies π_θ.
 

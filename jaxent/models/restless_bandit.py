@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_finite, check_shape, check_stochastic, concrete
+from .._reads import reads
 from ..numerics.arrays import takes_arrays
 from ..numerics.compiled import jit
 from .contracts import ArrayLike, Scalar
@@ -20,6 +21,7 @@ Array = jax.Array
 
 
 @takes_arrays("passive", "active", "reward")
+@reads("{0.num_agents} agents of {0.reward.shape[0]} states, {0.budget} active at a time")
 class RestlessBandit(NamedTuple):
     r"""Homogeneous restless bandit with a budget (Chen and Peng, Def. 12).
 

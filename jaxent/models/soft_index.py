@@ -39,6 +39,7 @@ from .._checks import (
     check_shape,
     refuse_gradient,
 )
+from .._reads import reads
 from ..numerics.arrays import nan_unless, ratio, takes_arrays
 from ..numerics.compiled import jit
 from .policies import check_budget
@@ -46,6 +47,7 @@ from .policies import check_budget
 Array = jax.Array
 
 
+@reads("{0.active.shape[0]} ways to round")
 class Roundings(NamedTuple):
     """The values that the active counts take, and how often.
 
@@ -59,6 +61,7 @@ class Roundings(NamedTuple):
 
 
 @takes_arrays("index")
+@reads("an index policy at temperature {0.temperature}")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SoftIndex:

@@ -27,6 +27,7 @@ from .._checks import (
     concrete,
     stochastic,
 )
+from .._reads import reads
 from ..numerics.arrays import as_float, takes_arrays
 from . import product_tables
 from .contracts import ArrayLike, Scalar
@@ -73,6 +74,7 @@ class OutcomeKernel:
 
 
 @takes_arrays(each=("transition",))
+@reads("agents that observe one joint state, discount {0.discount}")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StateMDP:

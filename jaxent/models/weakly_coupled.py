@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_finite, check_shape, concrete
+from .._reads import reads
 from ..numerics.arrays import as_float, takes_arrays
 from ..numerics.kron import kron_sum, state_order
 from . import product_tables
@@ -25,6 +26,7 @@ Array = jax.Array
 
 
 @takes_arrays(each=("costs",))
+@reads("costs that add up to the budget at most")
 class Coupling(NamedTuple):
     r"""One constraint on joint actions, $\sum_i d_i(s_i, a_i) \le b$ (Def. 11).
 
@@ -37,6 +39,7 @@ class Coupling(NamedTuple):
     budget: Scalar
 
 
+@reads("agents that share budgets, discount {0.discount}")
 class WeaklyCoupledMDP(NamedTuple):
     r"""Agents with transitions of their own, coupled by their actions (Def. 11).
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_finite, check_positive_int, check_shape, check_stochastic, concrete
+from .._reads import reads
 from ..data.estimators import EntanglementEstimate, estimate_entanglement
 from ..data.trajectory import Labels, Trajectory, survival
 from ..numerics.arrays import takes_arrays
@@ -25,6 +26,7 @@ from ..numerics.compiled import jit
 Array = jax.Array
 
 
+@reads("{0.actions.shape[0]} epochs of {0.actions.shape[1]} agents")
 class AgentsTrajectory(NamedTuple):
     r"""A run of N agents.
 

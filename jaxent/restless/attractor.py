@@ -17,6 +17,7 @@ import numpy as np
 import scipy
 
 from .._checks import check_positive_int, concrete
+from .._reads import reads
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from .activation import Priority, active_counts, check_priority
 from .lemmas import tangent_norm
@@ -37,6 +38,7 @@ class Verdict(IntEnum):
     HOLDS = 1
 
 
+@reads("that every start ends at m*: {0.verdict.name}")
 class Attractor(NamedTuple):
     r"""A verdict and what it rests on; NumPy, not for a trace.
 

@@ -37,6 +37,7 @@ import numpy as np
 import scipy
 
 from .._checks import check_finite, check_shape, concrete
+from .._reads import reads
 from ..models.contracts import Ranking, known_priority
 from ..models.restless_bandit import RestlessBandit, check_bandit
 
@@ -60,6 +61,7 @@ _TOLERATED = 1e-7
 _MULTICHAIN = "{} has several recurrent classes and so no single average reward"
 
 
+@reads("indexable: {0.indexable}; a NaN has no index")
 class WhittleIndex(NamedTuple):
     """Whittle indices and the verdict.
 
@@ -91,6 +93,7 @@ class WhittleIndex(NamedTuple):
         return index_priority(self.index)
 
 
+@reads("the fluid program is worth {0.value:.9g} an agent")
 class FluidPriority(NamedTuple):
     """Solution of the relaxation in which the budget holds on average.
 

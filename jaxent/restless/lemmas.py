@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_finite, check_positive_int, check_shape, renamed
+from .._reads import reads
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from .activation import IndexPolicy, Priority, action_law, check_index_policy, check_priority
 from .mean_field import MeanField, affine_pieces, mean_field_step
@@ -36,6 +37,7 @@ from .soft_mean_field import SoftMeanField
 Array = jax.Array
 
 
+@reads("{0.policy_distance:.4g} of Eq. (15), at most {0.bound:.4g} by Lemma 8")
 class DeviationBound(NamedTuple):
     r"""$E_1 \le$ `policy_distance` $\le$ `bound`: Lemma 8 and the middle of its proof.
 
@@ -51,6 +53,7 @@ class DeviationBound(NamedTuple):
     bound: Array
 
 
+@reads("beyond {0.radius:.4g} with probability at most {0.probability:.4g}")
 class MultiStepBound(NamedTuple):
     r"""$P(\|m_t - \Phi_t(m)\|_\infty \ge$ `radius` $) \le$ `probability`: Lemma 10, see the head.
 

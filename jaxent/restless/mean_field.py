@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import renamed
+from .._reads import reads
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex
 from ..numerics.arrays import dot, einsum, ratio, takes_arrays
@@ -30,6 +31,10 @@ from .soft_mean_field import SoftMeanField, soft_mean_field
 Array = jax.Array
 
 
+@reads(
+    "relative error {0.relative_error_limit:.4g} / sqrt(N), E_1 "
+    "{0.entanglement_limit:.4g} / sqrt(N)"
+)
 class MeanField(NamedTuple):
     r"""Fixed point, affine piece, and Gaussian limit.
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_finite, check_positive_int, check_shape, renamed
+from .._reads import reads
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex
 from ..numerics.arrays import einsum
@@ -28,6 +29,7 @@ from .simulate import Counts, CountsTrajectory, FlowSampler, prepare, step_count
 Array = jax.Array
 
 
+@reads("estimates, each with its standard error")
 class MonteCarloValue(NamedTuple):
     r"""A value estimated from independent runs.
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_positive_int, check_shape, concrete, refuse_gradient, renamed
+from .._reads import reads
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex, draw_rounding
 from ..numerics.arrays import einsum, ratio
@@ -41,6 +42,7 @@ Array = jax.Array
 Counts = Sequence[int] | np.ndarray | Array
 
 
+@reads("{0.flow.shape[0]} epochs of counts in {0.counts.shape[1]} states")
 class CountsTrajectory(NamedTuple):
     """A run of the counts chain.
 

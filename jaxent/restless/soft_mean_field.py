@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._reads import reads
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex, check_soft
 from ..numerics.arrays import dot, einsum, nan_unless
@@ -38,6 +39,7 @@ _STEPS = 20_000
 _NEWTON = 8
 
 
+@reads("relative error {0.relative_error_limit:.4g} / sqrt(N)")
 class SoftMeanField(NamedTuple):
     r"""Fixed point, its linear map, and Gaussian limit.
 

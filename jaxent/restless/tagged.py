@@ -24,6 +24,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from .._checks import check_shape, check_stochastic, renamed
+from .._reads import reads
 from ..measures.distances import sign_vectors
 from ..measures.row_measures import Entanglement, sign_entanglement, weighted_centers
 from ..models.restless_bandit import RestlessBandit, check_bandit
@@ -56,6 +57,7 @@ Array = jax.Array
 _PROGRAM = 40
 
 
+@reads("{0.mu_atv.value:.4g} by Def. 8, {0.mu_atv_upper.value:.4g} by Eq. (7)")
 class TaggedEntanglement(NamedTuple):
     """Two measures of one agent's entanglement; both bracketed, with a gradient in `value`.
 

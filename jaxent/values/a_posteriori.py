@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._checks import check_discount
+from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import known_law
 from ..chains.views import local_transitions, next_view
@@ -51,6 +52,7 @@ _TERMS = 64
 _SQUARINGS = 12
 
 
+@reads("the error is at most {0.mu_bound:.4g} in the mean, {0.sup_bound:.4g} anywhere")
 class APosteriori(NamedTuple):
     """Bounds from the Bellman residual of the decomposition.
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._checks import check_discount, check_shape, check_stochastic
+from .._reads import Frame, frame, reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import stationary_distribution
 from ..chains.views import (
@@ -123,6 +124,7 @@ def merge_rewards(
     return tuple(merged)
 
 
+@reads("merge {0.pair}: Theorem 6 is {0.bound:.4g}, {0.before:.4g} with nobody merged")
 class Merge(NamedTuple):
     """Which two agents to treat as one, if any.
 
@@ -146,6 +148,12 @@ class Merge(NamedTuple):
             f"merge {what}: Theorem 6 is {float(self.bound):.4g}, "
             f"{float(self.before):.4g} with nobody merged (by pair, {others})"
         )
+
+    def to_frame(self) -> Frame:
+        """A row a pair of agents."""
+        first, second = zip(*self.bounds, strict=True)
+        bounds = [float(bound) for bound in self.bounds.values()]
+        return frame({"first": first, "second": second, "bound": bounds})
 
 
 def best_merge(chain: PairChain, rewards: Sequence[ArrayLike], *, discount: Scalar) -> Merge:

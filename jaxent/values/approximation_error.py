@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._checks import check_discount, check_positive, check_positive_int
+from .._reads import Frame, frame, reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import eliminated, known_law
 from ..models.contracts import ArrayLike, Kernel, PolicyPart, Scalar
@@ -42,6 +43,7 @@ _SHOWN = 10
 _BLOCK = 1024
 
 
+@reads("mean |error| {0.value:.6g} in [{0.lower:.6g}, {0.upper:.6g}]")
 class ErrorBracket(NamedTuple):
     r"""The error of an approximation f of Q, bracketed; norms are over visited pairs.
 
@@ -83,6 +85,10 @@ class ErrorBracket(NamedTuple):
             f"max |error| in [{float(self.sup_lower):.6g}, {float(self.sup_upper):.6g}]\n"
             f"{int(self.num_matvecs)} products with the chain{told}; error: {self.error.shape}"
         )
+
+    def to_frame(self) -> Frame:
+        """The joint pairs where the error is largest, a row each, by their numbers."""
+        return frame({"pair": self.where, "error": self.error[self.where]})
 
 
 def approximation_error(

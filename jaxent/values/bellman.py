@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_discount, check_finite, concrete
+from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import eliminated, known_law
 from ..chains.views import local_transitions
@@ -32,6 +33,7 @@ Array = jax.Array
 Rewards = ArrayLike | Sequence[ArrayLike]
 
 
+@reads("solved to a residual of {0.residual:.2g}")
 class QSolution(NamedTuple):
     """Joint values, and how good they are.
 

@@ -27,6 +27,7 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_discount
+from .._reads import Frame, frame
 from ..chains.pair_chain import PairChain
 from ..chains.stationary import known_law, solve_law, stationary_distribution
 from ..chains.views import product_form, rows_by_view
@@ -250,6 +251,13 @@ class Report(NamedTuple):
             ]
         notes = [f"{name}: {what}" for name, what in self.checks.items()]
         return f"<table>{''.join(lines)}</table><p>{'<br>'.join(notes)}</p>"
+
+    def to_frame(self) -> Frame:
+        """A row a bound."""
+        norms = ("sup", self.sup_error, self.sup_bounds), ("mu", self.mu_error, self.mu_bounds)
+        rows = [(n, name, bound, error) for n, error, all_ in norms for name, bound in all_.items()]
+        columns = zip(*rows, strict=True)
+        return frame(dict(zip(("norm", "name", "bound", "true_error"), columns, strict=True)))
 
 
 def report(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Report:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_positive_int, check_shape, check_stochastic
+from .._reads import Frame, frame, reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import known_law
 from ..chains.views import marginal
@@ -26,6 +27,10 @@ from .bellman import check_locals, local_q_values, q_values, shared_reward
 Array = jax.Array
 
 
+@reads(
+    "the sum of local values is off by {0.mu_error:.4g} in the mean, "
+    "{0.relative_error:.2%} of the value, and {0.sup_error:.4g} at most"
+)
 class Decomposition(NamedTuple):
     r"""Joint values, local values, and the gap.
 
@@ -52,6 +57,11 @@ class Decomposition(NamedTuple):
     def mu_error(self) -> Array:
         """Mean |error| under the stationary law."""
         return self.mu @ jnp.abs(self.error)
+
+    def to_frame(self) -> Frame:
+        """A row a joint pair, by its number."""
+        columns = {"mu": self.mu, "q_joint": self.q_joint, "q_sum": self.q_joint - self.error}
+        return frame({**columns, "error": self.error, "visited": self.visited})
 
     @property
     def relative_error(self) -> Array:
