@@ -206,7 +206,7 @@ def _step(program: LinearProgram, polish: Array, point: Point) -> tuple[Point, A
     there, slack = program.present, _slack(program, x)
 
     def weigh(s, z, gx, t):
-        held = jnp.where(gx < z, 1, _FAINT).astype(s.dtype)
+        held = jnp.where(gx < z, jnp.ones_like(s), _FAINT)
         return jnp.where(t, jnp.where(polish, held, z / s), 0)
 
     theta = jax.tree.map(weigh, s, z, slack, there)

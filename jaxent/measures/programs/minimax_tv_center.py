@@ -66,7 +66,7 @@ def minimax_center(
     assert present.shape == points.shape[:1]
     program = _program(points, present)
     kept = program.offset["bounds"][1]
-    count = jnp.maximum(present.sum(), 1)
+    count = jnp.maximum(present.sum(), 1).astype(points.dtype)
     mean = kept.sum(0) / count
     x, z = _start(program, mean), _multipliers(program, count)
     # With one law, or all the same, their mean is the answer, and 0 bounds any distance.
@@ -135,9 +135,9 @@ def _start(program: LinearProgram, mean: Array) -> Vector:
 
 def _multipliers(program: LinearProgram, count: Array) -> Vector:
     """Positive multipliers with G'z = c, the same for all `count` laws that are present."""
-    there, dtype = program.present, program.offset["bounds"].dtype
-    weight = jnp.where(there["rows"][:, -1:], 1 / count, 0).astype(dtype)
-    alpha = (0.25 / count).astype(dtype)
+    there = program.present
+    weight = jnp.where(there["rows"][:, -1:], 1 / count, 0)
+    alpha = 0.25 / count
     top = jnp.maximum(weight - alpha, 0) + alpha
     bounds = jnp.stack([top - weight + alpha, top])
     rows = jnp.where(there["rows"], alpha, 0).at[:, -1:].set(weight)

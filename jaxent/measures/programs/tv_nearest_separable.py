@@ -87,8 +87,8 @@ def nearest_separable(
     assert rows.shape == joint.shape[:2]
     counts = rows > 0
     joint = jnp.where(counts[..., None, None], joint, 0)
-    weight = counts / jnp.maximum(counts.sum(), 1) if minimax else rows
-    weight = weight.astype(joint.dtype)
+    weight = (counts if minimax else rows).astype(joint.dtype)
+    weight = weight / jnp.maximum(counts.sum(), 1) if minimax else weight
     num_a, num_b, k, l = joint.shape
     entries = _Entries(num_a, num_b, k, l, minimax)
     program = _program(joint, weight, counts, entries)
