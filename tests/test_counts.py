@@ -10,6 +10,7 @@ from scipy import stats
 
 import jaxent
 from jaxent.models.restless_bandit import RestlessBandit
+from jaxent.restless import simulate
 from jaxent.restless.activation import action_probabilities, activate, by_action
 from jaxent.restless.simulate import even_start
 from tests import oracles_counts as oracle
@@ -191,3 +192,16 @@ def test_traced_size_needs_a_largest_one():
 
     with pytest.raises(ValueError, match="max_agents: num_agents is traced"):
         jax.jit(run)(7)
+
+
+def test_teams_of_as_many_base_4_digits_share_a_program():
+    """10 and 15 agents are one compilation, and the draws of each are what they were alone."""
+    key, priority = jax.random.key(0), jaxent.CIRCULANT_PRIORITY
+    run = lambda n: jaxent.simulate_counts(  # noqa: E731
+        key, jaxent.circulant_bandit(n), priority, num_steps=7
+    )
+    first = run(10)
+    compiled = simulate._simulate.outermost()._cache_size()
+    assert run(15).counts.sum(1).tolist() == [15] * 8
+    assert simulate._simulate.outermost()._cache_size() == compiled
+    np.testing.assert_array_equal(run(10).flow, first.flow)

@@ -68,7 +68,7 @@ class FlowSampler:
         tables: for each k < K - 1, tables of the probability of the k-th successor of (s, a) given
             none before it, for p of shape `[S, 2]`.
         rank: position of s' among the successors of (s, a), K where there is no way, `[S, 2, S]`.
-        max_agents: the largest number of agents the tables serve. Static.
+        max_agents: the largest number of agents the tables serve, 4^D - 1. Static.
     """
 
     tables: tuple[Array, ...]
@@ -83,6 +83,7 @@ def flow_sampler(bandit: RestlessBandit, max_agents: int) -> FlowSampler:
     then made once, while tracing), S where they are traced. Memory: 24 S (K - 1) D 4^D bytes with D
     the base-4 digits of `max_agents`.
     """
+    max_agents = 4 ** num_digits(max_agents) - 1  # teams of as many digits share a program
     if not concrete(bandit.passive, bandit.active):
         return _flow_sampler(bandit.kernel, bandit.num_states, max_agents)
     known = np.stack([np.asarray(bandit.passive), np.asarray(bandit.active)], axis=1)
