@@ -71,7 +71,7 @@ def additive_fit(
         target: f, `[J]`.
         weights: w, nonnegative, `[J]`; entries of weight 0 have no say.
         tol: stop when the bounds are this close, as a share of the mean distance of f from its
-            mean, so that neither its unit nor a constant in it matters.
+            mean, so that neither its unit nor a constant in it matters (up to rounding of f).
         max_steps: the most interior-point steps.
 
     Returns:
@@ -89,7 +89,9 @@ def additive_fit(
     wanted, total = target, weights.sum()
     mean = weights @ wanted / total
     spread = weights @ jnp.abs(wanted - mean) / total
-    unit = jnp.where(spread > 0, spread, 1)
+    # A spread below the rounding of f is none: what rare entries add to it is not to be fitted.
+    unit = jnp.maximum(spread, jnp.finfo(target.dtype).eps * (weights @ jnp.abs(wanted)) / total)
+    unit = jnp.where(unit > 0, unit, 1)
     target = (wanted - mean) / unit
     program = _program(_Sum(size, lift, lambda y: transpose(y)[0]), target, weights)
     scale = jnp.where(program.present["sides"][0], jnp.abs(target), 0).max()

@@ -89,6 +89,7 @@ def _program(points: Array, present: Array) -> LinearProgram:
 
     def certify(x, z):
         q, alpha, weight = x["shared"][:-1], z["rows"][:, :-1], z["rows"][:, -1]
+        q = jnp.maximum(q, 0)  # a polished point may be a little outside, and then is no law
         q = q / q.sum()
         total = weight.sum()
         scale = jnp.where(total > 0, total, 1)

@@ -223,7 +223,8 @@ def _program(joint: Array, weight: Array, counts: Array, entries: _Entries) -> L
     minimax = entries.total
 
     def certify(x, z):
-        q_a, q_b, _ = entries.of_shared(x["shared"])
+        # A polished point may be a little outside, and then is nobody's law.
+        q_a, q_b = (jnp.maximum(q, 0) for q in entries.of_shared(x["shared"])[:2])
         loss, primal = _fit(
             joint, x["kept"], q_a / q_a.sum(-1, keepdims=True), q_b / q_b.sum(-1, keepdims=True)
         )
