@@ -100,6 +100,8 @@ def gaussian_limit(
 
 def deviation(covariance: Array, direction: Array) -> Array:
     """Standard deviation of m along a direction; 0, with derivative 0, where nothing moves."""
+    # m sums to 1, so that a constant moves nothing: its square would leave rounding errors behind.
+    direction = direction - direction.mean()
     variance = einsum("i,ij,j->", direction, covariance, direction)
     positive = variance > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), 0)
