@@ -15,6 +15,8 @@ except ImportError as error:
 from .. import __version__
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..data.tables import Log
     from .report import Audit
 
@@ -27,7 +29,7 @@ _SEEDS = 2**32
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """Whether value decomposition can be trusted for the agents of a log.
+    """How wrong the sum of local values of a log's agents is, or a trained critic.
 
     A log is a text file (CSV) or a Parquet file with columns t, agent, state, action, reward, and
     maybe episode and signal, one row for each agent and epoch. Prints a report and writes
@@ -38,6 +40,9 @@ class AuditOptions:
     """The log."""
     discount: float = 0.9
     """Discount of the values, in [0, 1)."""
+    critic: Path | None = None
+    """Values of a trained critic to be judged: a file with a row for each epoch of the log, in order
+    or with a column t, and one column of the team's value or one for each agent."""
     shared_reward: tyro.conf.FlagCreatePairsOff[bool] = False
     """The reward is one for all agents, equal in all rows of an epoch."""
     allow_gaps: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -59,7 +64,7 @@ class AuditOptions:
     num_permutations: int = 199
     """Of the test of no entanglement."""
     seed: int = 0
-    """Of the permutations."""
+    """Of the permutations and the placebo."""
     out: Path | None = None
     """Folder for audit.json and audit.png; audit-NAME by default, for a log NAME.csv."""
 
@@ -88,8 +93,9 @@ def run_audit(options: AuditOptions) -> int:
         if not 0 <= options.seed < _SEEDS:
             raise ValueError(f"--seed: {options.seed} is outside 0..{_SEEDS - 1}")
         log = _read(options)
+        critic = _read_critic(options, log)
         with folder_for_audit(out):
-            found = _audit(options, log)
+            found = _audit(options, log, critic)
             write_audit(found, options.file, out)
     except ValueError as error:
         _fail(str(error))
@@ -116,7 +122,21 @@ def _read(options: AuditOptions) -> "Log":
     )
 
 
-def _audit(options: AuditOptions, log: "Log") -> "Audit":
+def _read_critic(options: AuditOptions, log: "Log") -> "np.ndarray | None":
+    if options.critic is None:
+        return None
+    from .critic import critic_along
+
+    return critic_along(
+        options.critic,
+        log.trajectory,
+        columns=_columns(options.columns),
+        sep=options.sep,
+        encoding=options.encoding,
+    )
+
+
+def _audit(options: AuditOptions, log: "Log", critic: "np.ndarray | None") -> "Audit":
     import jax
 
     from .report import audit
@@ -128,6 +148,7 @@ def _audit(options: AuditOptions, log: "Log") -> "Audit":
             return audit(
                 log,
                 discount=options.discount,
+                critic=critic,
                 key=jax.random.key(options.seed),
                 min_visits=options.min_visits,
                 num_permutations=options.num_permutations,

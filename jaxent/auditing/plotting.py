@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ..data.log_table import printable
 from .report import Audit
+from .verdict import CARE, MOVED, TRUSTED
 
 # No dollar begins a formula, and no underscore an index.
 _AS_WRITTEN = {"parse_math": False, "usetex": False}
@@ -52,43 +53,75 @@ def plot_entanglement_map(table: Array | np.ndarray, *, ax: Axes | None = None) 
 
 
 def plot_audit(found: Audit) -> Figure:
-    """Entanglement per agent with intervals, occupancy, and who moves whom where it is known.
+    """The errors and entanglement per agent with intervals, occupancy, and who moves whom.
 
     Args:
         found: of `audit`.
     """
     mapped = found.influence.size > 0
-    figure = Figure(figsize=(13 if mapped else 9, 3.8), layout="constrained")
-    axes = figure.subplots(1, 3 if mapped else 2)
+    figure = Figure(figsize=(17 if mapped else 13, 3.8), layout="constrained")
+    axes = figure.subplots(1, 4 if mapped else 3)
+    _plot_errors(found, axes[0])
+    _plot_agents(found, axes[1])
+    share = found.occupancy.mean(0)
+    most = np.argsort(-share, kind="stable")[:20]
+    axes[2].barh(np.arange(len(most)), share[most], color="tab:gray")
+    names = [", ".join(map(_shown, found.pairs[x])) for x in most]
+    axes[2].set_yticks(np.arange(len(most)), names, **_AS_WRITTEN)
+    axes[2].invert_yaxis()
+    axes[2].set(xlabel="share of the transitions", ylabel="local pair (state, action)")
+    if mapped:
+        plot_entanglement_map(found.influence, ax=axes[3])
+    return figure
+
+
+def _plot_errors(found: Audit, ax: Axes) -> None:
+    """What the approximations miss, in percent of their spread."""
+    rows = []
+    for error in found.errors:
+        parts = [("value", error.value), ("differences", error.differences)]
+        if error.name != "critic":
+            parts.append(("differences\nin the limit", error.limit))
+        told = [(name, error.of_spread(part)) for name, part in parts]
+        what = "critic: " if error.name == "critic" else "sum: "
+        rows += [(what + name, share) for name, share in told if np.isfinite(share).all()]
+    ax.set(xlabel="error, % of the spread, 95% interval", title=f"verdict: {found.verdict}")
+    if not rows:
+        ax.text(0.5, 0.5, "cannot be told", ha="center", transform=ax.transAxes)
+        ax.set_yticks([])
+        return
+    names, shares = zip(*rows, strict=True)
+    value, lower, upper = 100 * np.array(shares).T
+    reach = np.maximum([value - lower, upper - value], 0)
+    ax.errorbar(value, np.arange(len(rows)), xerr=reach, fmt="o", color="tab:red", ms=4, lw=1)
+    for line in (100 * TRUSTED, 100 * CARE):
+        ax.axvline(line, color="tab:gray", lw=0.6, ls=":")
+    ax.set_yticks(np.arange(len(rows)), names)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlim(left=0)
+
+
+def _plot_agents(found: Audit, ax: Axes) -> None:
+    """Entanglement of every agent, the most first."""
     known = ~np.isnan(found.entanglement)
     order = np.flatnonzero(known)[np.argsort(-found.entanglement[known], kind="stable")]
     value = found.entanglement[order]
     reach = np.maximum([value - found.lower[order], found.upper[order] - value], 0)
     place = np.arange(len(order))
-    tested = np.array([found.words[i] in ("entangled", "weakly entangled") for i in order], bool)
+    tested = np.array([found.words[i] in MOVED for i in order], bool)
     for here, color, mark, label in (
         (tested, "tab:red", "o", "moved by the others"),
         (~tested, "tab:blue", "s", "not seen to be"),
     ):
         if here.any():
-            axes[0].errorbar(
+            ax.errorbar(
                 place[here], value[here], reach[:, here], fmt=mark, color=color, ms=3, lw=0.8,
                 label=label,
             )  # fmt: skip
-            axes[0].legend()
+            ax.legend()
     kind = "lower estimate of E_i" if found.source == "logs" else "E_i by Eq. (10)"
-    axes[0].axhline(0, color="black", lw=0.5)
-    axes[0].set(xlabel="agents, most entangled first", ylabel=f"{kind}, 95% interval")
+    ax.axhline(0, color="black", lw=0.5)
+    ax.set(xlabel="agents, most entangled first", ylabel=f"{kind}, 95% interval")
     if len(order) <= 12:
         names = [_shown(found.agents[i]) for i in order]
-        axes[0].set_xticks(place, names, rotation=45, **_AS_WRITTEN)
-    share = found.occupancy.mean(0)
-    most = np.argsort(-share, kind="stable")[:20]
-    axes[1].barh(np.arange(len(most)), share[most], color="tab:gray")
-    names = [", ".join(map(_shown, found.pairs[x])) for x in most]
-    axes[1].set_yticks(np.arange(len(most)), names, **_AS_WRITTEN)
-    axes[1].invert_yaxis()
-    axes[1].set(xlabel="share of the transitions", ylabel="local pair (state, action)")
-    if mapped:
-        plot_entanglement_map(found.influence, ax=axes[2])
-    return figure
+        ax.set_xticks(place, names, rotation=45, **_AS_WRITTEN)

@@ -1,36 +1,43 @@
-r"""The audit: whether value decomposition can be trusted for the agents of a log, in words.
+r"""The audit: how wrong the sum of a log's local values is, or a trained critic, in words.
 
-Local Q-values are learned from the log (Meta Algorithm 1, or 2 for a shared reward), every agent's
-entanglement is estimated (agent_estimates.py), and both meet in the bound on the error in mu-norm,
+Local Q-values are learned from the log (learned_sum.py; Meta Algorithm 1, or 2 for a shared
+reward). How far their sum misses the true value of the team is estimated with an interval
+(team_error.py), and the verdict follows that interval (verdict.py). Beside it stand who is
+entangled (agent_estimates.py), what to do next (next_steps.py), and a bound for the worst case in
+mu-norm,
 
     2 discount / (1 - discount) sum_i E_i span(Q_i),
 
-Theorem 6 with spans of local values for r_max / (1 - discount). It is for the values of an endless
-log; how far sampling moves those of this one is learned_sum.py's to say. What both come to for the
-team is put into words by verdict.py.
+Theorem 6 with spans of local values for r_max / (1 - discount). How it is put on one screen is
+text.py's.
 """
 
 import warnings
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .._checks import check_discount, check_positive_int
 from ..data.estimators import student
+from ..data.local_learning import LocalQ
 from ..data.local_pairs import check_few_pairs
 from ..data.log_columns import show_step
-from ..data.log_table import escaped, printable
-from ..data.reward_split import fit_local_rewards, with_rewards
+from ..data.log_table import printable
 from ..data.tables import Log, count_gaps, read_log
 from ..data.trajectory import Trajectory
-from ..numerics.arrays import relative
 from .agent_estimates import AgentEstimates, from_logs, from_policy, influence_map
-from .learned_sum import learned_sum
-from .verdict import ENOUGH, Errors, agent_words, footnotes, team_verdict
+from .critic import critic_along
+from .learned_sum import LearnedSum, learned_sum
+from .next_steps import Findings, Step, next_steps
+from .preparation import count_visits, in_units, own_rewards
+from .team_error import TeamError, error_of_critic, error_of_sum
+from .text import report
+from .verdict import ENOUGH, MOVED, agent_words, headline, team_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +54,15 @@ class Audit(NamedTuple):
     """What an audit found; printing it shows the report.
 
     Attributes:
-        verdict: on the team: "trust", "trust with care", "do not trust", "undecided" or "not enough
-            data".
+        headline: how far what is judged misses the true value of the team, in one sentence.
+        verdict: on what is judged: "trust", "trust with care", "do not trust", "undecided" or "not
+            enough data".
         sentence: what the verdict means, in one sentence.
+        more_steps: about how many more steps would decide; 0 where it is decided, infinite where no
+            number can be told.
+        next_steps: what to do, the first thing first.
+        errors: how far the approximations miss the true value of the team: the critic, if one is
+            audited, and the sum of local values. The first is judged.
         source: "logs", lower estimates relative to features, or "policy", estimates of Eq. (10).
         discount: as given.
         agents: labels, N of them.
@@ -64,14 +77,15 @@ class Audit(NamedTuple):
         pairs: label of every local pair, X of them.
         q_local: learned local Q-values, `[N, X]`; NaN where not enough data.
         occupancy: share of each local pair in each agent's transitions, `[N, X]`.
-        theorem_6: 4 discount sum_i E_i r_max_i / (1 - discount)^2, with the upper ends.
+        theorem_6: 4 discount sum_i E_i r_max_i / (1 - discount)^2, with the upper ends: for the
+            worst case, as the next two.
         bound: 2 discount / (1 - discount) sum_i E_i span(Q_i).
         bound_upper: upper end of the 95% interval of the bound, from the batches of all agents
             together.
         unexplained: what no sum of local rewards explains of a shared reward, as a bound on the
             error of values (Prop. 4): its root mean square over 1 - discount; 0 for local rewards.
         scale: mean of |sum_i Q_i| over the log.
-        spread: mean of |sum_i Q_i - level| over the log, what the errors are compared with.
+        spread: mean of |sum_i Q_i - level| over the log.
         level: mean of sum_i Q_i over the log.
         level_lower: end of its 95% interval, by how far sampling moves the learned values.
         level_upper: end of its 95% interval.
@@ -83,8 +97,12 @@ class Audit(NamedTuple):
         notes: gaps and whatever else the reader should know.
     """
 
+    headline: str
     verdict: str
     sentence: str
+    more_steps: float
+    next_steps: tuple[Step, ...]
+    errors: tuple[TeamError, ...]
     source: str
     discount: float
     agents: tuple[Hashable, ...]
@@ -113,19 +131,25 @@ class Audit(NamedTuple):
     notes: tuple[str, ...]
 
     @property
-    def errors(self) -> Errors:
-        """What the verdict is made of, as shares of the spread."""
-        return Errors.relative(self.bound_upper, self.unexplained, self.sampling, self.spread)
+    def error(self) -> TeamError:
+        """Of what is judged: the critic, if one is audited, else the sum of local values."""
+        return self.errors[0]
+
+    @property
+    def sum_error(self) -> TeamError:
+        """Of the sum of local values."""
+        return self.errors[-1]
 
     def __str__(self) -> str:
-        """The report."""
-        return "\n".join(_report(self))
+        """The report, on one screen."""
+        return "\n".join(report(self))
 
 
 def audit(
     trajectory: "Trajectory | Log | pd.DataFrame | Path | str",
     *,
     discount: float,
+    critic: "LocalQ | ArrayLike | pd.DataFrame | Path | None" = None,
     policy: Array | np.ndarray | None = None,
     features: Array | np.ndarray | None = None,
     key: Array | None = None,
@@ -135,17 +159,21 @@ def audit(
     progress: Callable[[int], object] | None = None,
     seed: int | None = None,
 ) -> Audit:
-    r"""Audit a log: local values, entanglement of every agent, bounds, and a verdict.
+    r"""How wrong a log's sum of local values is, or a critic; who is entangled; what to do next.
 
     Args:
         trajectory: of at least two agents and 50 epochs; or a log, or the table or the path of one,
             as `read_log` takes it.
         discount: $\gamma$ in [0, 1).
+        critic: to be judged in the place of the sum of local values: its value of the team at every
+            epoch, `[T]`, or that of every agent, `[T, N]`, which are added up; a frame or the path
+            of a file with one row an epoch, in order or with a column t, or one an agent and epoch;
+            or local tables, `LocalQ` of `[N, X]`.
         policy: $\pi_i(a \mid s^t)$ if it is known, `[T, N, A]`; entanglement is then that of Eq.
             (10), which bounds E_i for weakly coupled agents. From logs alone it is a lower estimate
             relative to features.
         features: of the others, `[T, N, d]`; how many of them are in each state if not given.
-        key: of `jax.random.key`, for the permutations; `jax.random.key(0)` if not given.
+        key: of `jax.random.key`, for permutations and placebo; `jax.random.key(0)` if not given.
         min_visits: a pair seen less often is reported as "not enough data".
         num_permutations: of the test of "no entanglement".
         notes: to be printed with the report, after those on gaps and steps of the log.
@@ -154,7 +182,8 @@ def audit(
 
     Raises:
         ValueError: for one agent, fewer than 50 epochs, a continuous column, more than 1023 local
-            pairs without a policy, a policy that does not fit, or a log as `read_log` refuses it.
+            pairs without a policy, a policy that does not fit, a critic that does not match the
+            log's rows, or a log as `read_log` refuses it.
 
     References:
         Chen and Peng, Section 7.2, Meta Algorithms 1 and 2, Theorem 6.
@@ -166,19 +195,25 @@ def audit(
     _check_count("min_visits", min_visits, 2**31 - 1)
     _check_count("num_permutations", num_permutations, _MOST_PERMUTATIONS)
     _check_log(trajectory, known_policy=policy is not None)
-    trajectory, unit = _in_units(trajectory)
-    trajectory, left, reward_error, rough = _own_rewards(trajectory)
+    values = None if critic is None else critic_along(critic, trajectory)
+    trajectory, unit = in_units(trajectory)
+    paid = trajectory
+    trajectory, left, reward_error, rough = own_rewards(trajectory)
     unexplained = left / (1 - float(discount))
     learned = learned_sum(trajectory, float(discount))
-    visits = _visits(trajectory)
+    visits = count_visits(trajectory)
     known = visits >= min_visits  # [N, X]
     progress = (lambda _: None) if progress is None else progress
-    if policy is None:
-        found = from_logs(key, trajectory, features, min_visits, num_permutations, progress)
-        influence = influence_map(key, trajectory, min_visits)
-    else:
-        found = from_policy(trajectory, policy, progress)
-        influence = np.zeros((0, 0))
+    placebo_key = jax.random.fold_in(key, trajectory.num_agents)
+    with ThreadPoolExecutor(1) as beside:  # while JAX compiles the other estimates
+        waiting = beside.submit(_errors, placebo_key, paid, learned, values, unit, float(discount))
+        if policy is None:
+            found = from_logs(key, trajectory, features, min_visits, num_permutations, progress)
+            influence = influence_map(key, trajectory, min_visits)
+        else:
+            found = from_policy(trajectory, policy, progress)
+            influence = np.zeros((0, 0))
+        errors = waiting.result()
     share = np.where(known, visits, 0).sum(1) / np.maximum(visits.sum(1), 1)
     lacking = (share < ENOUGH) | np.isnan(found.entanglement)
     found = found.without(lacking)
@@ -186,12 +221,31 @@ def audit(
     bounds = _bounds(found, trajectory, learned.apart, known, discount, num_folds)
     found = found.from_zero()
     words, reasons = agent_words(found._asdict(), lacking, from_logs=policy is None)
-    upper = bounds["bound_upper"]
-    errors = Errors.relative(upper, unexplained, learned.sampling, learned.spread)
-    verdict, sentence = team_verdict(words, errors, from_logs=policy is None)
+    verdict = team_verdict(words, errors[0])
+    steps = next_steps(
+        Findings(
+            trajectory=paid,
+            discount=float(discount),
+            verdict=verdict,
+            error=errors[0],
+            of_sum=errors[-1],
+            local=learned.apart,
+            moved=np.isin(words, MOVED),
+            entanglement=found.entanglement,
+            influence=influence,
+            visits=visits,
+            min_visits=min_visits,
+            reward_error=reward_error,
+            key=placebo_key,
+        )
+    )
     return Audit(
-        verdict=verdict,
-        sentence=sentence,
+        headline=headline(errors[0]),
+        verdict=verdict.word,
+        sentence=verdict.sentence,
+        more_steps=verdict.more_steps,
+        next_steps=steps,
+        errors=tuple(error.times(unit) for error in errors),
         source="logs" if policy is None else "policy",
         discount=float(discount),
         agents=trajectory.labels.agents,
@@ -217,6 +271,21 @@ def audit(
         reward_error=reward_error,
         notes=notes + rough,
     )
+
+
+def _errors(
+    key: Array,
+    trajectory: Trajectory,
+    learned: LearnedSum,
+    critic: np.ndarray | None,
+    unit: float,
+    discount: float,
+) -> tuple[TeamError, ...]:
+    """Of the critic, if there is one, and of the sum of local values."""
+    of_sum = error_of_sum(key, trajectory, learned, discount)
+    if critic is None:
+        return (of_sum,)
+    return error_of_critic(key, trajectory, critic / unit, discount), of_sum
 
 
 def _key(key: Array | None, seed: int | None) -> Array:
@@ -258,37 +327,6 @@ def _check_log(trajectory: Trajectory, *, known_policy: bool) -> None:
     check_few_pairs(trajectory, limited=not known_policy)
 
 
-def _in_units(trajectory: Trajectory) -> tuple[Trajectory, float]:
-    """Rewards of size 1, and the power of 2 that they are in: in float32 1e39 would be infinite."""
-    rewards = np.asarray(trajectory.rewards, np.float64)
-    paid = rewards if trajectory.shares_reward else np.where(trajectory.present, rewards, 0)
-    largest = np.abs(paid).max(initial=0)
-    unit = float(np.ldexp(1.0, np.frexp(largest)[1] - 1)) if largest > 0 else 1.0
-    return replace(trajectory, rewards=rewards / unit), unit
-
-
-def _own_rewards(trajectory: Trajectory) -> tuple[Trajectory, float, float, tuple[str, ...]]:
-    """With a reward for each agent; what a split of a shared one leaves, as it is and relative to
-    the reward; a note if the split is rough."""
-    if not trajectory.shares_reward:
-        return trajectory, 0.0, 0.0, ()
-    fit = fit_local_rewards(trajectory)
-    rough = f"the split of the shared reward is rough: residual {fit.residual:.2g}"
-    notes = () if fit.converged else (rough,)
-    share = float(relative(fit.error, fit.scale))
-    return with_rewards(trajectory, fit.reward), float(fit.error), share, notes
-
-
-def _visits(trajectory: Trajectory) -> np.ndarray:
-    """Transitions from each local pair of each agent, `[N, X]`."""
-    agent = np.broadcast_to(np.arange(trajectory.num_agents), trajectory.follows.shape)
-    cell = agent * trajectory.num_pairs + np.asarray(trajectory.pairs)[:-1]
-    size = trajectory.num_agents * trajectory.num_pairs
-    return np.bincount(cell[np.asarray(trajectory.follows)], minlength=size).reshape(
-        trajectory.num_agents, -1
-    )
-
-
 def _bounds(
     found: AgentEstimates,
     trajectory: Trajectory,
@@ -316,74 +354,12 @@ def _bounds(
     }
 
 
-def _report(a: Audit) -> list[str]:
-    source = (
-        "from logs alone: lower estimates relative to the features of the others"
-        if a.source == "logs"
-        else "from the policy, Eq. (10)"
-    )
-    lines = [
-        f"verdict: {a.verdict}",
-        a.sentence,
-        "",
-        f"entanglement {source}",
-        f"  {'agent':<16}{'E_i':>9}{'95% interval':>20}{'p':>8}  word",
-    ]
-    marks = footnotes(a.reasons)
-    order = np.argsort(-np.nan_to_num(a.entanglement, nan=-1), kind="stable")
-    for i in order[:20]:
-        agent = printable(a.agents[i], 40)
-        if a.words[i] == "not enough data":
-            lines.append(f"  {agent:<16}{'':>37}  not enough data")
-            continue
-        p = "" if np.isnan(a.p_value[i]) else f"{a.p_value[i]:.3f}"
-        interval = f"{a.lower[i]:.4f} .. {a.upper[i]:.4f}"
-        lines.append(
-            f"  {agent:<16}{a.entanglement[i]:>9.4f}{interval:>20}{p:>8}  {a.words[i]}"
-            + marks.get(a.reasons[i], "")
-        )
-    if len(order) > 20:
-        lines.append(f"  ... and {len(order) - 20} more, in the JSON")
-    lines += [f"  {a.words.count(word)} {word}" for word in dict.fromkeys(a.words)]
-    lines += [f"  {mark} {reason}" for reason, mark in marks.items()]
-    level = f"{a.level_lower:.4g} .. {a.level_upper:.4g}"
-    lines += [
-        "",
-        "error of the sum of local values, in mu-norm, in the limit of data",
-        f"  {'bound by spans of local values, estimate':<44}{a.bound:>12.4g}",
-        f"  {'upper end of its 95% interval':<44}{a.bound_upper:>12.4g}",
-        f"  {'Theorem 6, with the upper ends of all E_i':<44}{a.theorem_6:>12.4g}",
-    ]
-    if a.reward_error:
-        lines += [
-            f"  {'shared reward not explained, relative':<44}{a.reward_error:>12.2%}",
-            f"  {'what that adds at most':<44}{a.unexplained:>12.4g}",
-        ]
-    lines += [
-        f"  {'spread of the sum of local values':<44}{a.spread:>12.4g}",
-        f"  {'upper end, relative to the spread':<44}{a.errors.limit:>12.2%}",
-        "",
-        "what this log has taught of it; sampling is in no bound above",
-        f"  {'moved by sampling, 95%, beside the level':<44}{a.sampling:>12.4g}",
-        f"  {'the same, relative to the spread':<44}{a.errors.sampling:>12.2%}",
-        f"  {'level (mean) of the learned sum':<44}{a.level:>12.4g}",
-        f"  {'its 95% interval':<44}{level:>24}",
-        f"  {'mean size of the learned sum':<44}{a.scale:>12.4g}",
-    ]
-    rare = np.isnan(a.q_local) & (a.occupancy > 0)
-    if rare.any():
-        lines += [
-            "",
-            f"not enough data: {int(rare.sum())} local pairs of "
-            f"{int(rare.any(1).sum())} agents were seen, but too seldom",
-        ]
-    return lines + ([""] + [f"note: {escaped(note)}" for note in a.notes] if a.notes else [])
-
-
 def to_dict(a: Audit) -> dict[str, object]:
     """The audit as what JSON holds; NaN becomes null."""
 
     def plain(value: object) -> object:
+        if hasattr(value, "_asdict"):
+            return {name: plain(part) for name, part in value._asdict().items()}  # type: ignore
         if isinstance(value, np.ndarray):
             return plain(value.tolist())
         if isinstance(value, (list, tuple)):

@@ -1,14 +1,17 @@
 """From numbers to words: one for each agent, and a verdict on the team.
 
 The words are defined by the numbers below; docs/audit.md says the same to the reader. A verdict
-speaks of differences between values, as a comparison of actions or policies needs them: errors are
-compared with the spread of the sum of local values, which no constant added to rewards changes.
+speaks of differences between values, as a comparison of actions or policies needs them: their error
+is compared with the spread of the approximation, which no constant added to rewards changes. It
+follows the interval of the error, never a bound.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from .team_error import Share, TeamError
 
 # Of the agents called entangled, the share that is not (Benjamini and Hochberg).
 FALSE_DISCOVERY = 0.05
@@ -18,33 +21,25 @@ WEAK = 0.05
 TRUSTED, CARE = 0.1, 0.5
 # Less than this share of an agent's transitions from well-known pairs is not enough data.
 ENOUGH = 0.5
+# No number of steps is named that is more than so many times those that are there.
+MOST_TIMES = 1000.0
 
-_MOVED = ("entangled", "weakly entangled")
+MOVED = ("entangled", "weakly entangled")
 
 
-class Errors(NamedTuple):
-    """Of the sum of local values, as shares of its spread.
+class Verdict(NamedTuple):
+    """On the team.
 
     Attributes:
-        bound: upper end of what entanglement may do, in the limit of data.
-        unsplit: what no split of a shared reward explains may do besides.
-        sampling: how far sampling moves the learned sum, beside a constant.
+        word: one of five.
+        sentence: what it means.
+        more_steps: about how many more would decide; 0 where it is decided, infinite where no
+            number can be told.
     """
 
-    bound: float
-    unsplit: float
-    sampling: float
-
-    @classmethod
-    def relative(cls, bound: float, unsplit: float, sampling: float, spread: float) -> "Errors":
-        """Nothing is 0 of no spread: rewards that are all equal leave no error."""
-        parts = (bound, unsplit, sampling)
-        return cls(*(x / spread if spread > 0 else np.inf if x > 0 else 0.0 for x in parts))
-
-    @property
-    def limit(self) -> float:
-        """In the limit of data."""
-        return self.bound + self.unsplit
+    word: str
+    sentence: str
+    more_steps: float
 
 
 def agent_words(
@@ -85,49 +80,132 @@ def footnotes(reasons: Sequence[str]) -> dict[str, str]:
     return dict(zip(different, ("*", "**"), strict=False))
 
 
-def team_verdict(words: tuple[str, ...], errors: Errors, *, from_logs: bool) -> tuple[str, str]:
-    """The verdict on the team, and what it means.
+def team_verdict(words: tuple[str, ...], error: TeamError) -> Verdict:
+    """The verdict on the team.
 
     Args:
         words: of the agents.
-        errors: of the sum of local values.
-        from_logs: whether entanglement is a lower estimate relative to features.
+        error: of the approximation that is judged.
     """
-    limit, sampling, num_agents = errors.limit, errors.sampling, len(words)
-    total = limit + sampling
-    moved = sum(word in _MOVED for word in words)
-    far = " as far as the features of the others show" if from_logs else ""
-    parts = f"{limit:.1%} in the limit of data{far}, and {sampling:.1%} by sampling in this log"
-    level = "Its level may be off besides: see its interval."
-    if words.count("not enough data") > num_agents / 2:
-        return "not enough data", (
+    num_agents, name = len(words), error.name
+    if not error.is_told:
+        more = float(error.wanted - error.num_steps) if error.wanted else np.inf
+        return Verdict("not enough data", f"{error.problem.capitalize()}.", more)
+    if name != "critic" and words.count("not enough data") > num_agents / 2:
+        return Verdict(
+            "not enough data",
             f"{words.count('not enough data')} of {num_agents} agents have too few transitions "
-            "from most of their pairs."
+            "from most of their pairs.",
+            np.inf,
         )
-    if total <= TRUSTED:
-        return "trust", (
-            f"Differences in the sum of local values are off by at most {total:.1%} of its spread: "
-            f"{parts}. {level}"
+    share = error.of_spread(error.differences)
+    if np.isinf(share.value):
+        return Verdict(
+            "do not trust", f"The {name} is the same everywhere, and the true value is not.", 0.0
         )
-    if total <= CARE:
-        return "trust with care", (
-            f"Differences in the sum of local values are off by at most {total:.0%} of its spread: "
-            f"{parts}. Good enough to compare what differs by more. {level}"
+    level = _level(error)
+    off = f"Differences in the {name} are off by {ranged(share)} of its spread"
+    drift = error.of_spread(error.placebo).lower
+    if drift > TRUSTED:
+        return Verdict(
+            "undecided",
+            "Features of the team from another time seem to matter as well: the log drifts or has "
+            "a rhythm, which cannot be told from an error.",
+            np.inf,
         )
-    if limit > CARE and (moved or errors.unsplit > CARE):
-        causes = [f"{moved} of {num_agents} agents are moved by the others"] if moved else []
-        if errors.unsplit > TRUSTED:
-            causes.append("the shared reward is no sum of local ones")
-        return "do not trust", (
-            f"{' and '.join(causes)}, and the bound on the error of a sum of local values is "
-            f"{limit:.0%} of its spread."
+    if share.upper <= TRUSTED:
+        return Verdict(
+            "trust",
+            f"Differences in the {name} are off by at most {percent(share.upper)} of its "
+            f"spread.{level}",
+            0.0,
         )
-    if limit > CARE:
-        return "undecided", (
-            "No agent is seen to be moved by the others, but intervals are so wide that the bound "
-            f"on the error is {limit:.0%} of the spread of the sum: more data is needed."
+    if share.upper <= CARE:
+        return Verdict(
+            "trust with care", f"{off}: good enough to compare what differs by more.{level}", 0.0
         )
-    return "undecided", (
-        f"Sampling moves the learned sum of local values by up to {sampling:.0%} of its spread, "
-        f"where the bound in the limit of data is {limit:.0%}{far}: more data is needed."
-    )
+    if share.lower > CARE:
+        return Verdict("do not trust", f"{off}.", 0.0)
+    more = more_steps(share, CARE, error.num_steps)
+    return Verdict("undecided", f"{off}: {_would_decide(more, error.num_steps)}.", more)
+
+
+def more_steps(share: Share, line: float, num_steps: int) -> float:
+    """About how many more steps bring the interval to one side of a line.
+
+    Ends come closer to the point as one over the root of the number of steps. Where the interval
+    holds 0, so may the point be noise, and 0 is taken for the truth as well.
+
+    Args:
+        share: that has the line inside.
+        line: between two words.
+        num_steps: of the log.
+
+    Returns:
+        Infinite where no number can be told: the point is on the line, or nearly.
+    """
+    value, lower, upper = share
+    reach = upper - value if value < line else value - lower
+    apart = abs(line - value)
+    times = []
+    if lower > 0 or value < line:
+        times.append((reach / apart) ** 2 if apart > 0 else np.inf)
+    if lower <= 0:
+        times.append((upper / line) ** 2)
+    most = max(times)
+    return float(np.ceil((most - 1) * num_steps)) if most <= MOST_TIMES else np.inf
+
+
+def _level(error: TeamError) -> str:
+    """What the first line has beside differences, where that is more than they are."""
+    low, high = abs(error.bias.lower), abs(error.bias.upper)
+    if max(low, high) <= error.differences.upper:
+        return ""
+    reach = percent(max(low, high) / error.spread)
+    return f" Its level, a constant, may be off by up to {reach} besides."
+
+
+def _would_decide(more: float, num_steps: int) -> str:
+    if np.isinf(more):
+        return f"how many more steps would decide cannot be told from {shown_number(num_steps)}"
+    return f"about {shown_number(more)} more steps would decide"
+
+
+def shown_number(number: float) -> str:
+    """A number of steps, two digits of it."""
+    if number < 100:
+        return str(int(np.ceil(number)))
+    unit = 10 ** (len(str(int(number))) - 2)
+    return f"{int(np.ceil(number / unit)) * unit:,}"
+
+
+def percent(share: float) -> str:
+    """A share in as many digits as a reader needs."""
+    if np.isinf(share):
+        return "infinitely much"
+    text = f"{share:.1%}" if abs(share) < 0.9995 else f"{share:,.0%}"
+    return "0.0%" if text == "-0.0%" else text
+
+
+def ranged(share: Share) -> str:
+    """A share with its interval."""
+    return f"{percent(share.value)} ({percent(share.lower)} to {percent(share.upper)})"
+
+
+def headline(error: TeamError) -> str:
+    """How far the approximation misses the true value of the team, in one sentence.
+
+    Args:
+        error: of it.
+    """
+    if not error.is_told:
+        wanted = f"; about {shown_number(error.wanted)} would do" if error.wanted else ""
+        return (
+            f"How far the {error.name} misses the true value of the team cannot be told from "
+            f"{shown_number(error.num_steps)} steps{wanted}"
+        )
+    misses = f"The {error.name} misses the true value of the team by"
+    if error.spread > 0 or error.value.upper == 0:
+        return f"{misses} {ranged(error.of_spread(error.value))} of its spread"
+    part = error.value
+    return f"{misses} {part.value:.4g} ({part.lower:.4g} to {part.upper:.4g}); it has no spread"

@@ -22,7 +22,7 @@ from .log_table import (
     printable,
     without_empty,
 )
-from .log_text import check_delimiter, read_text
+from .log_text import Choose, check_delimiter, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,13 +45,24 @@ def open_table(
         raise ValueError(
             f"columns: {printable(unknown[0])} is none of {', '.join(NEEDED + OPTIONAL)}"
         )
+
+    def choose(name: str, heading: list[str], sep: str | None) -> dict[str, int]:
+        return choose_columns(name, heading, columns, sep)
+
+    return open_columns(table, choose, sep=sep, encoding=encoding)
+
+
+def open_columns(
+    table: "pd.DataFrame | Path | str", choose: Choose, *, sep: str | None, encoding: str
+) -> Table:
+    """Whichever columns are chosen, of a frame or a file."""
     if isinstance(table, (str, PathLike)):
         path = Path(table)
         delimiter = _TEXT.get(Path(path.name.lower().removesuffix(".gz")).suffix)
         if sep is not None and path.suffix.lower() not in _PARQUET:
             delimiter = check_delimiter(sep)
         if delimiter is not None:
-            return read_text(path, delimiter, encoding, columns)
+            return read_text(path, delimiter, encoding, choose)
         if path.suffix.lower() in _PARQUET:
             frame, name = _read_parquet(path), printable(path, 1000)
         else:
@@ -74,7 +85,7 @@ def open_table(
             )
     if sep is not None:
         raise ValueError(f"sep: is for text files, and {name} is none")
-    return _from_frame(frame, name, columns)
+    return _from_frame(frame, name, choose)
 
 
 def _read_parquet(path: Path) -> "pd.DataFrame":
@@ -86,14 +97,14 @@ def _read_parquet(path: Path) -> "pd.DataFrame":
         raise ValueError(f"{printable(path, 1000)}: cannot be read ({first_line(error)})") from None
 
 
-def _from_frame(frame: "pd.DataFrame", name: str, columns: Mapping[str, str]) -> Table:
+def _from_frame(frame: "pd.DataFrame", name: str, choose: Choose) -> Table:
     heading = [str(h) if isinstance(h, (str, int)) else repr(h) for h in frame.columns]
     inside = [h for h in frame.index.names if h is not None and h in NEEDED]
     if inside and inside[0] not in heading:
         raise ValueError(
             f"{name}: {inside[0]} is the index, not a column; pass frame.reset_index()"
         )
-    places = choose_columns(name, heading, columns)
+    places = choose(name, heading, None)
     table = Table(name, {}, len(frame), int)
     for column, k in places.items():
         table.columns[column] = _from_series(table, heading[k], frame.iloc[:, k])

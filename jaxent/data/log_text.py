@@ -9,7 +9,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import numpy as np
 
 from .log_table import (
     Table,
-    choose_columns,
     first_line,
     import_for_tables,
     printable,
@@ -37,13 +36,17 @@ def check_delimiter(sep: str) -> str:
     return sep
 
 
-def read_text(path: Path, sep: str, encoding: str, columns: Mapping[str, str]) -> Table:
+# The columns to read, by what a table calls them, from a file's name, heading and delimiter.
+Choose = Callable[[str, list[str], str | None], dict[str, int]]
+
+
+def read_text(path: Path, sep: str, encoding: str, choose: Choose) -> Table:
     """A text file, by pyarrow, which knows how many cells a row must have but not its line."""
     arrow, arrow_csv = import_for_tables("pyarrow"), import_for_tables("pyarrow.csv")
     name = printable(path, 1000)
     text = _decode(name, _bytes_of(path, name), encoding)
     heading = _heading(name, text, sep)
-    places = choose_columns(name, heading, columns, sep)
+    places = choose(name, heading, sep)
 
     @cache
     def starts() -> np.ndarray:
