@@ -3,8 +3,8 @@
 `jaxent/__init__.py` loads this file when the first name is asked for.
 """
 
-from .auditing.report import Audit as Audit
 from .auditing.report import audit as audit
+from .auditing.result import Audit as Audit
 from .chains.pair_chain import PairChain as PairChain
 from .chains.pair_chain import pair_chain as pair_chain
 from .chains.stationary import LawSolution as LawSolution

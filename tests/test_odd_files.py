@@ -117,7 +117,7 @@ def plain(line):
 
 def check_report(ran):
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.startswith("verdict: ")
+    assert "\nverdict: " in ran.out
     assert all(map(plain, ran.out.splitlines()))
     folder = ran.folder / "audit-log"
     files = sorted(folder.iterdir())

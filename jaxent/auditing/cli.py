@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..data.tables import Log
-    from .report import Audit
+    from .result import Audit
 
 USAGE = "usage: jaxent audit FILE [options]   (jaxent audit --help lists them)"
 
@@ -41,8 +41,8 @@ class AuditOptions:
     discount: float = 0.9
     """Discount of the values, in [0, 1)."""
     critic: Path | None = None
-    """Values of a trained critic to be judged: a file with a row for each epoch of the log, in order
-    or with a column t, and one column of the team's value or one for each agent."""
+    """Values of a trained critic to be judged: a file with a row for each epoch of the log, in
+    order or with a column t, and one column of the team's value or one for each agent."""
     shared_reward: tyro.conf.FlagCreatePairsOff[bool] = False
     """The reward is one for all agents, equal in all rows of an epoch."""
     allow_gaps: tyro.conf.FlagCreatePairsOff[bool] = False

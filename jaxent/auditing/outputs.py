@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..data.log_table import first_line, printable
 from ..sweeps.files import open_folder, replacing, save_json
-from .report import Audit, to_dict
+from .result import Audit, to_dict
 
 JSON, PNG = "audit.json", "audit.png"
 _ENDINGS = (".gz", ".csv", ".tsv", ".parquet", ".pq")

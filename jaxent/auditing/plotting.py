@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.log_table import printable
-from .report import Audit
+from .result import Audit
 from .verdict import CARE, MOVED, TRUSTED
 
 # No dollar begins a formula, and no underscore an index.

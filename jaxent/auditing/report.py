@@ -8,15 +8,15 @@ mu-norm,
 
     2 discount / (1 - discount) sum_i E_i span(Q_i),
 
-Theorem 6 with spans of local values for r_max / (1 - discount). How it is put on one screen is
-text.py's.
+Theorem 6 with spans of local values for r_max / (1 - discount). What it comes to, and how it is
+put on one screen, is result.py's.
 """
 
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -33,10 +33,11 @@ from ..data.trajectory import Trajectory
 from .agent_estimates import AgentEstimates, from_logs, from_policy, influence_map
 from .critic import critic_along
 from .learned_sum import LearnedSum, learned_sum
-from .next_steps import Findings, Step, next_steps
+from .next_steps import Findings, next_steps
 from .preparation import count_visits, in_units, own_rewards
+from .result import Audit
+from .result import to_dict as to_dict
 from .team_error import TeamError, error_of_critic, error_of_sum
-from .text import report
 from .verdict import ENOUGH, MOVED, agent_words, headline, team_verdict
 
 if TYPE_CHECKING:
@@ -48,101 +49,6 @@ Array = jax.Array
 _LISTED = 20
 # A p-value is a multiple of 1 / (1 + this).
 _MOST_PERMUTATIONS = 1_000_000
-
-
-class Audit(NamedTuple):
-    """What an audit found; printing it shows the report.
-
-    Attributes:
-        headline: how far what is judged misses the true value of the team, in one sentence.
-        verdict: on what is judged: "trust", "trust with care", "do not trust", "undecided" or "not
-            enough data".
-        sentence: what the verdict means, in one sentence.
-        more_steps: about how many more steps would decide; 0 where it is decided, infinite where no
-            number can be told.
-        next_steps: what to do, the first thing first.
-        errors: how far the approximations miss the true value of the team: the critic, if one is
-            audited, and the sum of local values. The first is judged.
-        source: "logs", lower estimates relative to features, or "policy", estimates of Eq. (10).
-        discount: as given.
-        agents: labels, N of them.
-        words: for each agent: "entangled", "weakly entangled", "no entanglement seen" or "not
-            enough data".
-        reasons: for each agent why its word is another than its interval suggests, or "".
-        entanglement: estimate of E_i, `[N]`, 0 where it came out below; NaN where not enough data.
-        lower: end of its 95% interval, not below 0, `[N]`.
-        upper: end of its 95% interval, `[N]`.
-        p_value: of "no entanglement", `[N]`; NaN where a policy was given, which needs no test.
-        share: share of the transitions that start in a pair with enough data, `[N]`.
-        pairs: label of every local pair, X of them.
-        q_local: learned local Q-values, `[N, X]`; NaN where not enough data.
-        occupancy: share of each local pair in each agent's transitions, `[N, X]`.
-        theorem_6: 4 discount sum_i E_i r_max_i / (1 - discount)^2, with the upper ends: for the
-            worst case, as the next two.
-        bound: 2 discount / (1 - discount) sum_i E_i span(Q_i).
-        bound_upper: upper end of the 95% interval of the bound, from the batches of all agents
-            together.
-        unexplained: what no sum of local rewards explains of a shared reward, as a bound on the
-            error of values (Prop. 4): its root mean square over 1 - discount; 0 for local rewards.
-        scale: mean of |sum_i Q_i| over the log.
-        spread: mean of |sum_i Q_i - level| over the log.
-        level: mean of sum_i Q_i over the log.
-        level_lower: end of its 95% interval, by how far sampling moves the learned values.
-        level_upper: end of its 95% interval.
-        sampling: how far sampling moves the learned sum beside its level: mean over the log of half
-            of the 95% interval.
-        influence: row i is moved by column j, `[N, N]`; `[0, 0]` for many agents or with a policy.
-        reward_error: root mean square of a shared reward that no sum of local ones explains,
-            relative to the reward; 0 for local rewards.
-        notes: gaps and whatever else the reader should know.
-    """
-
-    headline: str
-    verdict: str
-    sentence: str
-    more_steps: float
-    next_steps: tuple[Step, ...]
-    errors: tuple[TeamError, ...]
-    source: str
-    discount: float
-    agents: tuple[Hashable, ...]
-    words: tuple[str, ...]
-    reasons: tuple[str, ...]
-    entanglement: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    p_value: np.ndarray
-    share: np.ndarray
-    pairs: tuple[tuple[Hashable, ...], ...]
-    q_local: np.ndarray
-    occupancy: np.ndarray
-    theorem_6: float
-    bound: float
-    bound_upper: float
-    unexplained: float
-    scale: float
-    spread: float
-    level: float
-    level_lower: float
-    level_upper: float
-    sampling: float
-    influence: np.ndarray
-    reward_error: float
-    notes: tuple[str, ...]
-
-    @property
-    def error(self) -> TeamError:
-        """Of what is judged: the critic, if one is audited, else the sum of local values."""
-        return self.errors[0]
-
-    @property
-    def sum_error(self) -> TeamError:
-        """Of the sum of local values."""
-        return self.errors[-1]
-
-    def __str__(self) -> str:
-        """The report, on one screen."""
-        return "\n".join(report(self))
 
 
 def audit(
@@ -352,20 +258,3 @@ def _bounds(
         "bound": bound,
         "bound_upper": bound + student(0.95, num_batches) * float(error),
     }
-
-
-def to_dict(a: Audit) -> dict[str, object]:
-    """The audit as what JSON holds; NaN becomes null."""
-
-    def plain(value: object) -> object:
-        if hasattr(value, "_asdict"):
-            return {name: plain(part) for name, part in value._asdict().items()}  # type: ignore
-        if isinstance(value, np.ndarray):
-            return plain(value.tolist())
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        if isinstance(value, float):
-            return value if np.isfinite(value) else None
-        return value if isinstance(value, (int, str, bool)) or value is None else str(value)
-
-    return {name: plain(value) for name, value in a._asdict().items()}
