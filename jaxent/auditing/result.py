@@ -155,9 +155,10 @@ def _error(error: TeamError) -> list[str]:
     for what, part in rows:
         spread, size = _short(error.of_spread(part), 26), _short(error.of_scale(part), 24)
         lines.append(f"  {what:<38}{part.value:>10.4g}{spread:>26}{size:>24}".rstrip())
+    seen = "joint pairs" if error.by_pairs else "features of the team"
     lines.append(
         f"  its spread {error.spread:.4g}, its mean size {error.scale:.4g}; "
-        f"told by {error.num_steps} steps and {error.num_features} features"
+        f"told by {error.num_steps:,} steps, {error.num_features} {seen}"
     )
     if error.of_spread(error.placebo).lower > _PLACEBO:
         ends = f"{error.placebo.lower:.4g} .. {error.placebo.upper:.4g}"

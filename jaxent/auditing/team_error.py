@@ -62,6 +62,8 @@ class TeamError(NamedTuple):
         spread: mean |f - mean of f| over the log.
         by_pair: what `limit` is while agent i is in local pair x, `[N, X]`.
         num_features: that the team is seen by.
+        by_pairs: whether these are its joint pairs; else numbers that stand for them, and what they
+            do not show is not seen.
         num_steps: at which the team stays the same.
         wanted: steps that would tell the error, where this log is too short; else 0.
         problem: why the error cannot be told, and everything above but the sizes is NaN; or "".
@@ -78,6 +80,7 @@ class TeamError(NamedTuple):
     spread: float
     by_pair: np.ndarray
     num_features: int
+    by_pairs: bool
     num_steps: int
     wanted: int
     problem: str
@@ -192,8 +195,8 @@ def _made(
     if isinstance(found, ShortLog):
         return TeamError(
             name, *(_UNKNOWN,) * 5, ceiling=np.nan, scale=scale, spread=spread,
-            by_pair=np.full(table, np.nan), num_features=0, num_steps=trajectory.num_epochs - 1,
-            wanted=found.wanted, problem=_problem(found),
+            by_pair=np.full(table, np.nan), num_features=0, by_pairs=False,
+            num_steps=trajectory.num_epochs - 1, wanted=found.wanted, problem=_problem(found),
         )  # fmt: skip
     least = _ROUNDING * scale / (1 - discount) if discount else 0.0
 
@@ -213,10 +216,19 @@ def _made(
         spread=spread if spread > least else 0.0,
         by_pair=found.by_pair,
         num_features=found.num_features,
+        by_pairs=found.num_features == _num_joint(trajectory),
         num_steps=found.num_steps,
         wanted=0,
         problem="",
     )
+
+
+def _num_joint(trajectory: Trajectory) -> int:
+    """Joint pairs that occur."""
+    rows = np.where(trajectory.present, np.asarray(trajectory.pairs), -1)
+    rows = np.ascontiguousarray(rows)
+    # Rows as one item each: a sort of columns one by one takes N times as long.
+    return len(np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))))
 
 
 def _problem(short: ShortLog) -> str:

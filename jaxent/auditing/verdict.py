@@ -23,6 +23,8 @@ TRUSTED, CARE = 0.1, 0.5
 ENOUGH = 0.5
 # No number of steps is named that is more than so many times those that are there.
 MOST_TIMES = 1000.0
+# The point of a longer log is not that of this one: it may be off by this much of the reach.
+_MARGIN = 1.25
 
 MOVED = ("entangled", "weakly entangled")
 
@@ -104,7 +106,8 @@ def team_verdict(words: tuple[str, ...], error: TeamError) -> Verdict:
             "do not trust", f"The {name} is the same everywhere, and the true value is not.", 0.0
         )
     level = _level(error)
-    off = f"Differences in the {name} are off by {ranged(share)} of its spread"
+    seen = "" if error.by_pairs else ", as far as features of the team show"
+    off = f"Differences in the {name} are off by {ranged(share)} of its spread{seen}"
     drift = error.of_spread(error.placebo).lower
     if drift > TRUSTED:
         return Verdict(
@@ -117,7 +120,7 @@ def team_verdict(words: tuple[str, ...], error: TeamError) -> Verdict:
         return Verdict(
             "trust",
             f"Differences in the {name} are off by at most {percent(share.upper)} of its "
-            f"spread.{level}",
+            f"spread{seen}.{level}",
             0.0,
         )
     if share.upper <= CARE:
@@ -145,13 +148,13 @@ def more_steps(share: Share, line: float, num_steps: int) -> float:
         Infinite where no number can be told: the point is on the line, or nearly.
     """
     value, lower, upper = share
-    reach = upper - value if value < line else value - lower
+    reach = _MARGIN * (upper - value if value < line else value - lower)
     apart = abs(line - value)
     times = []
     if lower > 0 or value < line:
         times.append((reach / apart) ** 2 if apart > 0 else np.inf)
     if lower <= 0:
-        times.append((upper / line) ** 2)
+        times.append((_MARGIN * upper / line) ** 2)
     most = max(times)
     return float(np.ceil((most - 1) * num_steps)) if most <= MOST_TIMES else np.inf
 
