@@ -4,6 +4,7 @@ From the log alone it is a lower estimate of E_i relative to features of the oth
 "no entanglement"; with the policy it is Eq. (10), which bounds E_i for weakly coupled agents.
 """
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -69,7 +70,7 @@ def from_logs(
 ) -> AgentEstimates:
     """Chunks of agents, two at a time: a chunk of one shape is compiled once."""
     agents = np.arange(trajectory.num_agents)
-    size = min(_CHUNK, len(agents))
+    size = math.ceil(len(agents) / math.ceil(len(agents) / _CHUNK))  # or the last is mostly padding
     chunks = [agents[k : k + size] for k in range(0, len(agents), size)]
     keys = jax.random.split(key, len(chunks))
 

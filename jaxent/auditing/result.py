@@ -154,7 +154,9 @@ def _error(error: TeamError) -> list[str]:
     lines = [f"{heading:<40}{'size':>10}{'of its spread':>26}{'of its mean size':>24}"]
     for what, part in rows:
         spread, size = _short(error.of_spread(part), 26), _short(error.of_scale(part), 24)
-        lines.append(f"  {what:<38}{part.value:>10.4g}{spread:>26}{size:>24}".rstrip())
+        # A mean error of what was learned from this log is 0 but for rounding.
+        number = part.value if abs(part.value) > 1e-3 * (part.upper - part.lower) else 0.0
+        lines.append(f"  {what:<38}{number:>10.4g}{spread:>26}{size:>24}".rstrip())
     seen = "joint pairs" if error.by_pairs else "features of the team"
     lines.append(
         f"  its spread {error.spread:.4g}, its mean size {error.scale:.4g}; "

@@ -165,7 +165,7 @@ def _level(error: TeamError) -> str:
     if max(low, high) <= error.differences.upper:
         return ""
     reach = percent(max(low, high) / error.spread)
-    return f" Its level, a constant, may be off by up to {reach} of it besides."
+    return f" Its level, a constant, may be off by up to {reach} of the spread besides."
 
 
 def _would_decide(more: float, num_steps: int) -> str:
