@@ -136,7 +136,7 @@ def _until_told(found: Findings) -> Step:
 
 
 def _more_data(found: Findings) -> Step:
-    more, have = found.verdict.more_steps, shown_number(found.error.num_steps)
+    more, have = found.verdict.more_steps, f"{found.error.num_steps:,}"
     if np.isinf(more):
         return Step("more data", f"how much cannot be told from these {have} steps")
     return Step("more data", f"about {shown_number(more)} steps more than these {have}")
@@ -193,9 +193,8 @@ def _merge(found: Findings) -> list[Step]:
         if found.verdict.word == "trust with care" or np.isnan(found.entanglement).all():
             return []
         who = printable(agents[int(np.nanargmax(found.entanglement))])
-        return [
-            Step("merge", f"{who}, the most entangled, with whom an audit of a few agents shows")
-        ]
+        text = f"of many agents: audit {who}, the most entangled, with 7 others for who moves it"
+        return [Step("merge", text)]
     left = {pair: merged_error(found, pair) for pair in tried}
     best = min(tried, key=lambda pair: np.nan_to_num(left[pair], nan=np.inf))
     if np.isnan(left[best]):

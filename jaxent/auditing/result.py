@@ -149,14 +149,15 @@ def _error(error: TeamError) -> list[str]:
         rows.append(("differences, in the limit of data", error.limit))
     else:
         rows.append(("differences", error.differences))
-    rows.append(("a constant off (mean error)", error.bias))
+    bias = error.bias
+    if abs(bias.value) < 1e-2 * (bias.upper - bias.lower):
+        bias = bias._replace(value=np.float64(0))  # of what this log has taught, but for rounding
+    rows.append(("a constant off (mean error)", bias))
     heading = f"error of the {error.name}"
     lines = [f"{heading:<40}{'size':>10}{'of its spread':>26}{'of its mean size':>24}"]
     for what, part in rows:
         spread, size = _short(error.of_spread(part), 26), _short(error.of_scale(part), 24)
-        # A mean error of what was learned from this log is 0 but for rounding.
-        number = part.value if abs(part.value) > 1e-3 * (part.upper - part.lower) else 0.0
-        lines.append(f"  {what:<38}{number:>10.4g}{spread:>26}{size:>24}".rstrip())
+        lines.append(f"  {what:<38}{part.value:>10.4g}{spread:>26}{size:>24}".rstrip())
     seen = "joint pairs" if error.by_pairs else "features of the team"
     lines.append(
         f"  its spread {error.spread:.4g}, its mean size {error.scale:.4g}; "

@@ -170,7 +170,7 @@ def _level(error: TeamError) -> str:
 
 def _would_decide(more: float, num_steps: int) -> str:
     if np.isinf(more):
-        return f"how many more steps would decide cannot be told from {shown_number(num_steps)}"
+        return f"how many more steps would decide cannot be told from these {num_steps:,}"
     return f"about {shown_number(more)} more steps would decide"
 
 
@@ -205,7 +205,7 @@ def headline(error: TeamError) -> str:
         wanted = f"; about {shown_number(error.wanted)} would do" if error.wanted else ""
         return (
             f"How far the {error.name} misses the true value of the team cannot be told from "
-            f"{shown_number(error.num_steps)} steps{wanted}"
+            f"{error.num_steps:,} steps{wanted}"
         )
     misses = f"The {error.name} misses the true value of the team by"
     if error.spread > 0 or error.value.upper == 0:
