@@ -85,6 +85,9 @@ def test_all_doors_give_one_value(tmp_path):
         wide,
         wide[["1", "0"]],
         wide.rename(columns={"0": "first", "1": "second"}),
+        pd.DataFrame(own),  # columns that are numbered have no names
+        pd.DataFrame(team),
+        pd.Series(team),
         pd.DataFrame({"q": team}),
         pd.DataFrame({"t": time, "q": team}).iloc[mixed],
         wide.assign(t=time, episode=3).iloc[mixed],
@@ -92,7 +95,9 @@ def test_all_doors_give_one_value(tmp_path):
     ]
     for k, critic in enumerate(given):
         np.testing.assert_allclose(critic_along(critic, LOG), team, atol=1e-12, err_msg=str(k))
-    for k, frame in enumerate(x for x in given if isinstance(x, pd.DataFrame)):
+    named = [x for x in given if isinstance(x, pd.DataFrame) and isinstance(x.columns[0], str)]
+    assert len(named) == 7
+    for k, frame in enumerate(named):
         for path in (tmp_path / f"{k}.csv", tmp_path / f"{k}.csv.gz", tmp_path / f"{k}.parquet"):
             if path.suffix == ".parquet":
                 frame.to_parquet(path)
@@ -165,6 +170,7 @@ BAD = {
     ),
     "another agent": (of(ann=VALUE, eve=VALUE), "column 'eve' is no agent of the log"),
     "three agents": (of(a=VALUE, b=VALUE, c=VALUE), "one for each of 2 agents, got 3"),
+    "one agent": (of(ann=VALUE), "agent bob has no column; wanted one column of the team or one"),
     "no values": (of(t=TIMES), "has no column of values"),
     "no number": (of(q=[*VALUE[:-1], "many"]), "row 1001, column q: 'many' is not a number"),
     "empty": (of(ann=VALUE, bob=[None, *VALUE[1:]]), "row 2, column bob: is empty"),

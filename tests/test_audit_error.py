@@ -125,6 +125,23 @@ def test_the_error_at_hand_holds_the_truth():
     assert np.mean(held, 0).min() >= 0.85  # 95% wanted, 18 logs
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("discount", [0.9, 0.99])
+@pytest.mark.parametrize(
+    "kind", [games.dense, games.weakly_coupled, games.exogenous, games.separable]
+)
+def test_coverage_of_differences(kind, discount):
+    """Of the sum as 100 logs of 3200 epochs have taught it, sampling included."""
+    game, held = kind(), []
+    for path in game.paths(7, 3_200, 100).T:
+        log = game.log(path)
+        found = error_of_sum(KEY, log, learned_sum(log, discount), discount)
+        e = game.error(game.lift(game.learned(path, discount)), discount)
+        held.append(inside(found.differences, game.mu @ abs(e - game.mu @ e)))
+    print(f"{kind.__name__}, {discount}: {np.mean(held):.1%}")
+    assert np.mean(held) >= 0.9
+
+
 def test_a_constant_in_all_rewards_is_no_reason_to_trust(told):
     """A jammed grid: the mean is 7968 and all constant, the differences are wrong by most of their
     spread. Errors over the size of the sum tell nothing; the verdict does not go by them."""

@@ -51,6 +51,8 @@ def critic_along(
     """
     if isinstance(critic, LocalQ):
         return table_sum(trajectory, np.asarray(critic.value), None)
+    if type(getattr(critic, "columns", None)).__name__ == "RangeIndex":
+        critic = np.asarray(critic)  # a frame whose columns are numbered has no names
     if isinstance(critic, (str, PathLike)) or hasattr(critic, "columns"):
         return _from_table(critic, trajectory, dict(columns or {}), sep, encoding)  # type: ignore
     values = as_numbers("critic", critic)
@@ -110,9 +112,9 @@ def _from_table(
 def _agents_of(table: Table, own: list[str], trajectory: Trajectory) -> list[int | None]:
     """The agent of each column; None for one column, which is the team's."""
     agents = trajectory.labels.agents
-    if len(own) == 1:
-        return [None]
     written: dict[str, int] = {str(label): i for i, label in enumerate(agents)}
+    if len(own) == 1 and own[0] not in written:
+        return [None]
     known = [name for name in own if name in written]
     lacking = [label for label in agents if str(label) not in own]
     if len(own) == len(agents) and not lacking:
