@@ -269,6 +269,27 @@ def test_a_log_that_is_too_short_says_what_would_do(told, num_steps, wanted):
     assert told_by.error.is_told
 
 
+def test_logs_of_short_pieces_and_of_many_states(told):
+    """Few steps follow one another; or more states than can be counted: the reason, no error."""
+    states = np.random.default_rng(0).integers(2, size=(60, 2))
+    log = je.Trajectory.from_arrays(states, states, states)
+    short = told(replace(log, episode=np.arange(60, dtype=np.int32)), min_visits=1)
+    assert (short.verdict, short.error.wanted) == ("not enough data", 200)
+    labels = je.Labels.numbers(agents=2, states=8, actions=1)
+    many = np.random.default_rng(0).integers(8, size=(400, 2))
+    log = je.Trajectory.from_arrays(many, 0 * many, many, labels=labels)
+    found = told(log)
+    assert found.error.wanted == 500
+    assert "400 epochs are too few for 64 joint pairs or counts of 8 states" in str(found).replace(
+        "\n", " "
+    )
+    labels = je.Labels.numbers(agents=2, states=600, actions=1)
+    found = told(je.Trajectory.from_arrays(many, 0 * many, many, labels=labels))
+    assert found.verdict == "not enough data"
+    assert (found.error.wanted, found.more_steps) == (0, np.inf)
+    assert "600 local states are too many to count; put them into bins" in found.sentence
+
+
 def test_text_json_and_picture_say_the_same(told):
     log = log_of(games.dense(), 2_000)
     found = told(log, critic=np.zeros(2_000), influence=[[0.0, 0.2], [0.1, 0.0]])

@@ -9,6 +9,7 @@ deviation s and an error that has nothing to do with it come to \sqrt{e^2 + s^2}
 the mean size of the noise, and the upper end half of its 95% interval.
 """
 
+import re
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,7 +20,6 @@ from ..data.error_estimate import ErrorEstimate, estimate_approximation_error
 from ..data.estimators import student
 from ..data.local_learning import LocalQ
 from ..data.td_error_fit import ErrorInterval
-from ..data.team_features import ShortLog
 from ..data.trajectory import Trajectory
 from .learned_sum import LearnedSum
 
@@ -28,6 +28,10 @@ Array = jax.Array
 # Numbers that are this many rounding errors, magnified by the horizon, are 0.
 _ROUNDING = 1024 * float(np.finfo(np.float64).eps)
 _UNKNOWN = ErrorInterval(*map(np.float64, (np.nan,) * 4))
+# How a refusal of a log that is too short begins, and how it names the length that would do.
+_SHORT, _WANTED = ("trajectory: ", "num_folds: ", "num_batches: "), re.compile(r"wanted \D*(\d+)")
+# Steps that are enough for folds and batches.
+_LEAST = 200
 # Batches of which learned_sum.py makes its intervals.
 _BATCHES = 20
 
@@ -173,18 +177,33 @@ def error_of_critic(
     return _made("critic", found, scale, spread, trajectory, discount)
 
 
+class _Short(NamedTuple):
+    """Why a log cannot tell the error, and how many steps would do; 0 where no number would."""
+
+    problem: str
+    wanted: int
+
+
 def _estimate(
     key: Array, trajectory: Trajectory, approximation: LocalQ | np.ndarray, discount: float
-) -> ErrorEstimate | ShortLog:
+) -> ErrorEstimate | _Short:
     try:
         return estimate_approximation_error(key, trajectory, approximation, discount=discount)
-    except ShortLog as short:
-        return short
+    except ValueError as error:
+        said = str(error)
+        if not said.startswith(_SHORT):
+            raise
+    if not said.startswith("trajectory: "):
+        return _Short(f"steps are too few; wanted {_LEAST}", _LEAST)
+    wanted = _WANTED.search(said)
+    # The reader gave a log and no features.
+    problem = said.removeprefix("trajectory: ").replace(", or give features", "")
+    return _Short(problem, int(wanted[1]) if wanted else 0)
 
 
 def _made(
     name: str,
-    found: ErrorEstimate | ShortLog,
+    found: ErrorEstimate | _Short,
     scale: float,
     spread: float,
     trajectory: Trajectory,
@@ -192,11 +211,11 @@ def _made(
 ) -> TeamError:
     """What was found, what rounding may have done to it set to 0."""
     table = (trajectory.num_agents, trajectory.num_pairs)
-    if isinstance(found, ShortLog):
+    if isinstance(found, _Short):
         return TeamError(
             name, *(_UNKNOWN,) * 5, ceiling=np.nan, scale=scale, spread=spread,
             by_pair=np.full(table, np.nan), num_features=0, by_pairs=False,
-            num_steps=trajectory.num_epochs - 1, wanted=found.wanted, problem=_problem(found),
+            num_steps=trajectory.num_epochs - 1, wanted=found.wanted, problem=found.problem,
         )  # fmt: skip
     least = _ROUNDING * scale / (1 - discount) if discount else 0.0
 
@@ -229,11 +248,6 @@ def _num_joint(trajectory: Trajectory) -> int:
     rows = np.ascontiguousarray(rows)
     # Rows as one item each: a sort of columns one by one takes N times as long.
     return len(np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))))
-
-
-def _problem(short: ShortLog) -> str:
-    """What was lacking, for a reader who gave a log and no features."""
-    return str(short).removeprefix("trajectory: ").replace(", or give features", "")
 
 
 def _less(trajectory: Trajectory, constant: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ from .estimators import student
 from .local_learning import LocalQ
 from .local_limit import learned_limit, local_steps, table_sum
 from .td_error_fit import ErrorInterval, Rules, centered, deviation, fit_folds, with_bias
-from .team_features import ShortLog, as_numbers, given_features, team_features
+from .team_features import as_numbers, given_features, team_features
 from .trajectory import Trajectory, check_trajectory
 
 Array = jax.Array
@@ -266,18 +266,14 @@ def _starts(trajectory: Trajectory, num_folds: int, num_batches: int) -> np.ndar
     same = (present[:-1] == follows) & (present[1:] == follows)
     starts = np.flatnonzero(same.all(1) & follows.any(1))
     number, wanted = len(starts), _STEPS * max(num_batches, num_folds)
-    short = ShortLog(
-        f"trajectory: {number} steps at which the team stays the same are too few for "
-        f"{num_folds} folds and {num_batches} batches; wanted at least {wanted}",
-        wanted,
-    )
-    if number < _STEPS:
-        raise short
     for name, parts in (("num_folds", num_folds), ("num_batches", num_batches)):
         if parts < 2 or parts > max(number, 2):
             raise ValueError(f"{name}: {parts} is outside 2..{number} (steps of the log)")
     if number < wanted:
-        raise short
+        raise ValueError(
+            f"trajectory: {number} steps at which the team stays the same are too few for "
+            f"{num_folds} folds and {num_batches} batches; wanted at least {wanted}"
+        )
     return starts
 
 

@@ -31,15 +31,6 @@ _SAME = 1e-9
 Matrix = Any
 
 
-class ShortLog(ValueError):
-    """A log that shows too little, and how many steps would do; 0 where no number would."""
-
-    def __init__(self, message: str, wanted: int) -> None:
-        """With a message and a number of steps."""
-        super().__init__(message)
-        self.wanted = wanted
-
-
 def team_features(trajectory: Trajectory, approximation: np.ndarray, *, of_states: bool) -> Matrix:
     """Indicators of joint pairs if these are few, else numbers that stand for them, `[T, d]`.
 
@@ -65,7 +56,7 @@ def team_features(trajectory: Trajectory, approximation: np.ndarray, *, of_state
     least = min(num_local, trajectory.num_states) + 2
     left = min(_MOST, num_epochs // _VISITS)
     if least > left:
-        raise _too_few(num_epochs, least, len(seen))
+        raise ValueError(_too_few(num_epochs, least, len(seen)))
     left -= 2  # the constant and the approximation
     columns = [approximation[:, None]]
     for size, block in _blocks(trajectory, rows, num_local):
@@ -75,18 +66,16 @@ def team_features(trajectory: Trajectory, approximation: np.ndarray, *, of_state
     return _whitened(np.concatenate(columns, axis=1))
 
 
-def _too_few(num_epochs: int, least: int, joint: int) -> ShortLog:
+def _too_few(num_epochs: int, least: int, joint: int) -> str:
     if least > _MOST:
-        return ShortLog(
+        return (
             f"trajectory: {least - 2} local states are too many to count; put them into bins, "
-            "or give features",
-            0,
+            "or give features"
         )
     wanted = _VISITS * min(least, joint)
-    return ShortLog(
+    return (
         f"trajectory: {num_epochs} epochs are too few for {joint} joint pairs or counts of "
-        f"{least - 2} states; wanted about {wanted}, or give features",
-        wanted,
+        f"{least - 2} states; wanted about {wanted}, or give features"
     )
 
 
