@@ -377,8 +377,18 @@ def test_next_merge_by_the_map(told):
     assert found.verdict == "do not trust"
     assert rules(found) == ["merge"]
     assert found.next_steps[0].text.startswith("0 and 1: that leaves about ")
-    many = told(log_of(coupled(1.0, 5), 2_000))
-    assert "audit 0, the most entangled" in many.next_steps[0].text
+    log = log_of(coupled(1.0, 5), 2_000)
+    shared = replace(log, rewards=np.asarray(log.rewards).sum(1))
+    assert told(shared, influence=influence).next_steps[-1].text.startswith("0 and 1, of whom one")
+    many = told(log)
+    assert many.next_steps[0].text.startswith("0, the most entangled, and who moves it")
+
+
+def test_next_learn_a_critic(told):
+    """Nobody is seen to be moved, and yet the sum is off: there is nothing to merge."""
+    found = told(log_of(coupled(1.0), 1_000), entangled=False)
+    assert found.verdict == "do not trust"
+    assert rules(found) == ["learn a critic"]
 
 
 def seasons(num_steps):

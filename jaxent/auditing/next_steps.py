@@ -1,7 +1,8 @@
 """What to do next, by rule and from the data.
 
 Each rule looks at what the audit found and at the log, and says one thing in one line: accept, more
-data, add a signal, merge two agents, split the reward otherwise, take the sum, train on.
+data, add a signal, merge two agents, split the reward otherwise, learn a critic, take the sum,
+train on.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ Array = jax.Array
 _TRIED = 4
 # Local pairs of two agents together, at most, of which values are learned to see what it gives.
 _MOST_PAIRS = 400
+# Products of features that a merge may cost; the map of who moves whom stands for more.
+_MOST_PRODUCTS = 1e9
 # Less than this share of a reward unexplained is no reason to split it otherwise.
 _UNSPLIT = 0.1
 
@@ -32,8 +35,8 @@ class Step(NamedTuple):
     """One thing to do.
 
     Attributes:
-        rule: "accept", "more data", "add a signal", "merge", "split otherwise", "take the sum" or
-            "train on".
+        rule: "accept", "more data", "add a signal", "merge", "split otherwise", "learn a critic",
+            "take the sum" or "train on".
         text: what, with the numbers that it follows from.
     """
 
@@ -113,6 +116,8 @@ def next_steps(found: Findings) -> tuple[Step, ...]:
             steps += _merge(found)
     if word == "trust with care" and len(steps) == 1:
         steps += _narrower(found)
+    if not steps:
+        steps.append(Step("learn a critic", "of the team: no two agents and no signal stand out"))
     return tuple(steps)
 
 
@@ -186,25 +191,26 @@ def _merge(found: Findings) -> list[Step]:
     number = len(agents)
     if number == 2:
         return [Step("merge", f"{_both(found, (0, 1))}: learn the values of their joint pairs")]
-    shared = found.trajectory.shares_reward
-    tried = list(combinations(range(number), 2)) if number <= _TRIED and not shared else []
+    cost = found.of_sum.num_steps * found.of_sum.num_features**2
+    known = cost <= _MOST_PRODUCTS and not found.trajectory.shares_reward
+    tried = list(combinations(range(number), 2)) if number <= _TRIED and known else []
     tried = tried or _most_moved(found)
     if not tried:
         if found.verdict.word == "trust with care" or np.isnan(found.entanglement).all():
             return []
         who = printable(agents[int(np.nanargmax(found.entanglement))])
-        text = f"of many agents: audit {who}, the most entangled, with 7 others for who moves it"
+        text = f"{who}, the most entangled, and who moves it; an audit of up to 8 agents has a map"
         return [Step("merge", text)]
-    left = {pair: merged_error(found, pair) for pair in tried}
+    left = {pair: merged_error(found, pair) if known else np.nan for pair in tried}
     best = min(tried, key=lambda pair: np.nan_to_num(left[pair], nan=np.inf))
     if np.isnan(left[best]):
         text = f"{_both(found, best)}, of whom one moves the other most"
         return [Step("merge", text)] if len(tried) == 1 else []
     now, spread = found.of_sum.limit.value, found.of_sum.spread
-    if left[best] >= now:
+    if left[best] >= now or spread <= 0:
         return []
-    what = f": that leaves about {percent(left[best] / spread)} of {percent(now / spread)}"
-    return [Step("merge", _both(found, best) + what * (spread > 0))]
+    what = f"that leaves about {percent(left[best] / spread)} of {percent(now / spread)}"
+    return [Step("merge", f"{_both(found, best)}: {what}")]
 
 
 def _both(found: Findings, pair: Sequence[int]) -> str:
@@ -232,7 +238,7 @@ def merged_error(found: Findings, pair: tuple[int, int]) -> float:
     codes = np.asarray(trajectory.pairs)
     both = codes[:, agents[0]] * trajectory.num_pairs + codes[:, agents[1]]
     seen, state = np.unique(both, return_inverse=True)
-    if trajectory.shares_reward or len(seen) > _MOST_PAIRS:
+    if len(seen) > _MOST_PAIRS:
         return np.nan
     present, follows = np.asarray(trajectory.present), np.asarray(trajectory.follows)
     # Less their means: a constant moves no difference, and costs digits.
