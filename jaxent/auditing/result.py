@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._reads import Frame, frame, reads
 from ..data.log_table import escaped, printable
 from .next_steps import Step
 from .team_error import Share, TeamError
@@ -16,6 +17,7 @@ _HEIGHT, _WIDTH = 40, 100
 _AGENTS, _NOTES, _LABEL = 3, 3, 32
 
 
+@reads("{0.headline}")
 class Audit(NamedTuple):
     """What an audit found; printing it shows the report.
 
@@ -109,6 +111,13 @@ class Audit(NamedTuple):
     def __str__(self) -> str:
         """The report, on one screen."""
         return "\n".join(_report(self))
+
+    def to_frame(self) -> Frame:
+        """Who is entangled, a row an agent."""
+        names = ("entanglement", "lower", "upper", "p_value", "share")
+        columns = {name: getattr(self, name) for name in names}
+        agents = np.array([str(agent) for agent in self.agents])
+        return frame({"agent": agents, **columns, "word": self.words})
 
 
 def _report(a: Audit) -> list[str]:
