@@ -48,6 +48,9 @@ from .data.trajectory import Labels as Labels
 from .data.trajectory import Trajectory as Trajectory
 from .data.trajectory import chain_trajectory as chain_trajectory
 from .measures import distances as distances
+from .measures.convex_mixtures import ConvexSeparation as ConvexSeparation
+from .measures.convex_mixtures import convex_separation as convex_separation
+from .measures.convex_mixtures import is_convexly_separable as is_convexly_separable
 from .measures.distances import SignNorm as SignNorm
 from .measures.distances import atv_distance as atv_distance
 from .measures.distances import mu_atv_distance as mu_atv_distance
@@ -66,15 +69,12 @@ from .measures.projected_descent import Descent as Descent
 from .measures.projected_descent import SignedProduct as SignedProduct
 from .measures.projected_descent import entanglement_tv_signed as entanglement_tv_signed
 from .measures.projected_descent import minimize_entanglement as minimize_entanglement
+from .measures.reward_witness import Witness as Witness
+from .measures.reward_witness import separability_witness as separability_witness
 from .measures.row_measures import Entanglement as Entanglement
-from .measures.separability import ConvexSeparation as ConvexSeparation
 from .measures.separability import SeparableDecomposition as SeparableDecomposition
-from .measures.separability import Witness as Witness
-from .measures.separability import convex_separation as convex_separation
 from .measures.separability import is_agentwise_separable as is_agentwise_separable
-from .measures.separability import is_convexly_separable as is_convexly_separable
 from .measures.separability import is_separable as is_separable
-from .measures.separability import separability_witness as separability_witness
 from .measures.separability import separable_decomposition as separable_decomposition
 from .models import examples as examples
 from .models import named_bandits as _named_bandits

@@ -7,7 +7,7 @@ import pytest
 
 import jaxent as je
 
-from . import oracles
+from . import oracles, oracles_ladder
 from .test_decomposition import separable
 from .tolerances import EXACT
 
@@ -121,8 +121,10 @@ def test_theorem_2_on_random_entangled_chains():
     witness = jax.jit(lambda P: je.separability_witness(je.PairChain.from_matrix(P, sizes=(2, 3))))
     for seed in range(200):
         P = oracles.random_stochastic(np.random.default_rng(seed), 6, 6)
-        rewards, violation = witness(jnp.array(P))
-        rewards = [np.array(r) for r in rewards]
+        found = witness(jnp.array(P))
+        rewards, violation = [np.array(r) for r in found.rewards], found.violation
+        assert found.order == 1
+        np.testing.assert_allclose(oracles.lift(rewards), found.reward, atol=EXACT)
         np.testing.assert_allclose(max(np.abs(r).max() for r in rewards), 1)
         assert violation > 1e-3
         np.testing.assert_allclose(best_fit(P, rewards, 0.9, (2, 3)), violation, rtol=1e-9)
@@ -132,4 +134,62 @@ def test_no_witness_against_a_separable_chain():
     for sizes in ((2, 3), (2, 2, 2)):
         P, _ = separable(np.random.default_rng(0), sizes)
         assert je.separability_witness(chain_of(P, sizes)).violation < 1e-10
-    assert je.separability_witness(chain_of(je.three_agents(), (2, 2, 2))).violation < 1e-10
+
+
+def shown(P, sizes, found, discount=0.9):
+    """What the best function of the paid agents' pairs leaves, by least squares."""
+    block = np.flatnonzero(found.agents)
+    reward = np.array(found.reward)
+    assert len(block) == found.order
+    assert found.agent not in block
+    np.testing.assert_allclose(np.abs(reward).max(), 1)
+    assert np.abs(oracles_ladder.left_by(sizes, block, reward[:, None])).max() < 1e-9
+    Q = oracles.q_values(np.asarray(P), reward, discount)
+    return np.linalg.norm(oracles_ladder.left_by(sizes, block, Q[:, None]))
+
+
+def test_witness_of_three_agents():
+    """Agent-wise separable, entangled: a reward on two agents' pairs shows it, none on one does."""
+    P = je.three_agents()
+    found = je.separability_witness(chain_of(P, (2, 2, 2)))
+    assert found.order == 2
+    assert found.agent == 2
+    np.testing.assert_array_equal(found.agents, [True, True, False])
+    np.testing.assert_allclose(np.concatenate(found.rewards), 0, atol=EXACT)
+    # Q = r + discount P r with P r = ±1 by agent 2's pair, and the mean given the others is r.
+    np.testing.assert_allclose(found.violation, 0.9 * 8**0.5, atol=EXACT)
+
+
+LADDER = ((2, 2, 2), (3, 2, 2), (2, 2, 2, 2), (2, 2, 2, 2, 2))
+
+
+@pytest.mark.parametrize("sizes", LADDER)
+def test_n_agent_necessity_on_random_entangled_chains(sizes):
+    """50 chains of a random order each: the witness fails by the right amount, at that order."""
+    witness = jax.jit(lambda P: je.separability_witness(je.PairChain.from_matrix(P, sizes=sizes)))
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        order = rng.integers(0, len(sizes) - 1)
+        P = oracles_ladder.chain_of_order(rng, sizes, order)
+        found = witness(jnp.array(P))
+        assert found.order == order + 1
+        assert found.violation > 1e-3
+        np.testing.assert_allclose(shown(P, sizes, found), found.violation, rtol=1e-9)
+        if order:
+            np.testing.assert_allclose(np.concatenate(found.rewards), 0, atol=1e-9)
+        else:
+            np.testing.assert_allclose(oracles.lift(found.rewards), found.reward, atol=EXACT)
+
+
+def test_witness_in_the_order_of_a_map():
+    """Joint pairs numbered otherwise: the same witness, its reward numbered so too."""
+    sizes = (2, 2, 2)
+    P = oracles_ladder.chain_of_order(np.random.default_rng(3), sizes, 1)
+    place = np.random.default_rng(0).permutation(8)
+    moved = chain_of(P[np.ix_(place, place)], (8,))
+    codes = np.stack(np.unravel_index(np.arange(8), sizes))[:, place]
+    found = je.separability_witness(je.with_views(moved, list(codes)))
+    plain = je.separability_witness(chain_of(P, sizes))
+    np.testing.assert_allclose(found.violation, plain.violation, rtol=1e-9)
+    sign = np.sign(found.reward @ plain.reward[place])
+    np.testing.assert_allclose(sign * found.reward, plain.reward[place], atol=1e-9)

@@ -1,0 +1,72 @@
+"""Properties of the ladder of locality: which rewards have values on the pairs of their agents."""
+
+from functools import cache, reduce
+
+import jax
+import numpy as np
+from hypothesis import strategies as st
+
+import jaxent as je
+
+from .. import oracles_ladder as oracles
+from .strategies import few, holds, kinds, laws, seeds
+from .test_chains import chain_of
+from .test_measures import mixtures
+
+SIZES = ((2, 2, 2), (2, 2), (3, 2), (3, 2, 2), (2, 2, 2, 2))
+span_of_products = cache(oracles.span_of_products)
+
+
+@cache
+def witness_of(sizes):
+    @jax.jit
+    def look(P):
+        chain = chain_of(P, sizes)
+        return je.is_separable(chain), je.separability_witness(chain, discount=0.9)
+
+    return look
+
+
+@holds(
+    4, seed=seeds, kind=kinds, sizes=few(*SIZES), how=st.sampled_from(["ladder", "mixed", "any"])
+)
+def test_entangled_exactly_where_a_reward_that_ignores_an_agent_shows_it(seed, kind, sizes, how):
+    """Membership of the span of products, by least squares, against the test and the witness."""
+    rng = np.random.default_rng(seed)
+    n, J = len(sizes), int(np.prod(sizes))
+    if how == "ladder":
+        P = oracles.chain_of_order(rng, sizes, int(rng.integers(n)))
+    else:
+        P = mixtures(rng, kind, sizes) if how == "mixed" else laws(rng, kind, J, J)
+    basis = span_of_products(sizes)
+    left = np.abs(P.ravel() - basis @ (basis.T @ P.ravel())).max()
+    separable, found = jax.tree.map(np.asarray, witness_of(sizes)(P))
+    if 1e-13 < left < 1e-11:
+        return
+    assert separable == (left <= 1e-13)
+    block = np.flatnonzero(found.agents)
+    assert found.order == len(block)
+    assert found.agent not in block
+    np.testing.assert_allclose(np.abs(found.reward).max(), 1)
+    if separable:
+        assert found.violation <= 1e-10
+        return
+    assert found.violation > 1e-4 * left
+    Q = np.linalg.solve(np.eye(J) - 0.9 * P, found.reward)
+    reward, value = (oracles.left_by(sizes, block, f[:, None]) for f in (found.reward, Q))
+    assert np.abs(reward).max() < 1e-9
+    np.testing.assert_allclose(np.linalg.norm(value), found.violation, rtol=1e-5, atol=1e-12)
+    # It depends on the pair of the agent that is named.
+    others = [i for i in range(n) if i != found.agent]
+    assert np.linalg.norm(oracles.left_by(sizes, others, Q[:, None])) > 0.1 * found.violation / n
+    if how == "ladder":
+        assert found.order == 1 + oracles.order_of(P, sizes)
+
+
+@holds(seed=seeds, kind=kinds, sizes=few((2, 2), (3, 2), (2, 2, 2)))
+def test_the_span_of_products_is_no_signaling(seed, kind, sizes):
+    """Products lie in the span that the oracle makes, whatever their factors and weights."""
+    rng = np.random.default_rng(seed)
+    basis = span_of_products(sizes)
+    P = reduce(np.kron, [laws(rng, kind, n, n) for n in sizes]).ravel()
+    np.testing.assert_allclose(basis @ (basis.T @ P), P, atol=1e-12)
