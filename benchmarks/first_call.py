@@ -98,6 +98,7 @@ CASES: dict[str, Callable[[], Callable[[], Any]]] = {
     "q_values": on_chain(lambda je, c, r, mu: je.q_values(c, r, discount=0.9)),
     "decompose": on_chain(lambda je, c, r, mu: je.decompose(c, r, discount=0.9)),
     "separability_witness": on_chain(lambda je, c, r, mu: je.separability_witness(c)),
+    "locality_order": on_chain(lambda je, c, r, mu: je.locality_order(c)),
     "fit_additive": on_chain(lambda je, c, r, mu: je.fit_additive(c, r, discount=0.9)),
     "reward_entanglement": on_chain(
         lambda je, c, r, mu: je.reward_entanglement(c, c.lift(r) ** 2, mu)

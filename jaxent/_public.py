@@ -186,6 +186,9 @@ from .values.decomposition import Decomposition as Decomposition
 from .values.decomposition import decompose as decompose
 from .values.decomposition import decomposition_error as decomposition_error
 from .values.decomposition import reward_entanglement as reward_entanglement
+from .values.locality import LocalityOrder as LocalityOrder
+from .values.locality import OrderGap as OrderGap
+from .values.locality import locality_order as locality_order
 from .values.value_factorization import ValueFit as ValueFit
 from .values.value_factorization import fit_additive as fit_additive
 from .values.value_factorization import fit_monotone as fit_monotone

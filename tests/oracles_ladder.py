@@ -68,18 +68,24 @@ def lifted(sizes, block):
 
 def left_by(sizes, block, functions):
     """What the functions of the pairs of a block leave of joint functions, `[J, m]`."""
-    B = lifted(sizes, block)
-    return functions - B @ np.linalg.lstsq(B, functions, rcond=None)[0]
+    return fit_leaves(lifted(sizes, block), functions)
 
 
-def order_of(P, sizes, tol=1e-9):
-    """The order of locality by least squares, one block after another."""
+def order_of(P, sizes, tol=1e-9, there=None):
+    """The order of locality by least squares, one block after another, on these joint pairs."""
     n = len(sizes)
+    there = np.full(len(P), True) if there is None else there
     for size in range(1, n):
         for block in combinations(range(n), size):
-            if np.abs(left_by(sizes, block, P @ lifted(sizes, block))).max() > tol:
+            B = lifted(sizes, block)
+            if np.abs(fit_leaves(B[there], (P @ B)[there])).max() > tol:
                 return size - 1
     return n - 1
+
+
+def fit_leaves(design, functions):
+    """What least squares on the columns of a design leave of functions, `[J, m]`."""
+    return functions - design @ np.linalg.lstsq(design, functions, rcond=None)[0]
 
 
 def span_of_products(sizes):

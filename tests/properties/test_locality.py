@@ -70,3 +70,42 @@ def test_the_span_of_products_is_no_signaling(seed, kind, sizes):
     basis = span_of_products(sizes)
     P = reduce(np.kron, [laws(rng, kind, n, n) for n in sizes]).ravel()
     np.testing.assert_allclose(basis @ (basis.T @ P), P, atol=1e-12)
+
+
+LADDERS = ((2, 2, 2), (3, 2, 2), (2, 2, 2, 2))
+
+
+@holds(
+    4, seed=seeds, kind=kinds, sizes=few(*LADDERS), how=st.sampled_from(["ladder", "mixed", "any"])
+)
+def test_the_order_of_locality(seed, kind, sizes, how):
+    """The order is that of dense least squares, and gaps of neighboring orders obey Statement 3."""
+    rng = np.random.default_rng(seed)
+    n, J = len(sizes), int(np.prod(sizes))
+    if how == "ladder":
+        P = oracles.chain_of_order(rng, sizes, int(rng.integers(n)))
+    else:
+        P = mixtures(rng, kind, sizes) if how == "mixed" else laws(rng, kind, J, J)
+    chain = chain_of(P, sizes)
+    law = np.asarray(je.solve_law(chain).value)
+    there = np.isnan(law) | (law > 0)
+    found = je.locality_order(chain, every=True, mu=law)
+    assert isinstance(found, je.LocalityOrder)
+    assert [gap.order for gap in found.gaps] == list(range(1, n))
+    for gap in found.gaps:
+        assert isinstance(gap, je.OrderGap)
+        assert gap.atv.lower <= gap.upper <= 2 * gap.atv.lower + 1e-14
+        reward = (oracles.lifted(sizes, gap.block) @ gap.reward)[:, None]
+        Q = np.linalg.solve(np.eye(J) - 0.9 * P, reward)
+        B = oracles.lifted(sizes, gap.block)[there]
+        left = np.linalg.norm(oracles.fit_leaves(B, Q[there]))
+        np.testing.assert_allclose(left, gap.violation, rtol=1e-5, atol=1e-10)
+        if gap.upper <= 1e-15:
+            assert gap.violation <= 1e-10
+    if there.all():
+        for low, high in zip(found.gaps, found.gaps[1:]):
+            assert low.atv.lower <= 3 * high.upper + 1e-14
+    if not any(1e-15 < gap.upper < 1e-10 for gap in found.gaps):
+        assert found.order == oracles.order_of(P, sizes, 1e-12, there)
+    if how == "mixed":
+        assert found.order == n - 1 or not there.all()
