@@ -182,6 +182,12 @@ from .values.bellman import local_q_values as local_q_values
 from .values.bellman import q_values as q_values
 from .values.bellman import solve_q as solve_q
 from .values.bellman import state_values as state_values
+from .values.block_sums import BlockSum as BlockSum
+from .values.block_sums import Graph as Graph
+from .values.block_sums import best_graph as best_graph
+from .values.block_sums import block_values as block_values
+from .values.block_sums import fit_blocks as fit_blocks
+from .values.block_sums import spread_rewards as spread_rewards
 from .values.decomposition import Decomposition as Decomposition
 from .values.decomposition import decompose as decompose
 from .values.decomposition import decomposition_error as decomposition_error

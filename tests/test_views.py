@@ -51,7 +51,7 @@ def test_one_by_one_equals_together(monkeypatch):
     mu = je.stationary_distribution(chain)
     local, rows = je.local_transition(chain, mu, agent=0), je.view_transition(chain, agent=0)
     monkeypatch.setattr(views, "_AT_ONCE", 0)
-    for traced in (views._project, views.next_view):
+    for traced in (views.transition_of_view, views.next_view):
         traced.outermost().clear_cache()  # of the traces for rows together
     assert "scan" in str(jax.make_jaxpr(lambda c: je.view_transition(c, agent=0))(chain))
     np.testing.assert_allclose(je.local_transition(chain, mu, agent=0), local, atol=EXACT)

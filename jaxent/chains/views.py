@@ -8,6 +8,7 @@ chain other views: blocks of agents, overlapping ones, any map.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from typing import NamedTuple
 
 import jax
@@ -66,17 +67,19 @@ def local_transition(chain: PairChain, mu: ArrayLike, *, agent: Agents) -> Array
     """
     check_chain(chain)
     check_shape("mu", mu, (chain.num_pairs,))
-    return _project(chain, mu, chain.view(agent))
+    return transition_of_view(chain, mu, chain.view(agent))
 
 
 @jit
 def local_transitions(chain: PairChain, mu: Array) -> tuple[Array, ...]:
     """`local_transition` of every view, in one program."""
-    return tuple(_project(chain, mu, chain.view(i)) for i in range(len(chain.views)))
+    return tuple(transition_of_view(chain, mu, chain.view(i)) for i in range(len(chain.views)))
 
 
 @jit
-def _project(chain: PairChain, mu: Array, view: View) -> Array:
+def transition_of_view(chain: PairChain, mu: Array, view: View) -> Array:
+    """`local_transition` of a view that is given itself."""
+
     def flow(indicator):
         return view.project(chain.vm(mu * view.lift(indicator)))  # [X_i]
 
@@ -167,7 +170,7 @@ def with_views(chain: PairChain, views: Sequence[Agents | ArrayLike]) -> PairCha
     if all(isinstance(view, FactorView) for view in made):
         axes = tuple(view.axes for view in made if isinstance(view, FactorView))
         return replace(chain, layout=FactorLayout(chain.sizes, axes))
-    maps = tuple(v if isinstance(v, MapView) else map_view(_code(v), v.size) for v in made)
+    maps = tuple(v if isinstance(v, MapView) else map_view(view_code(v), v.size) for v in made)
     return replace(chain, layout=MapLayout(chain.sizes, maps))
 
 
@@ -187,8 +190,11 @@ def _view(chain: PairChain, view: Agents | ArrayLike, name: str) -> View:
     return map_view(code, int(code.max()) + 1)
 
 
-def _code(view: View) -> np.ndarray:
+def view_code(view: View) -> np.ndarray:
     """The map that a view is, int `[J]`."""
+    if isinstance(view, FactorView):
+        pairs = np.unravel_index(np.arange(prod(view.sizes)), view.sizes)
+        return np.ravel_multi_index([pairs[axis] for axis in view.axes], view.shape)
     return np.asarray(view.lift(jnp.arange(view.size)))
 
 

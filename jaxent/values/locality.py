@@ -15,7 +15,6 @@ Rows are found by applying the chain; what is done with them is NumPy.
 """
 
 from itertools import combinations
-from math import prod
 from typing import NamedTuple
 
 import jax
@@ -25,13 +24,13 @@ import numpy as np
 from .._checks import check_discount, check_positive_int, concrete
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import solve_law
-from ..chains.views import next_view
+from ..chains.views import next_view, view_code
 from ..measures.distances import mu_inf_norm
 from ..measures.entanglement import entanglement_atv, entanglement_mu_atv, visited
 from ..measures.row_measures import TOL, Entanglement, check_tolerance
 from ..measures.separability import NOISE_EPS
-from ..models.contracts import ArrayLike, Scalar, View
-from ..models.layouts import FactorLayout, FactorView, MapLayout, map_view
+from ..models.contracts import ArrayLike, Scalar
+from ..models.layouts import FactorLayout, MapLayout, map_view
 from ..numerics.compiled import jit
 from .bellman import q_values
 
@@ -162,7 +161,7 @@ def locality_order(
     law = solve_law(chain).value if mu is None else jnp.asarray(mu).astype(chain.dtype)
     there = np.asarray(visited(chain, law))
     n = len(chain.views)
-    together = _code(chain.view(tuple(range(n))))[there]
+    together = view_code(chain.view(tuple(range(n))))[there]
     whole = len(np.unique(together)) == len(together)
     top = max(1, n - 1) if whole else n
     gaps = []
@@ -225,17 +224,9 @@ def _gap(
 def _laws(chain: PairChain, block: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The pair of a block at each joint pair, `[J]`, and the law of its next one, `[J, X]`."""
     view = chain.view(block)
-    code = _code(view)
+    code = view_code(view)
     # As a map, so that all blocks of a size are one program.
     return code, np.asarray(next_view(chain, map_view(code, view.size)))
-
-
-def _code(view: View) -> np.ndarray:
-    """The map that a view is, int `[J]`."""
-    if isinstance(view, FactorView):
-        pairs = np.unravel_index(np.arange(prod(view.sizes)), view.sizes)
-        return np.ravel_multi_index([pairs[axis] for axis in view.axes], view.shape)
-    return np.asarray(view.lift(jnp.arange(view.size)))
 
 
 def _bracket(rows: np.ndarray, code: np.ndarray, there: np.ndarray) -> Entanglement:
