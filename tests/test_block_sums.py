@@ -1,5 +1,6 @@
 """Sums over blocks of agents against dense NumPy: best in hindsight, learned, and on a graph."""
 
+import json
 from functools import reduce
 from itertools import combinations
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxent as je
+from experiments import blocks as experiment
 
 from . import oracles, oracles_ladder
 from .test_decomposition import separable
@@ -216,3 +218,30 @@ def test_refusals():
         je.spread_rewards(chain, [jnp.zeros(2)] * 3, [(0, 1)])
     with pytest.raises(ValueError, match="something is traced"):
         jax.jit(lambda r: je.fit_blocks(chain, r, 1, discount=0.9).l2_error)(reward)
+
+
+@pytest.mark.slow
+def test_experiment(tmp_path):
+    toy = ["--case", "parity", "random", "--random", "1", "--agents", "2", "--out", str(tmp_path)]
+    assert experiment.main(toy) == 0
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / f"blocks.{suffix}").stat().st_size > 1000
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert [row["size"] for row in stored["rows"]] == [1, 2, 3, 1, 2]
+    experiment.main([*toy, "--resume"])
+    assert json.loads((tmp_path / "results.json").read_text()) == stored
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (["--case", "ring"], "--case: 'ring' is not one of parity"),
+        (["--agents", "6"], "--agents: from 2 to 5"),
+        (["--random", "0"], "--random: at least 1"),
+    ],
+)
+def test_experiment_refuses(argv, match, capsys):
+    with pytest.raises(SystemExit) as stop:
+        experiment.main(argv)
+    assert stop.value.code == 2
+    assert match in capsys.readouterr().err

@@ -13,7 +13,7 @@ from .tolerances import EXACT
 
 
 def chain_of(P, sizes):
-    return je.PairChain.from_matrix(jnp.array(P), sizes=sizes)
+    return je.PairChain.from_matrix(jnp.asarray(P), sizes=sizes)
 
 
 def recompose(terms):
@@ -193,3 +193,22 @@ def test_witness_in_the_order_of_a_map():
     np.testing.assert_allclose(found.violation, plain.violation, rtol=1e-9)
     sign = np.sign(found.reward @ plain.reward[place])
     np.testing.assert_allclose(sign * found.reward, plain.reward[place], atol=1e-9)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_gradient_of_the_witness(order):
+    """Against differences; on several agents' pairs the reward is held fixed."""
+    sizes = (2, 2, 2)
+    P = oracles_ladder.chain_of_order(np.random.default_rng(order), sizes, order)
+    D = P @ np.diag(np.random.default_rng(9).uniform(0.5, 1.5, 8))
+    D = D / D.sum(1, keepdims=True) - P
+    witness = lambda t: je.separability_witness(chain_of(P + t * D, sizes))  # noqa: E731
+    slope = jax.grad(lambda t: witness(t).violation)(0.0)
+    assert np.isfinite(slope)
+    if order == 0:
+        far = [witness(t).violation for t in (-1e-6, 1e-6)]
+        np.testing.assert_allclose(slope, (far[1] - far[0]) / 2e-6, rtol=1e-5)
+    if order == 1:
+        found = witness(0.0)
+        far = [shown(P + t * D, sizes, found) for t in (-1e-6, 1e-6)]
+        np.testing.assert_allclose(slope, (far[1] - far[0]) / 2e-6, rtol=1e-5)

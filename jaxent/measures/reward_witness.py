@@ -59,6 +59,8 @@ def separability_witness(chain: PairChain, *, discount: Scalar = 0.9) -> Witness
     for the others, Q = (I - discount P)^-1 (e ⊗ v ⊗ e) must be a function of x_i alone. The witness
     is the v that violates this most: the largest singular vector of v -> Q - mean of Q given x_i.
 
+    Differentiable; a reward on several agents' pairs is held fixed.
+
     Three agents or more may pass this and be entangled. Then the reward is on the pairs of the
     fewest agents for which some value depends on the pair of another. What is below the machine
     epsilon to the power 2/3, beside the largest violation of any order, counts as none there.
@@ -86,11 +88,17 @@ def separability_witness(chain: PairChain, *, discount: Scalar = 0.9) -> Witness
     sizes, order = form
     check_discount(discount)
     gaps, grams = _gaps(chain, order, discount, sizes)
-    # Right singular vectors by the small Gram matrix, one call of LAPACK in a program.
-    found = _worst_of_one(gaps, [jnp.linalg.eigh(gram)[1][:, -1] for gram in grams], sizes)
+    several = None
     if len(sizes) > 2:
         gap, gram, agents, lowest = _of_several(chain, order, discount, sizes)
-        several = _on_pairs(gap, jnp.linalg.eigh(gram)[1][:, -1], agents, sizes)
+        vector = jnp.linalg.eigh(jax.lax.stop_gradient(gram))[1][:, -1]
+        several = _on_pairs(gap, vector, agents, sizes)
+        # Where it is not asked, an eigenvector of rounding has no derivative, not even times 0.
+        spare = (jnp.diag(jnp.arange(len(gram), dtype=gram.dtype)) for gram in grams)
+        grams = [jnp.where(lowest == 1, a, b) for a, b in zip(grams, spare, strict=True)]
+    # Right singular vectors by the small Gram matrix, one call of LAPACK in a program.
+    found = _worst_of_one(gaps, [jnp.linalg.eigh(gram)[1][:, -1] for gram in grams], sizes)
+    if several is not None:
         found = jax.tree.map(lambda a, b: jnp.where(lowest == 1, a, b), found, several)
     if order is not None:
         found = found._replace(reward=found.reward[np.argsort(order)])
@@ -119,7 +127,7 @@ def _worst_of_one(gaps: list[Array], vectors: list[Array], sizes: tuple[int, ...
         v = v / jnp.abs(v).max()
         rewards = tuple(v if k == i else jnp.zeros_like(vectors[k]) for k in range(n))
         tried.append((dot(gap, v), rewards, FactorView((i,), sizes).lift(v)))
-    worst = jnp.stack([jnp.linalg.norm(left) for left, _, _ in tried]).argmax()
+    worst = jnp.stack([_length(left) for left, _, _ in tried]).argmax()
     left, rewards, reward = jax.tree.map(lambda *each: jnp.stack(each)[worst], *tried)
     return _witness(rewards, reward, left, jnp.arange(n) == worst, sizes)
 
@@ -174,7 +182,13 @@ def _witness(
         [jnp.linalg.norm(grid - grid.mean(i, keepdims=True)) for i in range(len(sizes))]
     )
     agent = jnp.where(agents, -1, moved).argmax()
-    return Witness(rewards, jnp.linalg.norm(left), reward, agents, agent, agents.sum())
+    return Witness(rewards, _length(left), reward, agents, agent, agents.sum())
+
+
+def _length(x: Array) -> Array:
+    """The 2-norm, with derivative 0 at 0."""
+    square = (x**2).sum()
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def contrasts(size: int) -> np.ndarray:
