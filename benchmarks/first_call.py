@@ -99,6 +99,9 @@ CASES: dict[str, Callable[[], Callable[[], Any]]] = {
     "decompose": on_chain(lambda je, c, r, mu: je.decompose(c, r, discount=0.9)),
     "separability_witness": on_chain(lambda je, c, r, mu: je.separability_witness(c)),
     "locality_order": on_chain(lambda je, c, r, mu: je.locality_order(c)),
+    "fit_blocks": on_chain(lambda je, c, r, mu: je.fit_blocks(c, r, 1, discount=0.9)),
+    "block_values": on_chain(lambda je, c, r, mu: je.block_values(c, r, 1, discount=0.9)),
+    "best_graph": on_chain(lambda je, c, r, mu: je.best_graph(c, r, num_pairs=1, discount=0.9)),
     "fit_additive": on_chain(lambda je, c, r, mu: je.fit_additive(c, r, discount=0.9)),
     "reward_entanglement": on_chain(
         lambda je, c, r, mu: je.reward_entanglement(c, c.lift(r) ** 2, mu)

@@ -156,6 +156,20 @@ def test_tolerance_decides():
     assert found.gaps[-1].atv.value.dtype == jnp.float32
 
 
+@pytest.mark.slow
+def test_a_tolerance_inside_the_rough_bracket_is_decided_by_the_program():
+    P = oracles.random_stochastic(np.random.default_rng(0), 16, 16)
+    chain = chain_of(P, (4, 4))
+    (rough,) = je.locality_order(chain).gaps
+    exact = max(
+        oracles_measures.solve(oracles_measures.agentwise(grouped(P, (4, 4), (i,))))
+        for i in range(2)
+    )
+    assert rough.atv.lower - 1e-8 <= exact < exact + 1e-2 < rough.upper
+    assert je.locality_order(chain, tol=exact + 1e-2).order == 1
+    assert je.locality_order(chain, tol=exact - 1e-3).order == 0
+
+
 def test_several_classes_have_no_mean_gap():
     P = np.eye(8)
     found = je.locality_order(chain_of(P, (2, 2, 2)))
