@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_positive_int, concrete
+from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import known_law
 from ..chains.views import transition_of_view, view_code
@@ -43,6 +44,7 @@ _WRITTEN = 2**23
 _ALL_TRIED = 256
 
 
+@reads("off by {0.error.value:.4g} in the mean, {0.l2_error:.4g} in the root mean square")
 class BlockSum(NamedTuple):
     r"""A sum of functions of blocks, and how far it is from the joint value.
 
@@ -61,6 +63,7 @@ class BlockSum(NamedTuple):
     error: ErrorBracket
 
 
+@reads("the pairs of agents that lower the error most, the first first")
 class Graph(NamedTuple):
     r"""Which pairs of agents to give a function of their own.
 

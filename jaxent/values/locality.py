@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_positive_int, concrete
+from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import solve_law
 from ..chains.views import next_view, view_code
@@ -44,6 +45,7 @@ _MOST_ROWS = 2**24
 _TRIED = 8
 
 
+@reads("blocks of {0.order} agents are at most {0.upper:.4g} from moving alone")
 class OrderGap(NamedTuple):
     r"""How far blocks of one size are from moving alone, and what shows it.
 
@@ -68,6 +70,7 @@ class OrderGap(NamedTuple):
     holds: bool
 
 
+@reads("rewards on up to {0.order} agents have values on the same agents")
 class LocalityOrder(NamedTuple):
     """The order of locality, and each order that was looked at.
 
