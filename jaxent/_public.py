@@ -112,6 +112,8 @@ from .models.soft_index import Roundings as Roundings
 from .models.soft_index import SoftIndex as SoftIndex
 from .models.soft_index import soft_index_policy as soft_index_policy
 from .models.state_mdp import StateMDP as StateMDP
+from .models.tabulated import Tabulated as Tabulated
+from .models.tabulation import tabulate as tabulate
 from .models.weakly_coupled import Coupling as Coupling
 from .models.weakly_coupled import WeaklyCoupledMDP as WeaklyCoupledMDP
 from .models.weakly_coupled import feasible_actions as feasible_actions

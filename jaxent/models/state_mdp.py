@@ -8,6 +8,9 @@ state with its probability,
 
 which is what the kernel holds: to apply it is to gather, from the left a segment sum. It costs
 S A K numbers, A the number of joint actions, and is never formed as a matrix where that is large.
+
+A game that ends starts anew. Where its first state is drawn by a law, s_k = S stands for an end,
+and what follows has that law: an end costs one number, however many states a game may start in.
 """
 
 from collections.abc import Sequence
@@ -28,7 +31,7 @@ from .._checks import (
     stochastic,
 )
 from .._reads import reads
-from ..numerics.arrays import as_float, takes_arrays
+from ..numerics.arrays import as_float, dot, takes_arrays
 from . import product_tables
 from .contracts import ArrayLike, Scalar
 from .layouts import MapLayout, MapView, map_view
@@ -44,36 +47,46 @@ class OutcomeKernel:
     """A kernel by its outcomes.
 
     Attributes:
-        states: the next state of each outcome, int `[J, K]`.
+        states: the next state of each outcome, int `[J, K]`; S where a game ends and starts anew.
         chances: its probability, `[J, K]`.
         num_states: S. Static.
+        start: the law of the first state of a game, `[S]`; None where no outcome is S.
     """
 
     states: Array
     chances: Array
     num_states: int = field(metadata={"static": True})
+    start: Array | None = None
 
     def mv(self, v: Array) -> Array:
         """K v, `[S]` to `[J]`."""
+        if self.start is not None:
+            v = jnp.append(v, dot(self.start, v))
         return (self.chances * v[self.states]).sum(-1)
 
     def vm(self, mu: Array) -> Array:
         """The law of the next state, mu K, `[J]` to `[S]`."""
         moved = (mu[:, None] * self.chances).reshape(-1)
-        return jax.ops.segment_sum(moved, self.states.reshape(-1), num_segments=self.num_states)
+        to, size = self.states.reshape(-1), self.num_states
+        if self.start is None:
+            return jax.ops.segment_sum(moved, to, num_segments=size)
+        law = jax.ops.segment_sum(moved, to, num_segments=size + 1)
+        return law[:-1] + law[-1] * self.start
 
     def matrix(self) -> Array:
         """K itself, `[J, S]`, for small chains."""
-        rows = jnp.arange(len(self.states))[:, None]
-        empty = jnp.zeros((len(self.states), self.num_states), self.chances.dtype)
-        return empty.at[rows, self.states].add(self.chances)
+        rows, size = jnp.arange(len(self.states))[:, None], self.num_states
+        empty = jnp.zeros((len(rows), size + (self.start is not None)), self.chances.dtype)
+        full = empty.at[rows, self.states].add(self.chances)
+        return full if self.start is None else full[:, :-1] + full[:, -1:] * self.start[None]
 
     def stochastic(self) -> Array:
         """Whether every row is a probability vector."""
-        return stochastic(self.chances)
+        rows = stochastic(self.chances)
+        return rows if self.start is None else rows & stochastic(self.start[None])
 
 
-@takes_arrays(each=("transition",))
+@takes_arrays("start", each=("transition",))
 @reads("agents that observe one joint state, discount {0.discount}")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -88,12 +101,15 @@ class StateMDP:
         rewards: $r_i(o_i, a_i)$ of each agent, `[O_i, A_i]` each; or one reward of all,
             $r(s, a)$, `[S, A_0..]`.
         discount: $\gamma$ in [0, 1).
+        start: law of the first state of a game, `[S]`. Given, a next state S is an end, after which
+            a game starts anew by this law; without it there are none.
     """
 
     transition: tuple[ArrayLike, ArrayLike]
     observations: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
     rewards: tuple[Array, ...] | ArrayLike
     discount: Scalar
+    start: ArrayLike | None = None
 
     def __post_init__(self) -> None:
         """Observations become tuples of ints, which a compiled function can be told apart by."""
@@ -162,8 +178,11 @@ class StateMDP:
                 f"transition[0]: wanted {list(self.policy_shape)} and an axis of outcomes, one row "
                 f"for each joint action, got shape {list(np.shape(states))}"
             )
-        _check_codes("transition[0]", states, self.num_states)
+        _check_codes("transition[0]", states, self.num_states + (self.start is not None))
         check_stochastic("transition[1]", chances)
+        if self.start is not None:
+            check_shape("start", self.start, (self.num_states,))
+            check_stochastic("start", self.start)
         check_discount(self.discount)
 
     def check_policy(self, policy: ArrayLike) -> None:
@@ -178,6 +197,7 @@ class StateMDP:
             jnp.asarray(states).reshape(-1, width),
             as_float(chances).reshape(-1, width),
             self.num_states,
+            None if self.start is None else as_float(self.start),
         )
         table = as_float(policy).reshape(self.num_states, -1)
         views = tuple(self._view(i) for i in range(len(self.observations)))
