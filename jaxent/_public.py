@@ -37,9 +37,12 @@ from .data.log_entanglement import state_counts as state_counts
 from .data.reward_split import RewardFit as RewardFit
 from .data.reward_split import fit_local_rewards as fit_local_rewards
 from .data.reward_split import with_rewards as with_rewards
+from .data.sampling_error import SampledValue as SampledValue
+from .data.sampling_error import sampling_error as sampling_error
 from .data.tables import Log as Log
 from .data.tables import read_log as read_log
 from .data.tables import to_frame as to_frame
+from .data.tabulated_environment import tabulate_env as tabulate_env
 from .data.td_error_fit import ErrorInterval as ErrorInterval
 from .data.td_learning import LocalReturns as LocalReturns
 from .data.td_learning import monte_carlo_local_q as monte_carlo_local_q
