@@ -197,6 +197,10 @@ from .values.decomposition import Decomposition as Decomposition
 from .values.decomposition import decompose as decompose
 from .values.decomposition import decomposition_error as decomposition_error
 from .values.decomposition import reward_entanglement as reward_entanglement
+from .values.greedy_gap import GreedyGap as GreedyGap
+from .values.greedy_gap import greedy_gap as greedy_gap
+from .values.igm import IGMWitness as IGMWitness
+from .values.igm import igm_witness as igm_witness
 from .values.locality import LocalityOrder as LocalityOrder
 from .values.locality import OrderGap as OrderGap
 from .values.locality import locality_order as locality_order
