@@ -84,8 +84,8 @@ def tabulate(
     sizes = checked_sizes(num_actions)
     check_discount(discount)
     check_positive_int("max_states", max_states)
-    first, law = _initial(initial)
     actions = np.array(list(np.ndindex(*sizes)), np.int32).reshape(-1, len(sizes))  # [A, N]
+    first, law = _initial(initial, lambda state: outcomes(state, jnp.asarray(actions[0])))
     width = _check_outcomes(outcomes, first, actions[0])
     key_of = strip or (lambda state: state)
     keyed = jax.jit(jax.vmap(lambda state: clean(key_of(state))))
@@ -130,9 +130,9 @@ def checked_sizes(num_actions: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(size) for size in num_actions)
 
 
-def _initial(initial: Any) -> tuple[Any, np.ndarray]:
+def _initial(initial: Any, outcomes: Callable[[Any], Any]) -> tuple[Any, np.ndarray]:
     """First states, leaves `[L, ..]`, and their law `[L]`."""
-    if type(initial) is tuple and len(initial) == 2:
+    if type(initial) is tuple and len(initial) == 2 and not _is_state(initial, outcomes):
         states, law = initial
         shapes = [np.shape(x) for x in jax.tree.leaves(clean(states))]
         probabilities = np.ndim(law) == 1 and np.asarray(law).dtype.kind == "f"
@@ -146,6 +146,15 @@ def _initial(initial: Any) -> tuple[Any, np.ndarray]:
         raise ValueError("initial: holds no numbers; wanted a state, or states and probabilities")
     one = jax.tree.map(lambda x: np.asarray(x)[None], clean(initial))
     return one, np.ones(1, jnp.result_type(float))
+
+
+def _is_state(pair: Any, outcomes: Callable[[Any], Any]) -> bool:
+    """Whether a pair is a state: what follows it is such a pair."""
+    try:
+        following = jax.eval_shape(outcomes, clean(pair))[0]
+    except Exception:  # whatever the rules of a game say of what is no state of it
+        return False
+    return jax.tree.structure(following) == jax.tree.structure(pair)
 
 
 def _check_outcomes(outcomes: Callable[..., Any], first: Any, action: np.ndarray) -> int:
