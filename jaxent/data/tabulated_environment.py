@@ -22,7 +22,7 @@ from .environment_samplers import Sampler, environment_sampler, new_keys, withou
 Array = jax.Array
 
 # Steps that are computed together.
-_AT_ONCE = 2**16
+_AT_ONCE = 2**14
 
 
 def tabulate_env(

@@ -17,6 +17,8 @@ Array = jax.Array
 
 # Letters of a state that is shown in a message.
 _SHOWN = 120
+# Fields of a state that are named where there are too many states.
+_FIELDS = 4
 # Random walks on which states are compared with other forms of them, and their steps.
 _WALKERS, _WALK = 32, 200
 
@@ -363,10 +365,12 @@ def _too_many(states: Any, done: int, max_states: int) -> str:
     named = jax.tree_util.tree_flatten_with_path(states)[0]
     found = len(named[0][1])
     counts = [len(np.unique(rows_of([leaf]))) for _, leaf in named]
-    most = int(np.argmax(counts))
-    field = jax.tree_util.keystr(named[most][0]) or "the state"
+    order = np.argsort(counts, kind="stable")[::-1][:_FIELDS]
+    told = ", ".join(
+        f"{jax.tree_util.keystr(named[k][0]) or 'the state'} takes {counts[k]}" for k in order
+    )
     return (
         f"max_states: {found} states met after {done} were looked into, wanted at most "
-        f"{max_states}; {field} takes {counts[most]} values, the most of all fields: if it is a "
-        "clock, a key or of no use, leave it out with strip=, else raise max_states"
+        f"{max_states}; of all fields most values: {told}; leave out a clock, a key or what is of "
+        "no use with strip=, else raise max_states"
     )

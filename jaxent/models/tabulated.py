@@ -92,13 +92,11 @@ class Tabulated(StateMDP):
     def __str__(self) -> str:
         """What it is made of, on a few lines."""
         pairs = self.num_states * prod(self.num_actions)
-        number = int(np.count_nonzero(self.samples))
-        exact = (
-            f"estimated: {number} of {pairs} pairs from {int(np.max(self.samples))} keys each"
-            + f", the start from {self.start_samples}" * (self.start_samples > 0)
-            if self.estimated
-            else "exact"
-        )
+        number, begun = int(np.count_nonzero(self.samples)), self.start_samples
+        most = int(np.max(self.samples))
+        parts = [f"{number} of {pairs} pairs from {most} keys each"] * (number > 0)
+        parts += [f"the start from {begun} keys"] * (begun > 0)
+        exact = f"estimated: {', '.join(parts)}" if parts else "exact"
         kind = "of each agent's pair" if isinstance(self.rewards, tuple) else "one of all"
         return (
             f"Tabulated: {self.num_states} states, {pairs} joint pairs, {exact}\n"
@@ -118,7 +116,7 @@ def model_of(
 ) -> Tabulated:
     """The model of the states reached, whose weights are probabilities by now."""
     count = len(found.to)
-    start = np.bincount(found.first, law, count).astype(law.dtype)
+    start = (np.bincount(found.first, law, count) / law.sum()).astype(law.dtype)
     # One first state is where an end leads; several are a law.
     end = int(found.first[0]) if len(set(found.first.tolist())) == 1 else count
     to = np.where(found.to < 0, end, found.to).astype(np.int32)

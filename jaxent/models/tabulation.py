@@ -22,7 +22,7 @@ from .tabulated import Tabulated, model_of
 Array = jax.Array
 
 # Outcomes that are computed together, and states.
-_AT_ONCE, _STATES_AT_ONCE = 2**16, 1024
+_AT_ONCE, _STATES_AT_ONCE = 2**14, 1024
 
 
 def tabulate(

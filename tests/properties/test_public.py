@@ -9,7 +9,7 @@ import jaxent
 # Results: the functions that return them are in some property.
 RESULTS = {
     *("Decomposition", "Entanglement", "EntanglementInterval", "ErrorBracket"),
-    *("FluidPriority", "LawSolution"),
+    *("FluidPriority", "GreedyGap", "IGMWitness", "LawSolution", "SampledValue"),
     *(
         "QSolution",
         "SeparableChain",
@@ -23,6 +23,7 @@ RESULTS = {
 
 ELSEWHERE = {
     *("from_gymnax", "from_jaxmarl"),  # play other packages' games: tests/test_environments.py
+    "tabulate_env",  # the same: tests/test_tabulate_env.py
     *("product_grid", "sweep"),  # processes, devices and folders: tests/test_sweep.py
 }
 
