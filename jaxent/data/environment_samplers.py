@@ -86,9 +86,10 @@ def _of_gymnax(env: Any, params: Any) -> Sampler:
 
 
 def _of_jumanji(env: Any) -> Sampler:
-    values = getattr(env.action_spec, "num_values", None)
-    if values is None or np.ndim(values) > 1:
-        _finite("0", None)
+    named = getattr(env.action_spec, "num_values", None)
+    values = np.zeros((0, 0), int) if named is None else np.asarray(named)
+    if values.ndim > 1:
+        _finite(0, None)
     one = np.ndim(values) == 0
     sizes = tuple(int(n) for n in np.atleast_1d(values))
     agents = tuple(range(len(sizes)))

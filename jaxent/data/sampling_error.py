@@ -66,16 +66,16 @@ def sampling_error(mdp: Tabulated, statistic: Callable[[Tabulated], Array]) -> S
         ...         state = jnp.where(actions["one"] == 1, tossed, state)
         ...         paid = {"one": state, "other": 0 * state}
         ...         return {"one": state, "other": state}, state, paid, {"__all__": False}, {}
-        >>> game = jaxent.tabulate_env(Coin(), jax.random.key(0), num_keys=100)
+        >>> game = jaxent.tabulate_env(Coin(), jax.random.key(0), num_keys=1000)
         >>> def heads(game):
         ...     policy = game.join([jnp.full((2, 2), 0.5)] * 2)
         ...     return jaxent.average_reward(jaxent.pair_chain(game, policy), game.rewards)
         >>> print(game)
-        Tabulated: 2 states, 8 joint pairs, estimated: 4 of 8 pairs from 100 keys each
+        Tabulated: 2 states, 8 joint pairs, estimated: 4 of 8 pairs from 1000 keys each
           actions (2, 2), observations (2, 2)
           at most 2 outcomes of a pair; rewards: one of all
-        >>> print(f"{jaxent.sampling_error(game, heads).standard_error:.3f}")  # 0.5 / sqrt(400)
-        0.025
+        >>> print(f"{jaxent.sampling_error(game, heads).standard_error:.3f}")  # 0.5 / sqrt(4000)
+        0.008
     """
     chances, start = jnp.asarray(mdp.transition[1]), jnp.asarray(mdp.start)
 

@@ -24,7 +24,7 @@ _WALKERS, _WALK = 32, 200
 
 
 class Expanded(NamedTuple):
-    """What a chunk of C states leads to, K outcomes for each of A joint actions.
+    """What a chunk of C states leads to, K outcomes for each of A joint actions; NumPy on the host.
 
     Attributes:
         states: next states, leaves `[C, A, K, ..]`.
@@ -36,9 +36,9 @@ class Expanded(NamedTuple):
 
     states: Any
     keys: Any
-    weights: np.ndarray
-    paid: np.ndarray
-    ended: np.ndarray
+    weights: Any
+    paid: Any
+    ended: Any
 
 
 class Reached(NamedTuple):
@@ -197,9 +197,9 @@ def search(
             c, a, _ = places[m]
             return f"a next state of state {done + c} under {name(int(a))}"
 
-        picked = jax.tree.map(lambda x, n=real, m=live: x[:n][m], (out.states, out.keys))
+        after, keys = jax.tree.map(lambda x, n=real, m=live: x[:n][m], (out.states, out.keys))
         if len(places):
-            to[live] = enter(*picked, place)
+            to[live] = enter(after, keys, place)
         parts.append(_merged(to, weights, paid))
         done += real
     every = slice(states.size)
@@ -285,9 +285,10 @@ def _check_forms(
         to = np.where(out.ended, -1, to)
         wrong = _apart(reached, asked, to, out, sampled)
         if wrong.any():
-            c, a = np.argwhere(wrong)[0]
+            c, a = np.argwhere(wrong)[0].tolist()
+            s = int(asked[c])
             raise ValueError(
-                f"strip: drops what matters: state {asked[c]} ({shown(reached.states, asked[c])}) "
+                f"strip: drops what matters: state {s} ({shown(reached.states, s)}) "
                 f"and the same as ({shown(forms, c)}) lead elsewhere or pay otherwise under "
                 f"{name(int(a))}; keep the field that does it"
             )

@@ -142,7 +142,7 @@ def model_of(
         states=found.states,
         seen=seen,
         paid=jnp.asarray(paid.reshape(*shape, *paid.shape[2:])),
-        samples=samples.reshape(shape),
+        samples=jnp.asarray(samples.reshape(shape)),
         start_samples=start_samples,
     )
 

@@ -147,9 +147,8 @@ def greedy_gap(
     if not concrete(chain):
         raise ValueError("greedy_gap: searches for policies, so it is for known models, not traced")
     given: Any = mdp
-    if rewards is None:
-        rewards = given.pair_reward if hasattr(given, "pair_reward") else given.rewards
-    reward = joint_reward(chain, rewards)
+    own_rewards = given.pair_reward if hasattr(given, "pair_reward") else given.rewards
+    reward = joint_reward(chain, own_rewards if rewards is None else rewards)
     discount = given.discount if discount is None else discount
     check_discount(discount)
     law = _start(mdp, start, chain)

@@ -89,7 +89,7 @@ def igm_witness(chain: PairChain, values: LocalValues, q_joint: Rewards) -> IGMW
         raise ValueError("igm_witness: names a state, so it is for known values, not traced ones")
     form = JointForm.of(chain)
     local = check_locals(chain, local_values(values), "values")
-    total = form.by_state(sum(chain.view(i).lift(q) for i, q in enumerate(local)))
+    total = form.by_state(chain.lift(local))
     q = form.by_state(joint_function(chain, "q_joint", q_joint))
     return witness(q, total.argmax(-1), form.actions)
 
