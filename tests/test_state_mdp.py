@@ -325,3 +325,44 @@ def test_bad_policies_and_traced_observations():
 def test_parts_that_are_none(arguments, message):
     with pytest.raises(ValueError, match=message):
         je.StateMDP(*arguments, (np.zeros((2, 1)),), 0.5)
+
+
+def test_views_too_uneven_for_a_table(monkeypatch):
+    """Where one local pair holds most joint pairs values go on; what sorts by pairs says so."""
+    mdp, policy = hidden_model()
+    chain = je.pair_chain(mdp, policy)
+    wanted = je.decomposition_error(chain, mdp.rewards, discount=0.8)
+    monkeypatch.setattr("jaxent.models.layouts._MOST_MEMBERS", 10)
+    chain = je.pair_chain(mdp, policy)
+    assert chain.view_sizes == (4, 6)
+    found = je.decomposition_error(chain, mdp.rewards, discount=0.8)
+    np.testing.assert_allclose(found, wanted, atol=EXACT)
+    with pytest.raises(ValueError, match="agent: some of its 4 local pairs hold so many of the 48"):
+        je.entanglement_atv(chain, agent=0)
+
+
+def test_games_that_start_anew():
+    """An outcome S is an end, followed by the law of the start, as if that were listed."""
+    mdp, policy = hidden_model()
+    states, chances = (np.array(x) for x in mdp.transition)
+    start = np.random.default_rng(5).dirichlet(np.ones(12))
+    states[2:5, :, 0, 1] = 12
+    ends = states == 12
+    listed = np.concatenate(
+        [np.where(ends, 0, states), np.broadcast_to(np.arange(12), (12, 2, 2, 12))], -1
+    )
+    weight = (chances * ends).sum(-1, keepdims=True)
+    law = np.concatenate([np.where(ends, 0, chances), weight * start], -1)
+    plain = je.StateMDP((listed, law), mdp.observations, mdp.rewards, 0.8)
+    anew = je.StateMDP((states, chances), mdp.observations, mdp.rewards, 0.8, start)
+    P, Q = (je.pair_chain(m, policy) for m in (anew, plain))
+    np.testing.assert_allclose(P.matrix(), Q.matrix(), atol=EXACT)
+    v = jnp.cos(jnp.arange(48.0))
+    np.testing.assert_allclose(P.mv(v), Q.mv(v), atol=EXACT)
+    np.testing.assert_allclose(P.vm(v), Q.vm(v), atol=EXACT)
+    with pytest.raises(ValueError, match=r"transition\[0\]\[2, 0, 0, 1\] is 12, outside 0..11"):
+        je.check_mdp(je.StateMDP((states, chances), mdp.observations, mdp.rewards, 0.8))
+    with pytest.raises(ValueError, match="start: it sums to"):
+        je.check_mdp(replace(anew, start=2 * start))
+    with pytest.raises(ValueError, match=r"start: wanted shape \[12\], got \[3\]"):
+        je.check_mdp(replace(anew, start=np.ones(3) / 3))

@@ -267,12 +267,14 @@ def test_a_zero_with_a_sign_is_zero_and_types_stay():
     assert mdp.num_states == 1
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_single_precision(dtype):
+@pytest.mark.parametrize(("dtype", "x64"), [(np.float32, False), (np.float32, True), (float, True)])
+def test_single_precision(dtype, x64):
+    """The model has the precision of its probabilities."""
+
     def outcomes(state, actions):
         return jnp.stack([1 - state, state]), jnp.array([0.3, 0.7], dtype), dtype(1) * state
 
-    with jax.enable_x64(dtype == np.float64):
+    with jax.enable_x64(x64):
         mdp = je.tabulate(0, outcomes, lambda s: (s, s), num_actions=(2, 2))
         assert mdp.transition[1].dtype == dtype
         je.check_mdp(mdp)

@@ -5,7 +5,7 @@ Jumanji a state holds the key of what is random.
 """
 
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,37 @@ import numpy as np
 from .environment_contract import agents_of, by_agent, end_of_all, number_of, parts_of
 
 Array = jax.Array
+_Seen = TypeVar("_Seen", covariant=True)
+
+
+class TimeStep(Protocol[_Seen]):
+    """What a step of a `SpecifiedEnvironment` gives beside the state; it has a `reward` as well."""
+
+    @property
+    def observation(self) -> _Seen:
+        """What is seen: of several agents, leaves with a row for each, and what all see."""
+        ...
+
+    def last(self) -> Any:
+        """Whether the game has ended."""
+        ...
+
+
+class SpecifiedEnvironment(Protocol[_Seen]):
+    """A game as Jumanji's are: a state holds the key of what is random."""
+
+    @property
+    def action_spec(self) -> Any:
+        """What may be done; it has `num_values`, one number for each agent."""
+        ...
+
+    def reset(self, key: Array) -> tuple[Any, TimeStep[_Seen]]:
+        """The first state, and what is seen there."""
+        ...
+
+    def step(self, state: Any, action: Any) -> tuple[Any, TimeStep[_Seen]]:
+        """The next state, and what is seen there."""
+        ...
 
 
 class Sampler(NamedTuple):

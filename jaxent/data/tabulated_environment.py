@@ -17,7 +17,14 @@ from .._checks import check_discount, check_positive_int, is_key
 from ..models.contracts import Scalar
 from ..models.state_search import Expanded, clean, search
 from ..models.tabulated import Tabulated, model_of
-from .environment_samplers import Sampler, environment_sampler, new_keys, without_keys
+from .environment_samplers import (
+    Sampler,
+    SpecifiedEnvironment,
+    environment_sampler,
+    new_keys,
+    without_keys,
+)
+from .environments import Environment, Observation, SingleAgentEnvironment
 
 Array = jax.Array
 
@@ -26,14 +33,16 @@ _AT_ONCE = 2**14
 
 
 def tabulate_env(
-    env: Any,
+    env: Environment[Observation]
+    | SingleAgentEnvironment[Observation]
+    | SpecifiedEnvironment[Observation],
     key: Array,
     *,
     num_keys: int,
     discount: Scalar = 0.99,
     params: object = None,
-    encode: Callable[[Any], Any] | None = None,
-    strip: Callable[[Any], Any] | None = None,
+    encode: Callable[[Observation], object] | None = None,
+    strip: Callable[..., object] | None = None,
     shared_reward: bool = False,
     max_states: int = 100_000,
 ) -> Tabulated:
@@ -47,7 +56,7 @@ def tabulate_env(
 
     Args:
         env: an `Environment` as JaxMARL's are (with `agents`), a `SingleAgentEnvironment` as
-            gymnax's (with `default_params`), or one as Jumanji's (with
+            gymnax's (with `default_params`), or a `SpecifiedEnvironment` as Jumanji's (with
             `action_spec`), where agents see their rows of what has one for each, and all else.
         key: of `jax.random.key`; it may stand first.
         num_keys: n, at least 2.
@@ -69,14 +78,15 @@ def tabulate_env(
     References:
         Rutherford et al., JaxMARL, 2023. Lange, gymnax, 2022. Bonnet et al., Jumanji, 2023.
     """
+    given: Any = env
     if is_key(env):
-        env, key = key, env
+        given, key = key, given
     check_positive_int("num_keys", num_keys)
     if num_keys < 2:
         raise ValueError("num_keys: 1 key cannot tell whether a step is random; wanted 2 or more")
     check_discount(discount)
     check_positive_int("max_states", max_states)
-    game = environment_sampler(env, params)
+    game = environment_sampler(given, params)
     actions = np.array(list(np.ndindex(*game.num_actions)), np.int32)  # [A, N]
     keep, tell = encode or (lambda seen: seen), strip or (lambda state: state)
 

@@ -23,6 +23,9 @@ Array = jax.Array
 Axes = tuple[int, ...]
 Views = tuple[Axes, ...]
 
+# Places of a table of the joint pairs of each local pair: 1 GB.
+_MOST_MEMBERS = 2**28
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ class MapView:
     Attributes:
         code: the local pair of each joint pair, int `[J]`.
         members: the joint pairs of each local pair, int `[X, C]` with C the most that any has; J
-            stands where there are fewer.
+            stands where there are fewer. `[X, 0]` where that would be too many to hold, and then
+            nothing can be sorted by local pair.
     """
 
     code: Array
@@ -116,18 +120,31 @@ class MapView:
 
         That is a row of the array, so that laws stay laws; `mass` gives it no weight.
         """
+        self._check_members()
         return array.at[self.members].get(mode="clip")
 
     def mass(self, measure: Array) -> Array:
         """The measure of what `rows` holds, `[J]` to `[X, C]`; 0 or false in empty places."""
+        self._check_members()
         return measure.at[self.members].get(mode="fill", fill_value=0)
+
+    def _check_members(self) -> None:
+        if not self.members.shape[-1]:
+            raise ValueError(
+                f"agent: some of its {self.size} local pairs hold so many of the "
+                f"{self.code.shape[-1]} joint pairs, and others so few, that what belongs to each "
+                "fits in no table; measures of entanglement need one, values, fits and errors do "
+                "not"
+            )
 
 
 def map_view(code: ArrayLike, size: int) -> MapView:
     """The view that gives joint pair j the code `code[j]` in 0..size - 1. Not for traced codes."""
     code = np.asarray(code)
-    order = np.argsort(code, kind="stable")
     counts = np.bincount(code, minlength=size)
+    if size * counts.max() > _MOST_MEMBERS:
+        return MapView(jnp.asarray(code.astype(np.int32)), jnp.zeros((size, 0), jnp.int32))
+    order = np.argsort(code, kind="stable")
     place = np.arange(len(code)) - np.repeat(np.cumsum(counts) - counts, counts)
     members = np.full((size, max(1, counts.max())), len(code), np.int32)
     members[code[order], place] = order

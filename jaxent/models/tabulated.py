@@ -116,7 +116,7 @@ def model_of(
 ) -> Tabulated:
     """The model of the states reached, whose weights are probabilities by now."""
     count = len(found.to)
-    start = (np.bincount(found.first, law, count) / law.sum()).astype(law.dtype)
+    start = np.bincount(found.first, law, count) / law.sum()
     # One first state is where an end leads; several are a law.
     end = int(found.first[0]) if len(set(found.first.tolist())) == 1 else count
     to = np.where(found.to < 0, end, found.to).astype(np.int32)
@@ -138,7 +138,7 @@ def model_of(
         observations=tuple(tuple(code.tolist()) for code in codes),
         rewards=rewards,
         discount=discount,
-        start=jnp.asarray(start),
+        start=jnp.asarray(start, found.weights.dtype),
         states=found.states,
         seen=seen,
         paid=jnp.asarray(paid.reshape(*shape, *paid.shape[2:])),

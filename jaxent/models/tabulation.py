@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_positive_int, check_stochastic
+from ..numerics.arrays import as_float
 from .contracts import Scalar
 from .state_search import Expanded, clean, search, shown
 from .tabulated import Tabulated, model_of
@@ -26,14 +27,14 @@ _AT_ONCE, _STATES_AT_ONCE = 2**14, 1024
 
 
 def tabulate(
-    initial: Any,
-    outcomes: Callable[[Any, Array], tuple[Any, ...]],
-    observe: Callable[[Any], Any],
+    initial: object,
+    outcomes: Callable[..., tuple[object, ...]],
+    observe: Callable[..., object],
     *,
     num_actions: Sequence[int],
     discount: Scalar = 0.99,
     max_states: int = 100_000,
-    strip: Callable[[Any], Any] | None = None,
+    strip: Callable[..., object] | None = None,
 ) -> Tabulated:
     r"""A game by its rules as an exact model of every state that can be reached.
 
@@ -93,14 +94,14 @@ def tabulate(
     def one(state, action):
         following, chances, paid, *ended = outcomes(state, action)
         following = clean(jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), following, state))
-        chances, paid = jnp.asarray(chances), jnp.asarray(paid, jnp.result_type(float))
+        chances, paid = as_float(chances), jnp.asarray(paid, jnp.result_type(float))
         paid = jnp.atleast_1d(paid)
         if paid.ndim == 2:
             held = (chances > 0)[:, None]
             paid = (chances[:, None] * jnp.where(held, paid, 0)).sum(0)
         ended = jnp.asarray(ended[0]) if ended else jnp.zeros(chances.shape, bool)
         keys = jax.vmap(lambda state: clean(key_of(state)))(following)
-        return Expanded(following, keys, chances.astype(float), paid[None], ended.astype(bool))
+        return Expanded(following, keys, chances, paid[None], ended.astype(bool))
 
     every = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))
 
