@@ -13,7 +13,7 @@ import pytest
 import jaxent as je
 
 from . import games
-from .test_environments import THEIRS, Relay, Walk, foreign  # noqa: F401  a fixture
+from .test_environments import THEIRS, Broken, Relay, Walk, foreign, part  # noqa: F401  a fixture
 from .tolerances import EXACT
 
 KEY = jax.random.key(0)
@@ -233,6 +233,12 @@ def test_keys_in_a_state(key_of):
         (Relay(space=SimpleNamespace(shape=(2,))), {}, "actions of agent ann are no finite set"),
         (Specified(num_values=None), {}, "no finite set"),
         (Relay(noise=1.0), {"max_states": 20}, "max_states: .* states met after"),
+        (
+            Broken("step", part(2, lambda x: dict.fromkeys(x, np.nan))),
+            {},
+            "pays a reward that is not",
+        ),
+        (Walk(1), {"strip": lambda s: (), "encode": lambda o: ()}, "strip, encode: leave nothing"),
         (Relay(noise=np.nan), {}, r"initial\[0\] has a NaN in \[1\]\[0\]\['field'\]"),
     ],
 )

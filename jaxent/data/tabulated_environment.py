@@ -119,12 +119,15 @@ def tabulate_env(
     first, first_keys = jax.tree.map(
         np.asarray, jax.jit(jax.vmap(begin))(jax.random.split(first_key, num_keys))
     )
+    if not jax.tree.leaves(first_keys):
+        raise ValueError("strip, encode: leave nothing that tells states apart")
     form = jax.eval_shape(game.reset, first_key)[1]
     every = jax.jit(jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None)))
 
     def expand(states, numbers):
         out = every(states, numbers.astype(np.int32), np.arange(len(actions), dtype=np.int32))
         out = jax.tree.map(np.asarray, out)
+        _check_paid(out.paid, numbers, actions)
         if shared_reward:
             _check_shared(out.paid, game, numbers, actions)
             out = out._replace(paid=out.paid[..., :1])
@@ -170,6 +173,17 @@ def _check_form(before: Any, after: Any) -> None:
                     f"env: reset gives {name} with {jax.tree_util.keystr(path) or 'it'} of "
                     f"{x.dtype}{list(x.shape)}, but step {y.dtype}{list(y.shape)}"
                 )
+
+
+def _check_paid(paid: np.ndarray, numbers: np.ndarray, actions: np.ndarray) -> None:
+    """Raise at the first step that pays a NaN or an infinity."""
+    wrong = np.argwhere(~np.isfinite(paid).all((-1, -2)))
+    if len(wrong):
+        c, a = wrong[0]
+        raise ValueError(
+            f"env: a step from state {numbers[c]} under actions {tuple(actions[a].tolist())} pays "
+            "a reward that is not finite"
+        )
 
 
 def _check_shared(

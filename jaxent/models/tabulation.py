@@ -110,9 +110,12 @@ def tabulate(
         _check_chances(out, states, numbers, actions)
         return out
 
+    first_keys = jax.tree.map(np.asarray, keyed(first))
+    if not jax.tree.leaves(first_keys):
+        raise ValueError("strip: leaves nothing of a state; wanted what tells it apart from others")
     found = search(
         first,
-        jax.tree.map(np.asarray, keyed(first)),
+        first_keys,
         expand,
         chunk=max(1, min(_STATES_AT_ONCE, _AT_ONCE // (len(actions) * width))),
         max_states=max_states,
