@@ -148,6 +148,20 @@ def test_on_the_grid():
     np.testing.assert_array_equal(scaled.joint_actions, found.joint_actions)
 
 
+@pytest.mark.slow
+def test_best_responses_find_the_best_rules_of_the_riddle():
+    """All 19,683 teams tried, against the bracket by best responses."""
+    mdp = je.tabulate(
+        games.riddle_start(), games.riddle, games.riddle_seen, num_actions=(3, 3, 3), discount=0.9
+    )
+    local = [jnp.zeros((3, 3))] * 3
+    tried = je.greedy_gap(mdp, local, max_profiles=20_000)
+    between = je.greedy_gap(mdp, local)
+    np.testing.assert_allclose(between.decentralized_lower, tried.decentralized_lower, rtol=1e-9)
+    np.testing.assert_allclose(tried.joint_return, between.decentralized_upper, rtol=1e-9)
+    assert tried.decentralized_upper < tried.joint_return
+
+
 def test_a_product_model_and_a_start():
     """A cooperative game on products of states is the same game on states numbered."""
     rng = np.random.default_rng(0)
@@ -187,6 +201,7 @@ def test_single_precision():
         ({"start": jnp.full(1, 0.5)}, "start: it sums to 0.5"),
         ({"discount": 1.0}, "discount: 1 is outside"),
         ({"max_profiles": 0}, "max_profiles: 0 is not"),
+        ({"num_starts": -1}, "num_starts: -1 is not"),
         ({"rewards": jnp.zeros(3)}, "rewards: wanted a sequence of 2 local rewards"),
         ({"mdp": jnp.zeros(3)}, "mdp"),
     ],

@@ -96,14 +96,16 @@ def greedy_gap(
     discount: Scalar | None = None,
     start: ArrayLike | None = None,
     max_profiles: int = 4096,
+    num_starts: int = 4,
 ) -> GreedyGap:
     r"""What agents lose that are greedy by their local values, each by its own.
 
     The best joint policy is found by policy iteration. The best agents that decide on their own,
     each by a fixed rule a_i(o_i), are found by trying all Π_i A_i^O_i teams where these are at most
     `max_profiles`. Else they are bracketed: from below by best responses, agent after agent, from
-    the greedy team and from what the best joint policy does on average; from above by the best
-    joint policy. (Where agents see less than the state, dice may help them beyond fixed rules.)
+    the greedy team, from what the best joint policy does on average and from teams drawn at random;
+    from above by the best joint policy. (Where agents see less than the state, dice may help them
+    beyond fixed rules.)
 
     Args:
         mdp: a model whose agents may decide on their own.
@@ -115,6 +117,7 @@ def greedy_gap(
         start: law ν of the first joint state, `[S]`; the model's by default, uniform if it has
             none.
         max_profiles: teams that are tried. Static.
+        num_starts: teams drawn at random, where not all are tried; 0 or more. Static.
 
     Returns:
         `GreedyGap`. Nothing in it is differentiable.
@@ -141,6 +144,8 @@ def greedy_gap(
     """
     check_mdp(mdp)
     check_positive_int("max_profiles", max_profiles)
+    if num_starts:
+        check_positive_int("num_starts", num_starts)
     shapes = mdp.local_shapes()
     uniform = mdp.join([jnp.full(shape, 1 / shape[1]) for shape in shapes])
     chain = pair_chain(mdp, uniform)
@@ -165,8 +170,11 @@ def greedy_gap(
         upper, tables = lower, team.rules(returns.argmax())
     else:
         own, lower, tables = _best_responses(team, greedy)
-        _, more, other = _best_responses(team, _averaged(team, best))
-        lower, tables = (more, other) if more > lower else (lower, tables)
+        rng = np.random.default_rng(0)  # a search: any starts will do, and always the same ones
+        drawn = [tuple(_drawn(rng, s, greedy[0].dtype) for s in shapes) for _ in range(num_starts)]
+        for begun in (_averaged(team, best), *drawn):
+            _, more, other = _best_responses(team, begun)
+            lower, tables = (more, other) if more > lower else (lower, tables)
         upper = max(joint_return, lower)
     greedy_joint = mdp.join(greedy).reshape(len(law), -1).argmax(-1)
     return GreedyGap(
@@ -180,6 +188,11 @@ def greedy_gap(
         igm=witness(q_best, greedy_joint, team.form.actions),
         converged=converged,
     )
+
+
+def _drawn(rng: np.random.Generator, shape: tuple[int, int], dtype: Any) -> Array:
+    """A fixed rule drawn at random, as probabilities."""
+    return jax.nn.one_hot(rng.integers(shape[1], size=shape[0]), shape[1], dtype=dtype)
 
 
 def _start(mdp: Any, start: ArrayLike | None, chain: PairChain) -> Array:
