@@ -6,11 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .._reads import reads
 from ..models.tabulated import Tabulated
 
 Array = jax.Array
 
 
+@reads("{0.value:.4g}, with a standard error of {0.standard_error:.2g}")
 class SampledValue(NamedTuple):
     """A number computed from a model that was sampled.
 

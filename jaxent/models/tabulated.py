@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._reads import reads
 from ..numerics.arrays import ratio
 from .contracts import ArrayLike, Scalar
 from .state_mdp import StateMDP
@@ -17,6 +18,7 @@ from .state_search import Reached, clean, rows_of, shown
 Array = jax.Array
 
 
+@reads("a game of {0.start.shape[0]} states, discount {0.discount}")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Tabulated(StateMDP):

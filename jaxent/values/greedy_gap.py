@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_discount, check_positive_int, check_shape, check_stochastic, concrete
+from .._reads import reads
 from ..chains.pair_chain import PairChain, pair_chain
 from ..models.contracts import ArrayLike, Scalar, TableModel, check_mdp
 from ..models.parts import TablePolicy
@@ -37,6 +38,7 @@ _Tables = tuple[Array, ...]
 _ROUNDS = 200
 
 
+@reads("greedy agents return {0.greedy_return:.4g}, the best joint policy {0.joint_return:.4g}")
 class GreedyGap(NamedTuple):
     r"""Returns J(π) from the start, of greedy agents and of the best there are.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import concrete
+from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..models.contracts import ArrayLike
 from ..models.parts import TablePolicy
@@ -28,6 +29,7 @@ LocalValues = Sequence[ArrayLike] | ValueFit | Decomposition
 _ROUNDING = 2**12
 
 
+@reads("{0.loss:.4g} is lost in state {0.state} by acting greedily")
 class IGMWitness(NamedTuple):
     r"""Whether greedy local actions make a best joint action in every state, and where not.
 
