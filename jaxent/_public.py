@@ -109,6 +109,9 @@ from .models.policy_families import joint_softmax as joint_softmax
 from .models.policy_families import neural_index as neural_index
 from .models.policy_families import product_softmax as product_softmax
 from .models.policy_families import soft_index as soft_index
+from .models.population import AgentType as AgentType
+from .models.population import Budget as Budget
+from .models.population import WeaklyCoupledPopulation as WeaklyCoupledPopulation
 from .models.restless_bandit import RestlessBandit as RestlessBandit
 from .models.restless_bandit import check_bandit as check_bandit
 from .models.soft_index import Roundings as Roundings
@@ -138,6 +141,9 @@ from .restless.attractor import Verdict as Verdict
 from .restless.attractor import check_attractor as check_attractor
 from .restless.exchangeable import exchangeable_chain as exchangeable_chain
 from .restless.exchangeable import soft_exchangeable_chain as soft_exchangeable_chain
+from .restless.fluid import FluidPolicy as FluidPolicy
+from .restless.fluid import fluid_policy as fluid_policy
+from .restless.fluid import lagrangian_bound as lagrangian_bound
 from .restless.ground_truth import GroundTruth as GroundTruth
 from .restless.ground_truth import ground_truth as ground_truth
 from .restless.ground_truth import soft_ground_truth as soft_ground_truth

@@ -40,23 +40,16 @@ from .._checks import check_finite, check_shape, concrete
 from .._reads import reads
 from ..models.contracts import Ranking, known_priority
 from ..models.restless_bandit import RestlessBandit, check_bandit
+from .linear_program import ROUNDING, solve_program
 
 Array = jax.Array
 
 # Rank-one updates between two fresh inverses, so that rounding does not pile up.
 _REFRESH = 64
-# An advantage this small against the terms that it is summed from is 0.
-_ROUNDING = 1e-13
 # How often a state may switch, on average: once, but for ties.
 _SWITCHES = 4
 # How many powers of 1 - discount tell average-reward ties apart.
 _ORDERS = 4
-# Solves of the fluid program, each on what the one before left of the cost; and the largest of it
-# that a later one is shown, in units of its error.
-_REFINEMENTS = 8
-_FAR = 1e4
-# What the multipliers may be wrong by in the end, against rewards that are paid.
-_TOLERATED = 1e-7
 
 _MULTICHAIN = "{} has several recurrent classes and so no single average reward"
 
@@ -218,7 +211,7 @@ def _advantages(change, gap, inverse, paid, orders) -> tuple[np.ndarray, np.ndar
         x, size = inverse @ x, largest @ size
         lines[k] += (-1) ** k * change @ x
         doubts[k] += reach @ size
-    lines, doubts = lines * [1, -1], _ROUNDING * doubts
+    lines, doubts = lines * [1, -1], ROUNDING * doubts
     return np.where(np.abs(lines) > doubts, lines, 0), doubts
 
 
@@ -302,7 +295,9 @@ def fluid_priority(bandit: RestlessBandit) -> FluidPriority:
     right = np.concatenate([np.zeros(num_states), [1.0, share]])
     usual = np.median(reward)  # a constant in the reward moves the value alone
     cost = (usual - reward).reshape(-1)
-    found = _solve_program(scipy.sparse.csr_array(constraints), right, cost)
+    found = solve_program(scipy.sparse.csr_array(constraints), right, cost)
+    if found is None:
+        raise ValueError(f"budget: no stationary law spends exactly {share:.6g}")
     occupancy, slack = found.value.reshape(-1, 2), found.slack.reshape(-1, 2)
     doubt = np.maximum(found.rounding, found.wrong.max()).reshape(-1, 2)
     index = slack[:, 0] - slack[:, 1]
@@ -319,55 +314,6 @@ def _ranks(index: np.ndarray, doubt: np.ndarray) -> np.ndarray:
     rank = np.empty(len(index), int)
     rank[order] = np.append(0, np.cumsum(apart))
     return rank
-
-
-class _Program(NamedTuple):
-    """A solved program: y, the multipliers, what they leave of the cost, and the errors of that."""
-
-    value: np.ndarray
-    price: np.ndarray
-    slack: np.ndarray
-    wrong: np.ndarray
-    rounding: np.ndarray
-
-
-def _solve_program(rows, right, cost) -> _Program:
-    """min cost'y over rows y = right, y >= 0.
-
-    The solver's tolerances are absolute. So the cost is brought to size 1, and what the multipliers
-    leave of it, where it is negative or paid for, is brought to size 1 again, until it is rounding
-    (Gleixner, Steffy and Wolter 2016, Iterative refinement for linear programming).
-    """
-    best = _refined(rows, right, cost, np.zeros(len(right)), np.abs(cost).max())
-    if best is None:
-        raise ValueError(f"budget: no stationary law spends exactly {right[-1]:.6g}")
-    for _ in range(_REFINEMENTS):
-        if (best.wrong <= best.rounding).all():
-            break
-        finer = _refined(rows, right, cost, best.price, best.wrong.max())
-        if finer is None or finer.wrong.max() >= best.wrong.max():
-            break
-        best = finer
-    paid = best.rounding[best.value > 0].max() / _ROUNDING
-    if best.wrong.max() > _TOLERATED * paid:
-        raise ValueError(
-            f"reward: spans too many decades: the program is solved to {best.wrong.max():.3g} "
-            f"only, for rewards of {paid:.3g} where the budget goes"
-        )
-    return best
-
-
-def _refined(rows, right, cost, price, unit) -> _Program | None:
-    """The program solved for what these multipliers leave of the cost; None where that fails."""
-    left = (cost - price @ rows) / (unit if unit > 0 else 1)
-    answer = scipy.optimize.linprog(np.minimum(left, _FAR), A_eq=rows, b_eq=right, method="highs")
-    if answer.status != 0:
-        return None
-    price = price + unit * answer.eqlin.marginals
-    slack = cost - price @ rows
-    wrong = np.where(answer.x > 0, np.abs(slack), np.maximum(-slack, 0))
-    rounding = _ROUNDING * (np.abs(cost) + np.abs(price) @ abs(rows))
-    return _Program(np.maximum(answer.x, 0), price, slack, wrong, rounding)
 
 
 def index_priority(index: Array | np.ndarray | Sequence[float] | Ranking) -> np.ndarray:
@@ -389,7 +335,7 @@ def index_priority(index: Array | np.ndarray | Sequence[float] | Ranking) -> np.
 def myopic_priority(bandit: RestlessBandit) -> np.ndarray:
     """States by what acting gains at once, r(s, 1) - r(s, 0); ties by number: `[S]`."""
     _, _, gap, reward = _arrays(bandit)
-    return np.argsort(_ranks(gap, _ROUNDING * np.abs(reward).sum(1)), kind="stable")
+    return np.argsort(_ranks(gap, ROUNDING * np.abs(reward).sum(1)), kind="stable")
 
 
 def random_priority(key: Array, num_states: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import jaxent
 RESULTS = {
     *("Decomposition", "Entanglement", "EntanglementInterval", "ErrorBracket"),
     *("FluidPriority", "GreedyGap", "IGMWitness", "LawSolution", "SampledValue"),
+    *("FluidPolicy", "FluidPriority", "LawSolution"),
     *(
         "QSolution",
         "SeparableChain",

@@ -1,0 +1,52 @@
+"""Properties of populations of several types: relaxations, indices, exact chains and optima."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+import jaxent as je
+
+from .strategies import discounts, holds, kinds, laws, numbers, scales, seeds
+
+# (S, A) of each type
+SIZES = (((2, 2),), ((3, 2), (2, 3)), ((1, 2), (2, 1)))
+sizes = st.sampled_from(SIZES)
+
+
+def population_of(rng, kind, shapes, num_budgets, discount, scale=1.0, most=3):
+    """Action 0 is free, so that every limit can be kept."""
+    types = []
+    for S, A in shapes:
+        costs = rng.integers(0, 3, (S, A, num_budgets)).astype(float)
+        costs[:, 0] = 0
+        mdp = je.MDP(laws(rng, kind, S, A, S), numbers(rng, scale, S, A))
+        types.append(je.AgentType(mdp, costs))
+    counts = tuple(int(rng.integers(1, most + 1)) for _ in shapes)
+    budgets = [je.Budget(float(rng.integers(0, 2 * sum(counts)))) for _ in range(num_budgets)]
+    return je.WeaklyCoupledPopulation(types, counts, budgets, discount)
+
+
+@holds(seed=seeds, kind=kinds, shapes=sizes, discount=discounts, scale=scales)
+def test_relaxations(seed, kind, shapes, discount, scale):
+    """Laws that keep the budgets, multipliers that prove the value, more budget is worth more."""
+    rng = np.random.default_rng(seed)
+    population = population_of(rng, kind, shapes, 2, discount, scale)
+    start = [
+        n * rng.dirichlet(np.ones(S)) for n, (S, _) in zip(population.counts, shapes, strict=True)
+    ]
+    size = scale * population.num_agents
+    for where, factor in ((None, 1), (start, 1 / (1 - discount))):
+        found = je.fluid_policy(population, start=where)
+        noise = 1e-7 * (size * factor + 1e-300)
+        bound = je.lagrangian_bound(population, found.prices, start=where)
+        assert abs(bound - found.value) <= noise
+        assert (found.spent <= np.array(population.limits) + 1e-7).all()
+        for y, n, index, rows in zip(
+            found.occupancy, population.counts, found.index, found.policy, strict=True
+        ):
+            assert (y >= 0).all()
+            assert abs(y.sum() - n) <= 1e-7 * n
+            assert (index <= 0).all()
+            np.testing.assert_allclose(rows.sum(1), 1)
+        more = [je.Budget(b + 1) for b in population.limits]
+        richer = je.WeaklyCoupledPopulation(population.types, population.counts, more, discount)
+        assert je.fluid_policy(richer, start=where).value >= found.value - noise
