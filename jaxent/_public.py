@@ -170,6 +170,10 @@ from .restless.monte_carlo import MonteCarloValue as MonteCarloValue
 from .restless.monte_carlo import discounted_returns as discounted_returns
 from .restless.monte_carlo import monte_carlo_q as monte_carlo_q
 from .restless.next_counts import configurations as configurations
+from .restless.optimal import OptimalPolicy as OptimalPolicy
+from .restless.optimal import optimal_policy as optimal_policy
+from .restless.priority_policy import PriorityPolicy as PriorityPolicy
+from .restless.priority_policy import priority_policy as priority_policy
 from .restless.simulate import CountsTrajectory as CountsTrajectory
 from .restless.simulate import pair_flow as pair_flow
 from .restless.simulate import simulate_counts as simulate_counts

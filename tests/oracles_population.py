@@ -60,3 +60,76 @@ def fluid_value(types, counts, budgets, discount=None, start=None):
         return None
     assert found.status == 0
     return -found.fun / (1 if start is None else 1 - g)
+
+
+def serve_in_order(costs, limits, counts, moves):
+    """Split of counts, `[S_k, A_k]` each: moves from action 0 up, one agent after another.
+
+    Action 0 is free. A move is from the last action listed before it that uses no more, or from 0.
+    """
+    split = [np.zeros(d.shape[:2], int) for d in costs]
+    for y, n in zip(split, counts, strict=True):
+        y[:, 0] = n
+    left = np.array(limits, float)
+    for i, (k, s, a) in enumerate(moves):
+        before = [b for j, t, b in moves[:i] if (j, t) == (k, s)]
+        before = [b for b in before if (costs[k][s, b] <= costs[k][s, a]).all()]
+        source = before[-1] if before else 0
+        more = costs[k][s, a] - costs[k][s, source]
+        while split[k][s, source] > 0 and (more <= left + 1e-9).all():
+            split[k][s, source] -= 1
+            split[k][s, a] += 1
+            left -= more
+    return split
+
+
+def joint_table(sizes, counts, split_of):
+    """Joint policy `[S_0.., A_0..]`: fair ties among the agents of a type and state, all listed.
+
+    `split_of(counts)` gives `[(chance, split), ..]`.
+    """
+    agents = [k for k, n in enumerate(counts) for _ in range(n)]
+    states = [sizes[k][0] for k in agents]
+    actions = [sizes[k][1] for k in agents]
+    table = np.zeros((*states, *actions))
+    for s in itertools.product(*map(range, states)):
+        now = [np.zeros(S, int) for S, _ in sizes]
+        for k, at in zip(agents, s, strict=True):
+            now[k][at] += 1
+        for chance, split in split_of(now):
+            fits = []
+            for a in itertools.product(*map(range, actions)):
+                did = [np.zeros(size, int) for size in sizes]
+                for k, at, how in zip(agents, s, a, strict=True):
+                    did[k][at, how] += 1
+                if all((x == y).all() for x, y in zip(did, split, strict=True)):
+                    fits.append(a)
+            for a in fits:
+                table[(*s, *a)] += chance / len(fits)
+    return table
+
+
+def joint_optimum(types, counts, budgets, discount, steps=2000):
+    """Discounted optimum of the agents one by one, by value iteration on joint states."""
+    agents = [k for k, n in enumerate(counts) for _ in range(n)]
+    states = list(itertools.product(*(range(types[k][1].shape[0]) for k in agents)))
+    options = []
+    for s in states:
+        rows = []
+        for a in itertools.product(*(range(types[k][1].shape[1]) for k in agents)):
+            chosen = list(zip(agents, s, a, strict=True))
+            used = sum(types[k][2][t, u] for k, t, u in chosen)
+            kept = all(
+                abs(x - limit) < 1e-9 if equality else x <= limit + 1e-9
+                for x, (limit, equality) in zip(used, budgets, strict=True)
+            )
+            if kept:
+                law = np.ones(1)
+                for k, t, u in chosen:
+                    law = np.kron(law, types[k][0][t, u])
+                rows.append((sum(types[k][1][t, u] for k, t, u in chosen), law))
+        options.append((np.array([r for r, _ in rows]), np.stack([law for _, law in rows])))
+    V = np.zeros(len(states))
+    for _ in range(steps):
+        V = np.array([(r + discount * law @ V).max() for r, law in options])
+    return states, V

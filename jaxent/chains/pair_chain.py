@@ -92,6 +92,11 @@ class PairChain:
         return tuple(self.view(i).size for i in range(len(self.views)))
 
     @property
+    def num_alike(self) -> tuple[int, ...]:
+        """How many agents each view stands for: one, unless its layout counts agents alike."""
+        return getattr(self.layout, "num_alike", (1,) * len(self.views))
+
+    @property
     def num_pairs(self) -> int:
         """J."""
         return prod(self.sizes)

@@ -162,7 +162,7 @@ class WeaklyCoupledPopulation:
 
         Values are looked at outside a trace. Budgets must be kept wherever the agents are. For each
         budget alone that is decided; several together are looked at where all agents of a type are
-        in one state, as long as there are few such configurations. `optimal_value` and
+        in one state, as long as there are few such configurations. `optimal_policy` and
         `exchangeable_chain` look at every configuration.
         """
         if not isinstance(self.types, tuple) or not self.types:

@@ -21,6 +21,7 @@ priority; under a soft index its row is of no use.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from .._checks import check_positive_int, concrete, renamed, stochastic
 from ..chains.pair_chain import PairChain
 from ..models.contracts import Agents
 from ..models.layouts import Views, view_of
+from ..models.population import WeaklyCoupledPopulation
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex, check_soft
 from ..numerics.arrays import einsum
@@ -39,6 +41,7 @@ from ..numerics.memory import device_memory
 from .activation import IndexPolicy, Priority, active_counts, check_priority
 from .group_laws import TaggedRoundedKernel, tagged_rounded_kernel
 from .next_counts import NextCounts, configurations, next_counts, num_configurations, walk_size
+from .population_chain import PopulationPolicy, goes_by_counts, population_chain
 from .rounded import Rounded, others, rounded_priority, rounded_soft, tagged
 
 Array = jax.Array
@@ -142,6 +145,11 @@ class TaggedLayout:
         """The tagged pair."""
         return ((0,),)
 
+    @property
+    def num_alike(self) -> tuple[int, ...]:
+        """The view of one agent stands for all N."""
+        return (self.num_agents,)
+
     def project(self, measure: Array, agent: Agents) -> Array:
         """A measure of joint pairs as one of the tagged pair, `[2 S * C * J]` to `[2 S]`."""
         return view_of(self, agent).project(measure)
@@ -157,9 +165,16 @@ class TaggedLayout:
 
 @renamed(priority="policy")
 def exchangeable_chain(
-    bandit: RestlessBandit, policy: IndexPolicy, *, memory: int | None = None
+    bandit: RestlessBandit | WeaklyCoupledPopulation,
+    policy: IndexPolicy | PopulationPolicy,
+    *,
+    memory: int | None = None,
 ) -> PairChain:
     """The exact chain of (tagged agent's pair, configuration of the others and rounding).
+
+    Of a population of several types one agent of each is tagged: the chain has one view a type, and
+    `lift` takes a function of the pair for each. It is for few agents, its policy may be anything
+    that goes by counts (`population_chain`).
 
     Differentiable in the kernels, and in index and temperature of a `SoftIndex`. The largest arrays
     are, under a priority, the laws of the last-served states, see `NextCounts`: 0.6 GB for N = 60,
@@ -167,9 +182,13 @@ def exchangeable_chain(
     C_l = C(N - M + S - 1, S - 1), and vectors of 2 S C(N + S - 2, S - 1) S elements.
 
     Args:
-        bandit: `num_agents` and `budget` must be known ints, they fix shapes.
+        bandit: `num_agents` and `budget` must be known ints, they fix shapes. Or a population, of
+            which counts, costs and budgets must be known.
         policy: a priority, that is, a permutation of the states, first served first, static; or a
-            `SoftIndex`, which may be traced.
+            `SoftIndex`, which may be traced. Of a population a list of moves `(type, state,
+            action)`. Of either a `PriorityPolicy`, an `OptimalPolicy`, or a function that takes the
+            counts of each type, `[S_k]`, to how many take each action, `[S_k, A_k]`, or to several
+            such splits with their chances, `[(chance, split), ..]`.
         memory: bytes it may take; by default what the device has. Static.
 
     Returns:
@@ -180,10 +199,13 @@ def exchangeable_chain(
         ValueError: for a bad bandit or policy, and before anything is allocated if the chain does
             not fit: the message has the count, the bytes and the largest N that fits.
     """
+    if isinstance(bandit, WeaklyCoupledPopulation) or goes_by_counts(policy):
+        return population_chain(bandit, policy, memory)
     if isinstance(policy, SoftIndex):
         num_agents, budget = check_soft_team(bandit, policy, memory)
         return _soft_chain(bandit, policy, num_agents, budget)
-    num_agents, budget, order = check_exchangeable(bandit, policy)
+    priority: Any = policy
+    num_agents, budget, order = check_exchangeable(bandit, priority)
     local = as_float_kernel(bandit)
     check_memory(num_agents, len(order), partial(_chain_bytes, local.dtype.itemsize), memory)
     left = budgets_left(num_agents, budget)

@@ -206,27 +206,29 @@ def tagged_rounded_kernel(
 
 
 def group_law(kernel: Array, num_agents: int) -> Array:
-    """Law of the next counts of m agents that move by one kernel `[S, S]`: `[C_m, C_m]`.
+    """Law of the next counts of m agents that move by the rows of one kernel: `[C_m, C'_m]`.
 
-    One agent after another joins, so that groups share what they have in common.
+    From counts over the rows of `[R, S]` to counts over its columns. One agent after another joins,
+    so that groups share what they have in common.
     """
-    tables = _tables(num_agents, len(kernel))
-    size = len(tables.state)
-    law = jnp.zeros((size, size), kernel.dtype).at[0, 0].set(1)
+    num_rows, num_columns = kernel.shape
+    before_move, after = _tables(num_agents, num_rows), _tables(num_agents, num_columns)
+    size = len(before_move.state)
+    law = jnp.zeros((size, len(after.state)), kernel.dtype).at[0, 0].set(1)
 
     def join(law: Array, fewer: Array) -> tuple[Array, None]:
-        # Configurations up to `fewer` have an agent in the last state: it is the one that joins.
+        # Configurations up to `fewer` have an agent in the last row: it is the one that joins.
         last = jnp.arange(size) < fewer
-        state = jnp.where(last, len(kernel) - 1, tables.state)
-        before = law[jnp.where(last, jnp.arange(size), tables.parent)]
-        rows = kernel[state]  # [C, S]
+        row = jnp.where(last, num_rows - 1, before_move.state)
+        before = law[jnp.where(last, jnp.arange(size), before_move.parent)]
+        rows = kernel[row]  # [C, S]
         grown = rows[:, -1:] * before
-        for t, index in enumerate(tables.down):  # static and few
+        for t, index in enumerate(after.down):  # static and few
             less = before.at[:, index].get(mode="fill", fill_value=0)
             grown = grown + rows[:, t : t + 1] * less
         return grown, None
 
-    return lax.scan(join, law, jnp.asarray(tables.fewer))[0]
+    return lax.scan(join, law, jnp.asarray(before_move.fewer))[0]
 
 
 def place(counts: Array, num_agents: int) -> Array:

@@ -252,7 +252,10 @@ def _projection(
     mu = known_law(chain, mu)
     values = local_q_values(chain, check_locals(chain, rewards), discount=discount, mu=mu)
     local = zip(local_transitions(chain, mu), values, strict=True)
-    terms = [_term(chain, mu, chain.view(i), P, q, distance) for i, (P, q) in enumerate(local)]
+    terms = [
+        chain.num_alike[i] * _term(chain, mu, chain.view(i), P, q, distance)
+        for i, (P, q) in enumerate(local)
+    ]
     return jnp.stack(terms).sum() * (discount / (1 - discount))
 
 

@@ -14,8 +14,9 @@ proofs:
 - once local values are known the error needs no entanglement at all: it is the value of a residual
   (`a_posteriori`).
 
-Every entanglement enters by its certified upper end, so the bounds hold whether or not a
-minimization converged. Sup-norm bounds are over visited pairs.
+Where agents that are alike are counted, a view stands for all of them and its term is taken so
+often (`PairChain.num_alike`). Every entanglement enters by its certified upper end, so the bounds
+hold whether or not a minimization converged. Sup-norm bounds are over visited pairs.
 """
 
 from collections.abc import Sequence
@@ -192,7 +193,7 @@ def span_sup(
 ) -> Array:
     """Theorem 8 with spans of local values for r_max / (1 - discount); `measured` as there."""
     rewards = _flat(chain, rewards, discount)
-    return _span_bound(measured or _agentwise(chain, mu), rewards, discount)
+    return _span_bound(chain, measured or _agentwise(chain, mu), rewards, discount)
 
 
 def span_mu(
@@ -205,7 +206,7 @@ def span_mu(
 ) -> Array:
     """Theorem 6 with spans of local values for r_max / (1 - discount); `measured` as there."""
     rewards = _flat(chain, rewards, discount)
-    return _span_bound(measured or _mu_agentwise(chain, mu), rewards, discount)
+    return _span_bound(chain, measured or _mu_agentwise(chain, mu), rewards, discount)
 
 
 class Report(NamedTuple):
@@ -274,7 +275,7 @@ def report(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Report:
     found = approximation_error(chain, rewards, exact.q_local, discount=discount, mu=mu)
     sup, mean = {}, {}
     gaps = [e.upper - e.lower for e in (*atv, *mu_atv)]
-    two = len(rewards) == 2
+    two = sum(chain.num_alike) == 2
     if two and product_form(chain) is not None:
         joint = entanglement_tv(chain, mu=mu)
         gaps.append(joint.upper - joint.lower)
@@ -282,12 +283,12 @@ def report(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Report:
     sup[f"Theorem {_agentwise_theorem(chain)} (ATV)"] = _paper(
         [e.upper for e in atv], largest, discount
     )
-    sup["... with spans"] = _span_bound(atv, rewards, discount)
+    sup["... with spans"] = _span_bound(chain, atv, rewards, discount)
     sup["... of Eq. (2) itself"] = projection_sup(chain, rewards, discount=discount, mu=mu)
     sup["a posteriori"] = after.sup_bound
     name = f"Theorem {5 if two else 6} (mu-ATV)"
     mean[name] = _paper([e.upper for e in mu_atv], largest, discount)
-    mean["... with spans"] = _span_bound(mu_atv, rewards, discount)
+    mean["... with spans"] = _span_bound(chain, mu_atv, rewards, discount)
     mean["... of Eq. (2) itself"] = projection_mu(chain, rewards, discount=discount, mu=mu)
     mean["a posteriori"] = after.mu_bound
     number = int(np.sum(np.asarray(exact.visited)))
@@ -317,7 +318,7 @@ def _agentwise_theorem(chain: PairChain) -> int:
         seen = [axis for view in chain.views for axis in view]
         if len(set(seen)) < len(seen):
             return 9
-    return 4 if len(chain.views) == 2 else 8
+    return 4 if sum(chain.num_alike) == 2 else 8
 
 
 def _measured(chain: PairChain, mu: Array) -> tuple[list[Entanglement], list[Entanglement]]:
@@ -348,7 +349,9 @@ def _flat(chain: PairChain, rewards: Rewards, discount: Scalar) -> list[Array]:
 
 
 def _largest(chain: PairChain, rewards: Rewards, discount: Scalar) -> list[Array]:
-    return [jnp.abs(r).max() for r in _flat(chain, rewards, discount)]
+    """r_max of each view, times how many agents it stands for."""
+    flat = _flat(chain, rewards, discount)
+    return [n * jnp.abs(r).max() for n, r in zip(chain.num_alike, flat, strict=True)]
 
 
 def _paper(entanglement: Sequence[Array], largest: Sequence[Array], discount: Scalar) -> Array:
@@ -358,11 +361,14 @@ def _paper(entanglement: Sequence[Array], largest: Sequence[Array], discount: Sc
 
 
 def _span_bound(
-    entanglement: Sequence[Entanglement], rewards: Sequence[ArrayLike], discount: Scalar
+    chain: PairChain,
+    entanglement: Sequence[Entanglement],
+    rewards: Sequence[ArrayLike],
+    discount: Scalar,
 ) -> Array:
     """2 discount / (1 - discount) sum_i E_i span((I - discount P_i)^{-1} r_i)."""
     total = []
-    for e, r in zip(entanglement, rewards, strict=True):
+    for n, e, r in zip(chain.num_alike, entanglement, rewards, strict=True):
         value = discounted_solve(lax.stop_gradient(e.minimizer), r, discount)
-        total.append(e.upper * (value.max() - value.min()))
+        total.append(n * e.upper * (value.max() - value.min()))
     return jnp.stack(total).sum() * (2 * discount / (1 - discount))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import jaxent as je
 
-from .strategies import discounts, holds, kinds, laws, numbers, scales, seeds
+from .strategies import discounts, few, holds, kinds, laws, numbers, scales, seeds
 
 # (S, A) of each type
 SIZES = (((2, 2),), ((3, 2), (2, 3)), ((1, 2), (2, 1)))
@@ -50,3 +50,30 @@ def test_relaxations(seed, kind, shapes, discount, scale):
         more = [je.Budget(b + 1) for b in population.limits]
         richer = je.WeaklyCoupledPopulation(population.types, population.counts, more, discount)
         assert je.fluid_policy(richer, start=where).value >= found.value - noise
+
+
+@holds(0.5, seed=seeds, kind=kinds, shapes=few(*SIZES), discount=discounts, scale=scales)
+def test_exact_answers(seed, kind, shapes, discount, scale):
+    """Rows are laws, all agents are there; the optimum is above a priority, below the bound."""
+    rng = np.random.default_rng(seed)
+    population = population_of(rng, kind, shapes, 1, min(discount, 0.999), scale, most=2)
+    moves = [(k, s, a) for k, (S, A) in enumerate(shapes) for s in range(S) for a in range(1, A)]
+    order = [moves[i] for i in rng.permutation(len(moves))]
+    policy = je.priority_policy(population, order)
+    chain = je.exchangeable_chain(population, policy)
+    assert chain.num_alike == population.counts
+    assert bool(chain.stochastic())
+    ones = [np.ones(S * A) for S, A in shapes]
+    np.testing.assert_allclose(chain.lift(ones), population.num_agents)
+    start = [
+        rng.multinomial(n, np.ones(S) / S)
+        for n, (S, _) in zip(population.counts, shapes, strict=True)
+    ]
+    best = je.optimal_policy(population, start=start)
+    assert best.lower <= best.value <= best.upper
+    rewards = [kind.mdp.reward for kind in population.types]
+    Q = je.q_values(chain, rewards, discount=population.discount)
+    values = np.asarray(chain.policy.mv(Q))
+    noise = 1e-9 * scale * population.num_agents / (1 - population.discount)
+    assert values.max() <= best.values.max() + noise
+    assert best.value <= je.fluid_policy(population, start=start).value + 100 * noise

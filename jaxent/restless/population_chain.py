@@ -1,0 +1,248 @@
+r"""The exact chain of a population: one agent of each type tagged, the others counted.
+
+Given the split, agents of a type and state are told apart by nothing. So (the tagged agents' pairs
+x_1, .., x_T, the configuration c of the others, the split j drawn in n = c + Σ e_{s_k}) is a Markov
+chain in which the tagged agents move as in the joint chain:
+
+    π(a_1.., j | s_1.., c) = w_j(n) Π_k y_k(s_k, a_k) / n_k(s_k),
+
+with y the split; the others split as y - Σ e_{x_k}, and each type's next counts follow from its own
+part alone,
+
+    (K V)(x, c, j) = Σ_s' Σ_c' Π_k P_k(x_k, s_k') L_k(y_k - e_{x_k}, c_k') V(s', c').
+
+That is a Kronecker product of the P_k and of the laws L_k of next counts by pair counts
+(`group_law`), of which the rows that occur are gathered. Its views are the tagged pairs, one a
+type.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import stochastic
+from ..chains.pair_chain import PairChain
+from ..models.contracts import Agents, known_priority
+from ..models.layouts import Views, view_of
+from ..models.parts import TablePolicy
+from ..models.population import WeaklyCoupledPopulation, as_population
+from ..models.restless_bandit import RestlessBandit
+from ..models.soft_index import SoftIndex
+from ..numerics.arrays import as_float, dot
+from ..numerics.compiled import jit
+from ..numerics.kron import kron_mv, kron_vm
+from .activation import IndexPolicy
+from .group_laws import group_law
+from .next_counts import configuration_index, configurations, num_configurations
+from .optimal import OptimalPolicy
+from .priority_policy import Move, PriorityPolicy, priority_policy
+from .splits import (
+    CountsPolicy,
+    Rules,
+    SplitLaw,
+    all_counts,
+    check_fits,
+    counts_place,
+    rules_of,
+    split_law,
+)
+
+Array = jax.Array
+OfCounts: TypeAlias = CountsPolicy | SplitLaw | PriorityPolicy | OptimalPolicy
+PopulationPolicy: TypeAlias = OfCounts | Sequence[Move]
+
+# Vectors over pairs that a solve holds at once, and over all rows of the Kronecker product.
+_VECTORS = 40
+_PRODUCTS = 4
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PopulationKernel:
+    """K: functions of the next (s_1, .., s_T, c), to functions of (x_1, .., x_T, c, j).
+
+    Attributes:
+        factors: P_k of each type `[X_k, S_k]`, then L_k of each `[Y_k, C_k]`.
+        place: the row of their Kronecker product that each pair has, `[J]`.
+    """
+
+    factors: tuple[Array, ...]
+    place: Array
+
+    def mv(self, v: Array) -> Array:
+        """K v."""
+        return kron_mv(self.factors, v)[self.place]
+
+    def vm(self, mu: Array) -> Array:
+        """The law of the next state, mu K."""
+        size = prod(len(factor) for factor in self.factors)
+        return kron_vm(self.factors, jnp.zeros(size, mu.dtype).at[self.place].add(mu))
+
+    def matrix(self) -> Array:
+        """K itself, for few agents."""
+        size = prod(factor.shape[1] for factor in self.factors)
+        return jax.vmap(self.mv, out_axes=-1)(jnp.eye(size, dtype=self.factors[0].dtype))
+
+    def stochastic(self) -> Array:
+        """Whether every row is a probability vector."""
+        kernels = self.factors[: len(self.factors) // 2]
+        return jnp.stack([stochastic(P) for P in kernels]).all()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PopulationLayout:
+    """Factors (X_1, .., X_T, (c, j)); a view is the tagged pair of a type.
+
+    Attributes:
+        others: place of the others' split of each type among its pair counts, `[J]` each.
+        counts: agents of each type. Static.
+        sizes: of the factors. Static.
+    """
+
+    others: tuple[Array, ...]
+    counts: tuple[int, ...] = field(metadata={"static": True})
+    sizes: tuple[int, ...] = field(metadata={"static": True})
+
+    @property
+    def views(self) -> Views:
+        """The tagged pair of each type."""
+        return tuple((k,) for k in range(len(self.counts)))
+
+    @property
+    def num_alike(self) -> tuple[int, ...]:
+        """The view of a tagged agent stands for all of its type."""
+        return self.counts
+
+    def project(self, measure: Array, agent: Agents) -> Array:
+        """A measure of joint pairs as one of a tagged pair, `[J]` to `[X_k]`."""
+        return view_of(self, agent).project(measure)
+
+    def lift(self, functions: Sequence[Array]) -> Array:
+        """Σ over all agents of f of their type, `[J]`: tagged ones, and the others counted."""
+        total = jnp.zeros((), jnp.result_type(*functions))
+        for k, f in enumerate(functions):
+            pairs = configurations(self.counts[k] - 1, self.sizes[k])  # [Y_k, X_k]
+            total = total + view_of(self, k).lift(f)
+            total = total + dot(jnp.asarray(pairs, f.dtype), f)[self.others[k]]
+        return total
+
+
+def population_chain(
+    population: RestlessBandit | WeaklyCoupledPopulation,
+    policy: PopulationPolicy | IndexPolicy,
+    memory: int | None = None,
+) -> PairChain:
+    """The chain; see `exchangeable_chain`."""
+    population = as_population(population)
+    rules = rules_of(population)
+    kernels = [as_float(kind.mdp.transition) for kind in population.types]
+    itemsize = jnp.result_type(*kernels).itemsize
+    what = "the exact chain"
+    check_fits(rules, lambda some: _bytes(some, itemsize, 1), memory, what)
+    law = split_law(rules, _law(population, rules, policy))
+    num_splits = law.weights.shape[1]
+    check_fits(rules, lambda some: _bytes(some, itemsize, num_splits), memory, what)
+    table, others = _tables(rules, law)
+    sizes = tuple(S * A for S, A in rules.sizes)
+    layout = PopulationLayout(
+        tuple(jnp.asarray(place, jnp.int32) for place in others),
+        rules.counts,
+        (*sizes, table.shape[-2] * table.shape[-1]),
+    )
+    part = TablePolicy(jnp.asarray(table, jnp.result_type(*kernels)))
+    return PairChain(_kernel(tuple(kernels), layout.others, rules.counts), part, layout)
+
+
+def goes_by_counts(policy: object) -> bool:
+    """Whether this takes counts to splits, and is no list."""
+    return isinstance(policy, SplitLaw) or (callable(policy) and not isinstance(policy, SoftIndex))
+
+
+def _law(population: WeaklyCoupledPopulation, rules: Rules, policy: PopulationPolicy | IndexPolicy):
+    """A function of the counts as it is; other policies say what they do everywhere at once."""
+    if isinstance(policy, SoftIndex):
+        raise ValueError("policy: a SoftIndex is for a RestlessBandit, not for a population")
+    if isinstance(policy, (PriorityPolicy, OptimalPolicy)):
+        return policy.law(rules)
+    given: Any = policy
+    if goes_by_counts(policy):
+        return given
+    return priority_policy(population, known_priority(given)).law(rules)
+
+
+@jit(static_argnums=2)
+def _kernel(kernels: Sequence[Array], others: Sequence[Array], counts: tuple[int, ...]):
+    rows = [P.reshape(-1, P.shape[-1]) for P in kernels]  # [X_k, S_k]
+    laws = [group_law(P, n - 1) for P, n in zip(rows, counts, strict=True)]
+    shape = tuple(len(P) for P in rows)
+    pairs = jnp.arange(prod(shape))
+    place = jnp.broadcast_to(pairs[:, None], (len(pairs), len(others[0]) // len(pairs))).reshape(-1)
+    for law, other in zip(laws, others, strict=True):
+        place = place * len(law) + other
+    return PopulationKernel((*rows, *laws), place)
+
+
+def _tables(rules: Rules, law: SplitLaw) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Chances of (a_1.., j) in (s_1.., c), `[S_1, A_1, .., C, J]`, and the others' splits `[J]`.
+
+    A pair that the policy never takes has weight 0. There the tagged agent takes the place of one
+    of its state that does something else.
+    """
+    fewer = rules._replace(counts=tuple(n - 1 for n in rules.counts))
+    others = all_counts(fewer)  # [C, S]
+    num_types = len(rules.sizes)
+    states = np.indices([S for S, _ in rules.sizes]).reshape(num_types, -1)  # [T, Π S_k]
+    first = np.cumsum([0] + [S for S, _ in rules.sizes])
+    tagged = np.zeros((states.shape[1], first[-1]), np.int64)
+    for k in range(num_types):
+        tagged[np.arange(len(tagged)), first[k] + states[k]] = 1
+    counts = others[None] + tagged[:, None]  # [ΠS, C, S]
+    place = counts_place(rules, counts)  # [ΠS, C]
+    weights = law.weights[place]  # [ΠS, C, J]
+    by_type = rules.pairs_by_type(law.splits[place])  # each [ΠS, C, J, S_k, A_k]
+    every = np.arange(len(tagged))
+    chances, splits = [], []
+    for k, (S, A) in enumerate(rules.sizes):
+        here = by_type[k][every, :, :, states[k]]  # [ΠS, C, J, A_k]
+        present = counts[every, :, first[k] + states[k]]  # [ΠS, C]
+        chances.append(here / present[..., None, None])
+        # Whose place each action takes: its own, or where nobody takes it the first that is taken.
+        taken = np.where(here > 0, np.arange(A), (here > 0).argmax(-1)[..., None])
+        pair = states[k][:, None, None, None] * A + taken  # [ΠS, C, J, A_k]
+        flat = by_type[k].reshape(*by_type[k].shape[:3], 1, S * A)
+        less = flat - (np.arange(S * A) == pair[..., None])
+        splits.append(configuration_index(np.maximum(less, 0)))
+    whole = [n for S, A in rules.sizes for n in (S, A)] + [len(others), weights.shape[-1]]
+    table = np.ones(whole)
+    for k, chance in enumerate(chances):
+        table = table * _by_pair(chance, k, rules.sizes)
+    table = table * weights.reshape([1 if i % 2 else n for i, n in enumerate(whole[:-1])] + [-1])
+    splits = [_by_pair(split, k, rules.sizes) for k, split in enumerate(splits)]
+    return table, [np.broadcast_to(split, whole).reshape(-1) for split in splits]
+
+
+def _by_pair(array: np.ndarray, k: int, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """What depends on one tagged agent's action, `[ΠS, C, J, A_k]`, as `[S_1, 1, .., C, J]`."""
+    _, size, num_splits, num_actions = array.shape
+    array = array.reshape(*(S for S, _ in sizes), size, num_splits, num_actions)
+    array = np.moveaxis(array, -1, k + 1)
+    shape = [n for i, (S, _) in enumerate(sizes) for n in (S, num_actions if i == k else 1)]
+    return array.reshape(*shape, size, num_splits)
+
+
+def _bytes(rules: Rules, itemsize: int, num_splits: int) -> int:
+    """What the chain and a solve with it hold, about."""
+    pairs, rows, laws = num_splits, 1, 0
+    for n, (S, A) in zip(rules.counts, rules.sizes, strict=True):
+        others = num_configurations(n - 1, S)
+        split = num_configurations(n - 1, S * A)
+        pairs *= S * A * others
+        rows *= S * A * split
+        laws += split * others
+    return (_VECTORS * pairs + _PRODUCTS * rows + laws) * itemsize
