@@ -155,6 +155,8 @@ from .restless.indices import index_priority as index_priority
 from .restless.indices import myopic_priority as myopic_priority
 from .restless.indices import random_priority as random_priority
 from .restless.indices import whittle_index as whittle_index
+from .restless.lagrange_index import LagrangeIndex as LagrangeIndex
+from .restless.lagrange_index import lagrange_index as lagrange_index
 from .restless.lemmas import DeviationBound as DeviationBound
 from .restless.lemmas import MultiStepBound as MultiStepBound
 from .restless.lemmas import deviation_bound as deviation_bound

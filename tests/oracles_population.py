@@ -133,3 +133,19 @@ def joint_optimum(types, counts, budgets, discount, steps=2000):
     for _ in range(steps):
         V = np.array([(r + discount * law @ V).max() for r, law in options])
     return states, V
+
+
+def uses_at_price(P, r, d, discount, price):
+    """The most and the least that an optimal action uses in each state, by policy iteration."""
+    left = r - price * d
+    best = left.argmax(1)
+    states = np.arange(len(r))
+    while True:
+        V = np.linalg.solve(np.eye(len(r)) - discount * P[states, best], left[states, best])
+        Q = left + discount * P @ V
+        better = Q.max(1) > Q[states, best] + 1e-11
+        if not better.any():
+            break
+        best = np.where(better, Q.argmax(1), best)
+    optimal = Q.max(1, keepdims=True) - Q < 1e-10
+    return np.where(optimal, d, -np.inf).max(1), np.where(optimal, d, np.inf).min(1)

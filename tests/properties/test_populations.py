@@ -77,3 +77,24 @@ def test_exact_answers(seed, kind, shapes, discount, scale):
     noise = 1e-9 * scale * population.num_agents / (1 - population.discount)
     assert values.max() <= best.values.max() + noise
     assert best.value <= je.fluid_policy(population, start=start).value + 100 * noise
+
+
+@holds(seed=seeds, kind=kinds, shapes=sizes, discount=discounts, scale=scales)
+def test_indices(seed, kind, shapes, discount, scale):
+    """An action that uses more is worth less; moves go up in each state, by falling index."""
+    population = population_of(np.random.default_rng(seed), kind, shapes, 1, discount, scale)
+    found = je.lagrange_index(population)
+    if not found.indexable:
+        assert found.place[0] >= 0
+        assert np.isfinite(found.price)
+        return
+    for kind_, index in zip(population.types, found.index, strict=True):
+        costs = np.asarray(kind_.costs)[..., 0]
+        assert not np.isnan(index).any()
+        for row, cost in zip(index, costs, strict=True):
+            row = row[np.argsort(cost, kind="stable")]
+            assert (row[1:] <= row[:-1]).all()
+        assert (np.isposinf(index) == (costs == costs.min(1, keepdims=True))).all()
+    moves = found.priority
+    worth = [found.index[k][s, a] for k, s, a in moves]
+    assert worth == sorted(worth, reverse=True)

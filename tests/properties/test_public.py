@@ -11,7 +11,7 @@ RESULTS = {
     *("Decomposition", "Entanglement", "EntanglementInterval", "ErrorBracket"),
     *("FluidPriority", "GreedyGap", "IGMWitness", "LawSolution", "SampledValue"),
     *("FluidPolicy", "FluidPriority", "LawSolution"),
-    *("OptimalPolicy", "PriorityPolicy"),
+    *("LagrangeIndex", "OptimalPolicy", "PriorityPolicy"),
     *(
         "QSolution",
         "SeparableChain",
