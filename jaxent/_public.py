@@ -179,6 +179,8 @@ from .restless.priority_policy import priority_policy as priority_policy
 from .restless.simulate import CountsTrajectory as CountsTrajectory
 from .restless.simulate import pair_flow as pair_flow
 from .restless.simulate import simulate_counts as simulate_counts
+from .restless.simulate_population import PopulationTrajectory as PopulationTrajectory
+from .restless.simulate_population import simulate_population as simulate_population
 from .restless.soft_mean_field import SoftMeanField as SoftMeanField
 from .restless.soft_mean_field import soft_mean_field as soft_mean_field
 from .restless.tagged import TaggedEntanglement as TaggedEntanglement

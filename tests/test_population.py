@@ -201,3 +201,22 @@ def test_bad_arguments_are_refused():
         je.lagrangian_bound(population, [0, -1])
     with pytest.raises(ValueError, match="population: MDP is neither"):
         je.fluid_policy(population.types[0].mdp)
+
+
+def test_priority_of_the_relaxation():
+    """Of a bandit that of `fluid_priority`; of limits only what gains."""
+    for name in ("circulant", "machines", "age", "queue"):
+        bandit = je.named_bandit(name, 20).bandit
+        moves = je.fluid_policy(bandit).priority
+        assert [s for _, s, _ in moves] == je.fluid_priority(bandit).priority.tolist()
+    _, population = small()
+    found = je.fluid_policy(population)
+    gains = [found.index[k][s, a] - found.index[k][s, 0] for k, s, a in found.priority]
+    assert gains == sorted(gains, reverse=True)
+    assert min(gains) >= -SOLVE
+    bandit = je.circulant_bandit(20)
+    chains = [
+        je.exchangeable_chain(je.circulant_bandit(5), je.priority_policy(je.circulant_bandit(5), p))
+        for p in (je.fluid_policy(bandit).priority, je.fluid_priority(bandit).priority)
+    ]
+    np.testing.assert_array_equal(chains[0].policy.table, chains[1].policy.table)

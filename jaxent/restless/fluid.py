@@ -30,7 +30,8 @@ from .._checks import check_finite, check_shape, concrete
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
-from .linear_program import Program, solve_program
+from .linear_program import Program, ranks, solve_program
+from .splits import cheapest
 
 Array = jax.Array
 Start = Sequence[ArrayLike | Sequence[float]]
@@ -58,6 +59,9 @@ class FluidPolicy(NamedTuple):
             shares changes the mixtures and not the pairs in use.
         unique: whether every pair that is not in use, in a state that is visited, is worse than
             those that are, and the mixtures are determined.
+        priority: moves (type, state, action) for `priority_policy`, by what they gain over the
+            cheapest action at these prices, ties by the share that makes them. Those that lose are
+            listed only where a budget must be met.
     """
 
     value: float
@@ -69,6 +73,7 @@ class FluidPolicy(NamedTuple):
     randomized: int
     nondegenerate: bool
     unique: bool
+    priority: tuple[tuple[int, int, int], ...]
 
     @property
     def policy(self) -> tuple[np.ndarray, ...]:
@@ -261,7 +266,28 @@ def _report(data: Data, found: Program, value: float, prices: np.ndarray) -> Flu
         randomized=extra,
         nondegenerate=bool(nondegenerate),
         unique=bool(clear and extra <= active.sum()),
+        priority=_moves(data, occupancy, index, doubt, ends),
     )
+
+
+def _moves(data: Data, occupancy, index, doubt: np.ndarray, ends: np.ndarray):
+    """Moves from the cheapest action of each state, by gain; gains apart by rounding are equal."""
+    base = cheapest(data.costs, data.sizes, data.limits)
+    moves, gains, doubts, shares = [], [], [], []
+    for k, (S, A) in enumerate(data.sizes):
+        unsure = doubt[ends[k] : ends[k + 1]].reshape(S, A) * data.counts.sum() / data.counts[k]
+        for s, a in np.ndindex(S, A):
+            low = int(base[k][s])
+            if a == low:
+                continue
+            moves.append((k, s, a))
+            gains.append(index[k][s, a] - index[k][s, low])
+            doubts.append(unsure[s, a] + unsure[s, low])
+            here = occupancy[k][s].sum()
+            shares.append(occupancy[k][s, a] / here if here > 0 else 0.0)
+    order = np.lexsort((-np.array(shares), ranks(np.array(gains), np.array(doubts))))
+    every = data.equality.any()
+    return tuple(moves[i] for i in order if every or gains[i] >= -doubts[i])
 
 
 def lagrangian_bound(

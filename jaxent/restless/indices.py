@@ -40,7 +40,7 @@ from .._checks import check_finite, check_shape, concrete
 from .._reads import reads
 from ..models.contracts import Ranking, known_priority
 from ..models.restless_bandit import RestlessBandit, check_bandit
-from .linear_program import ROUNDING, solve_program
+from .linear_program import ROUNDING, ranks, solve_program
 
 Array = jax.Array
 
@@ -303,17 +303,8 @@ def fluid_priority(bandit: RestlessBandit) -> FluidPriority:
     index = slack[:, 0] - slack[:, 1]
     visits = occupancy.sum(1)
     acts = np.divide(occupancy[:, 1], visits, where=visits > 0, out=np.zeros(num_states))
-    priority = np.lexsort((-acts, _ranks(index, doubt.sum(1))))
+    priority = np.lexsort((-acts, ranks(index, doubt.sum(1))))
     return FluidPriority(float(usual - right @ found.price), occupancy, index, priority)
-
-
-def _ranks(index: np.ndarray, doubt: np.ndarray) -> np.ndarray:
-    """0 for the largest, and so on; the same for what differs by rounding alone, `[S]`."""
-    order = np.argsort(-index, kind="stable")
-    apart = -np.diff(index[order]) > doubt[order][1:] + doubt[order][:-1]
-    rank = np.empty(len(index), int)
-    rank[order] = np.append(0, np.cumsum(apart))
-    return rank
 
 
 def index_priority(index: Array | np.ndarray | Sequence[float] | Ranking) -> np.ndarray:
@@ -335,7 +326,7 @@ def index_priority(index: Array | np.ndarray | Sequence[float] | Ranking) -> np.
 def myopic_priority(bandit: RestlessBandit) -> np.ndarray:
     """States by what acting gains at once, r(s, 1) - r(s, 0); ties by number: `[S]`."""
     _, _, gap, reward = _arrays(bandit)
-    return np.argsort(_ranks(gap, ROUNDING * np.abs(reward).sum(1)), kind="stable")
+    return np.argsort(ranks(gap, ROUNDING * np.abs(reward).sum(1)), kind="stable")
 
 
 def random_priority(key: Array, num_states: int) -> np.ndarray:

@@ -71,3 +71,12 @@ def _refined(rows, right, cost, price, unit) -> Program | None:
     wrong = np.where(answer.x > 0, np.abs(slack), np.maximum(-slack, 0))
     rounding = ROUNDING * (np.abs(cost) + np.abs(price) @ abs(rows))
     return Program(np.maximum(answer.x, 0), price, slack, wrong, rounding)
+
+
+def ranks(index: np.ndarray, doubt: np.ndarray) -> np.ndarray:
+    """0 for the largest, and so on; the same for what differs by rounding alone, `[S]`."""
+    order = np.argsort(-index, kind="stable")
+    apart = -np.diff(index[order]) > doubt[order][1:] + doubt[order][:-1]
+    rank = np.empty(len(index), int)
+    rank[order] = np.append(0, np.cumsum(apart))
+    return rank

@@ -18,7 +18,7 @@ from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
 from ..numerics.compiled import jit
-from .splits import Rules, SplitLaw, all_counts, rules_of
+from .splits import Rules, SplitLaw, all_counts, cheapest, rules_of
 
 Array = jax.Array
 Move = tuple[int, int, int]
@@ -161,15 +161,11 @@ def _moves(rules: Rules, order: Sequence[Move | int]) -> list[Move]:
 
 
 def _cheapest(rules: Rules) -> np.ndarray:
-    """The pair of each state that uses least, budgets compared by their limits, `[ΣS_k]`."""
-    unit = np.where(rules.limits > 0, rules.limits, np.abs(rules.costs).max(0))
-    share = (rules.costs / np.where(unit > 0, unit, 1)).sum(1)
-    base, first = [], 0
-    for S, A in rules.sizes:
-        best = share[first : first + S * A].reshape(S, A).argmin(1)
-        base.append(first + np.arange(S) * A + best)
-        first += S * A
-    return np.concatenate(base)
+    """The pair that an agent of each state begins with, `[ΣS_k]`."""
+    ends = np.cumsum([0] + [S * A for S, A in rules.sizes])
+    actions = cheapest(np.split(rules.costs, ends[1:-1]), rules.sizes, rules.limits)
+    pairs = zip(ends, actions, rules.sizes, strict=False)
+    return np.concatenate([first + np.arange(S) * A + a for first, a, (S, A) in pairs])
 
 
 def _check_base(rules: Rules, base: np.ndarray) -> None:

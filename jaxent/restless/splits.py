@@ -96,6 +96,17 @@ def rules_of(population: WeaklyCoupledPopulation) -> Rules:
     return Rules(population.sizes, counts, flat, limits, equality, _ROUNDED * size)
 
 
+def cheapest(
+    costs: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], limits: np.ndarray
+) -> list[np.ndarray]:
+    """The action of each state that uses least, budgets compared by their limits, `[S_k]` each."""
+    largest = np.max([np.abs(d).max(0) for d in costs], axis=0)
+    unit = np.where(limits > 0, limits, largest)
+    unit = np.where(unit > 0, unit, 1)
+    pairs = zip(costs, sizes, strict=True)
+    return [(d / unit).sum(1).reshape(size).argmin(1) for d, size in pairs]
+
+
 def all_counts(rules: Rules) -> np.ndarray:
     """Every configuration, `[M, ΣS_k]`, type 0 slowest."""
     return _product(

@@ -1,5 +1,6 @@
 """Properties of populations of several types: relaxations, indices, exact chains and optima."""
 
+import jax
 import numpy as np
 from hypothesis import strategies as st
 
@@ -98,3 +99,18 @@ def test_indices(seed, kind, shapes, discount, scale):
     moves = found.priority
     worth = [found.index[k][s, a] for k, s, a in moves]
     assert worth == sorted(worth, reverse=True)
+
+
+@holds(0.5, seed=seeds, kind=kinds, discount=discounts)
+def test_simulation(seed, kind, discount):
+    """Nobody is lost, every budget is kept, whatever the kernel and the order."""
+    rng = np.random.default_rng(seed)
+    population = population_of(rng, kind, SIZES[1], 2, discount, most=50)
+    moves = [(0, s, 1) for s in range(3)] + [(1, s, a) for s in range(2) for a in (2, 1)]
+    order = [moves[i] for i in rng.permutation(len(moves))]
+    run = je.simulate_population(jax.random.key(seed), population, order, num_steps=6)
+    assert bool(run.kept)
+    for counts, splits, n in zip(run.counts, run.splits, population.counts, strict=True):
+        assert (np.asarray(counts).sum(1) == n).all()
+        assert (np.asarray(splits).sum(2) == np.asarray(counts)[:-1]).all()
+        assert np.asarray(splits).min() >= 0

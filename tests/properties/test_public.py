@@ -11,7 +11,7 @@ RESULTS = {
     *("Decomposition", "Entanglement", "EntanglementInterval", "ErrorBracket"),
     *("FluidPriority", "GreedyGap", "IGMWitness", "LawSolution", "SampledValue"),
     *("FluidPolicy", "FluidPriority", "LawSolution"),
-    *("LagrangeIndex", "OptimalPolicy", "PriorityPolicy"),
+    *("LagrangeIndex", "OptimalPolicy", "PopulationTrajectory", "PriorityPolicy"),
     *(
         "QSolution",
         "SeparableChain",

@@ -1,0 +1,201 @@
+r"""Simulation of a population on counts: agents per type and state, whatever their number.
+
+Given the split, the y(s, a) agents of a type in state s that take action a spread over the next
+states as Multinomial(y(s, a), P(. | s, a)), drawn as one binomial after another. All pairs of all
+types are drawn at once, types with fewer states padded by chances of 0, so that a step costs the
+same for 100 agents and for 1,000,000.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._checks import check_positive_int, check_shape, concrete
+from ..models.contracts import ArrayLike
+from ..models.population import WeaklyCoupledPopulation, as_population
+from ..models.restless_bandit import RestlessBandit
+from ..numerics.arrays import as_float, ratio
+from ..numerics.compiled import jit
+from .priority_policy import Move, PriorityPolicy, priority_policy
+
+Array = jax.Array
+Splits = Callable[[tuple[Array, ...]], Sequence[Array]]
+
+
+class PopulationTrajectory(NamedTuple):
+    """A run of a population on counts.
+
+    Attributes:
+        counts: agents of each type by state at epochs 0..T, `[T + 1, S_k]` int32 each.
+        splits: those that take each action at epochs 0..T - 1, `[T, S_k, A_k]` int32 each.
+        reward: of the whole population at epochs 0..T - 1, `[T]`.
+        spent: of each resource at epochs 0..T - 1, `[T, K]`.
+        kept: whether every budget was kept and every agent given one action, at all epochs.
+    """
+
+    counts: tuple[Array, ...]
+    splits: tuple[Array, ...]
+    reward: Array
+    spent: Array
+    kept: Array
+
+
+def simulate_population(
+    key: Array,
+    population: RestlessBandit | WeaklyCoupledPopulation,
+    policy: PriorityPolicy | Sequence[Move] | Splits,
+    *,
+    num_steps: int,
+    start: Sequence[ArrayLike | Sequence[int]] | None = None,
+) -> PopulationTrajectory:
+    r"""Simulate the counts of a population under a policy of the counts.
+
+    Args:
+        key: of `jax.random.key`.
+        population: or a `RestlessBandit`. Counts and limits may be traced where the policy is a
+            function, so that one compilation serves a sweep over N.
+        policy: a `PriorityPolicy`, a list of moves or what has one (`LagrangeIndex`,
+            `FluidPolicy`); or a function of the counts of each type, `[S_k]`, that JAX can trace,
+            to how many take each action, `[S_k, A_k]` each. Static if a function.
+        num_steps: T. Static.
+        start: agents of each type by state; as even as can be if not given.
+
+    Returns:
+        The trajectory. `kept` is false where a policy breaks a budget or loses an agent.
+
+    Raises:
+        ValueError: for a population, policy or start that is not one.
+
+    Examples:
+        >>> import jax
+        >>> import jaxent
+        >>> population = jaxent.circulant_bandit(1000)
+        >>> moves = jaxent.lagrange_index(population)
+        >>> run = jaxent.simulate_population(jax.random.key(0), population, moves, num_steps=3)
+        >>> print(run.counts[0].sum(1), run.spent[:, 0], run.kept)
+        [1000 1000 1000 1000] [200. 200. 200.] True
+    """
+    check_positive_int("num_steps", num_steps)
+    checked = as_population(population)
+    if start is None:
+        start = _even(checked)
+    else:
+        _check_start(start, checked)
+    counts = tuple(jnp.asarray(part, jnp.int32) for part in start)
+    if hasattr(type(policy), "priority"):  # of the type: an instance may have a reason to refuse
+        ranked: Any = policy
+        policy = ranked.priority
+    if not callable(policy):
+        policy = priority_policy(checked, policy)
+    if isinstance(policy, PriorityPolicy):
+        return _simulate(key, checked, policy, counts, num_steps=num_steps, function=None)
+    return _simulate(key, checked, None, counts, num_steps=num_steps, function=policy)
+
+
+@partial(jit, static_argnames=("num_steps", "function"))
+def _simulate(
+    key: Array,
+    population: WeaklyCoupledPopulation,
+    policy: PriorityPolicy | None,
+    counts: tuple[Array, ...],
+    *,
+    num_steps: int,
+    function: Splits | None,
+) -> PopulationTrajectory:
+    kinds = population.types
+    kernels = [as_float(kind.mdp.transition) for kind in kinds]
+    widest = max(P.shape[-1] for P in kernels)
+    flat = [P.reshape(-1, P.shape[-1]) for P in kernels]
+    padded = [jnp.pad(P, ((0, 0), (0, widest - P.shape[-1]))) for P in flat]
+    rows = jnp.concatenate(padded)  # [ΣX_k, S]
+    remaining = jnp.cumsum(rows[:, ::-1], axis=1)[:, ::-1]
+    chances = jnp.minimum(ratio(rows, remaining), 1)[:, :-1].T  # [S - 1, ΣX_k]
+    dtype = rows.dtype
+    reward = jnp.concatenate([jnp.ravel(jnp.asarray(kind.mdp.reward)) for kind in kinds])
+    costs = [jnp.asarray(k.costs).reshape(len(P), -1) for k, P in zip(kinds, flat, strict=True)]
+    costs = jnp.concatenate(costs)  # [ΣX_k, K]
+    limits = jnp.stack([jnp.asarray(limit, dtype) for limit in population.limits])
+    equality = np.array([budget.equality for budget in population.budgets])
+    rounding = float(jnp.finfo(dtype).eps) ** 0.5
+    size = jnp.asarray(population.num_agents, dtype) * jnp.abs(costs).max(0)
+    slack = rounding * jnp.maximum(jnp.abs(limits), size)
+
+    def step(counts: tuple[Array, ...], key: Array):
+        given = policy(counts) if policy is not None else function(counts)  # type: ignore[misc]
+        splits = tuple(jnp.asarray(part, jnp.int32) for part in given)
+        flat = jnp.concatenate([part.reshape(-1) for part in splits])  # [ΣX_k]
+        moved = _multinomial(key, flat, chances)  # [ΣX_k, S]
+        after, first = [], 0
+        for P in kernels:
+            last = first + P.shape[0] * P.shape[1]
+            after.append(moved[first:last, : P.shape[-1]].sum(0, dtype=jnp.int32))
+            first = last
+        agents = flat.astype(dtype)
+        spent = (agents[:, None] * costs.astype(dtype)).sum(0)
+        over = (spent > limits + slack) | (equality & (spent < limits - slack))
+        whole = [
+            (part.sum(1) == n).all() & (part >= 0).all()
+            for part, n in zip(splits, counts, strict=True)
+        ]
+        kept = ~over.any() & jnp.stack(whole).all()
+        paid = (agents * reward.astype(dtype)).sum()
+        return tuple(after), (counts, splits, paid, spent, kept)
+
+    last, (before, splits, paid, spent, kept) = lax.scan(
+        step, counts, jax.random.split(key, num_steps)
+    )
+    every = tuple(
+        jnp.concatenate([part, end[None]]) for part, end in zip(before, last, strict=True)
+    )
+    return PopulationTrajectory(every, splits, paid, spent, kept.all())
+
+
+def _multinomial(key: Array, agents: Array, chances: Array) -> Array:
+    """Agents `[X]` over next states `[X, S]`, one binomial after another; exact for any number.
+
+    Args:
+        key: of this step.
+        agents: int32.
+        chances: of each next state given none before it, `[S - 1, X]`.
+    """
+
+    def draw(left: Array, drawn: tuple[Array, Array]) -> tuple[Array, Array]:
+        key, chance = drawn
+        moved = jax.random.binomial(key, left.astype(chance.dtype), chance)
+        # Certain and impossible moves need no draw.
+        moved = jnp.where(chance >= 1, left, jnp.where(chance <= 0, 0, moved.astype(jnp.int32)))
+        return left - moved, moved
+
+    keys = jax.random.split(key, len(chances))
+    left, moved = lax.scan(draw, agents, (keys, chances))
+    return jnp.concatenate([moved, left[None]]).T
+
+
+def _even(population: WeaklyCoupledPopulation) -> tuple[Array, ...]:
+    """Counts as even as they can be, the first states one agent ahead."""
+    parts = []
+    for n, (S, _) in zip(population.counts, population.sizes, strict=True):
+        n = jnp.asarray(n, jnp.int32)
+        parts.append(n // S + (jnp.arange(S, dtype=jnp.int32) < n % S))
+    return tuple(parts)
+
+
+def _check_start(start: Sequence[Any], population: WeaklyCoupledPopulation) -> None:
+    if len(start) != len(population.sizes):
+        raise ValueError(f"start: wanted agents per state of each of {len(population.sizes)} types")
+    for k, (part, n, (S, _)) in enumerate(
+        zip(start, population.counts, population.sizes, strict=True)
+    ):
+        check_shape(f"start[{k}]", part, (S,))
+        if not concrete(part, n):
+            continue
+        agents = np.asarray(part)
+        if (agents < 0).any() or (agents != np.round(agents)).any() or agents.sum() != int(n):
+            raise ValueError(
+                f"start[{k}]: {agents.tolist()} are not whole agents that sum to counts[{k}] = {n}"
+            )
