@@ -12,7 +12,7 @@ import jaxent as je
 from . import oracles_population as oracles
 from .test_exchangeable import random_bandit
 from .test_population import population_of
-from .tolerances import EXACT, SOLVE
+from .tolerances import EXACT, F32, SOLVE
 
 SIZES = ((3, 2), (2, 3))
 MOVES = [(0, 1, 1), (1, 0, 2), (1, 1, 1), (0, 2, 1), (1, 1, 2), (0, 0, 1), (1, 0, 1)]
@@ -284,6 +284,12 @@ def test_refusals():
         je.exchangeable_chain(population, MOVES, memory=10_000)
     with pytest.raises(ValueError, match=r"the optimum of .* the largest num_agents that fits"):
         je.optimal_policy(population, memory=1000)
+    with pytest.raises(ValueError, match="chain: WeaklyCoupledPopulation is not a PairChain; exch"):
+        je.stationary_distribution(population)
+    with pytest.raises(ValueError, match=r"not one of the models .* exchangeable_chain"):
+        je.pair_chain(population, MOVES)
+    with pytest.raises(ValueError, match=r"not a RestlessBandit.* lagrange_index"):
+        je.whittle_index(population)
     with pytest.raises(ValueError, match=r"order\[0\]: there is no state 3 of a type 0"):
         je.exchangeable_chain(population, [(0, 3, 1)])
     with pytest.raises(ValueError, match=r"order\[1\]: the move \(0, 1, 1\) is listed twice"):
@@ -308,3 +314,45 @@ def test_refusals():
     three = je.WeaklyCoupledPopulation((odd,), (3,), (je.Budget(3, equality=True),), 0.9)
     with pytest.raises(ValueError, match=r"no split of configuration \[\[3\]\] keeps"):
         je.optimal_policy(three)
+
+
+def test_float32():
+    """The dtype follows the kernels; values are those of float64 to its precision."""
+    population, _, plain = case((2, 2))
+    kinds = [
+        (je.MDP(jnp.asarray(P, jnp.float32), jnp.asarray(r, jnp.float32)), d)
+        for P, r, d in plain[0]
+    ]
+    narrow = je.WeaklyCoupledPopulation(kinds, (2, 2), population.budgets, 0.8)
+    chain, wide = (je.exchangeable_chain(p, MOVES) for p in (narrow, population))
+    assert chain.dtype == jnp.float32
+    found, want = (
+        je.decompose(c, [kind.mdp.reward for kind in p.types], discount=0.8)
+        for c, p in ((chain, narrow), (wide, population))
+    )
+    assert found.q_joint.dtype == jnp.float32
+    np.testing.assert_allclose(found.mu_error, want.mu_error, atol=F32)
+    np.testing.assert_allclose(found.q_local[1], want.q_local[1], atol=F32)
+
+
+@pytest.mark.slow
+def test_three_types_of_a_few_agents():
+    """Three views; agents that have no choice, or one state, are types like any other."""
+    sizes = ((2, 2), (1, 2), (3, 1))
+    plain = oracles.random_population(8, sizes, (2, 1, 1), 1)
+    population = population_of(plain[0], plain[1], [(1.0, False)], 0.8)
+    moves = [(0, 1, 1), (1, 0, 1), (0, 0, 1)]
+    costs = [d for _, _, d in plain[0]]
+
+    def split_of(now):
+        return [(1.0, oracles.serve_in_order(costs, [1.0], now, moves))]
+
+    joint = je.pair_chain(population.joint(), oracles.joint_table(sizes, (2, 1, 1), split_of))
+    chain = je.exchangeable_chain(population, moves)
+    assert chain.view_sizes == (4, 2, 3)
+    rewards = [r for _, r, _ in plain[0]]
+    found = je.decompose(chain, rewards, discount=0.8)
+    want = je.decompose(joint, [rewards[0], *rewards], discount=0.8)
+    np.testing.assert_allclose(found.mu_error, want.mu_error, atol=1e-10)
+    for mine, theirs in zip(found.q_local, want.q_local[1:], strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-10)

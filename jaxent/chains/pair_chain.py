@@ -35,6 +35,7 @@ from ..models.contracts import (
 from ..models.layouts import product_layout, view_of
 from ..models.parts import DenseKernel, NoChoice
 from ..models.policies import LocalPolicies
+from ..models.population import WeaklyCoupledPopulation
 from ..models.restless_bandit import RestlessBandit
 from ..numerics.arrays import as_float, takes_arrays
 from ..numerics.compiled import jit
@@ -176,7 +177,7 @@ def check_chain(chain: object, name: str = "chain") -> None:
     """Raise a ValueError that names what makes a chain of what was given, unless it is one."""
     if isinstance(chain, PairChain):
         return
-    if isinstance(chain, RestlessBandit):
+    if isinstance(chain, (RestlessBandit, WeaklyCoupledPopulation)):
         door = "exchangeable_chain(bandit, priority) makes one of it"
     elif isinstance(chain, (jax.Array, np.ndarray, list)):
         door = "PairChain.from_matrix(P, sizes=...) makes one of a matrix"

@@ -199,7 +199,7 @@ def check_mdp(mdp: Model) -> None:
         raise ValueError(
             f"mdp: {type(mdp).__name__} is not one of the models (MDP, WeaklyCoupledMDP, ..); a "
             "RestlessBandit has check_bandit, and exchangeable_chain(bandit, priority) for its "
-            "chain"
+            "chain, which is for a WeaklyCoupledPopulation as well"
         )
     mdp.check()
 

@@ -67,7 +67,8 @@ def check_bandit(bandit: RestlessBandit) -> None:
             f"bandit: {type(bandit).__name__} is not a RestlessBandit; agents alike, each MDP(P, "
             "r) with two actions, are RestlessBandit(P[:, 0], P[:, 1], r, num_agents, budget, "
             "discount), and named_bandit(..).bandit is one; other models have check_mdp and "
-            "pair_chain"
+            "pair_chain, a WeaklyCoupledPopulation lagrange_index, fluid_policy and "
+            "exchangeable_chain"
         )
     check_shape("passive", bandit.passive, (None, None))
     num_states = np.shape(bandit.passive)[0]
