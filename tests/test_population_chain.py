@@ -115,10 +115,16 @@ def test_measures_and_bounds_equal_those_of_the_joint_chain(counts):
     assert float(want[..., 1].max()) > 1e-2
     np.testing.assert_allclose(found, want, atol=2 * MEASURE)
     every, one = list(population.joint().rewards), [r for _, r, _ in plain[0]]
-    for bound in (je.bounds.theorem_6, je.bounds.theorem_8, je.bounds.span_mu, je.bounds.span_sup):
-        np.testing.assert_allclose(
-            bound(chain, one, discount=0.8), bound(joint, every, discount=0.8), rtol=1e-5
-        )
+    # Spans are of values at a minimizer, which near the minimum is any of many.
+    paper, spans = (
+        (je.bounds.theorem_6, je.bounds.theorem_8),
+        (je.bounds.span_mu, je.bounds.span_sup),
+    )
+    for bounds, rtol in ((paper, 1e-5), (spans, 1e-3)):
+        for bound in bounds:
+            np.testing.assert_allclose(
+                bound(chain, one, discount=0.8), bound(joint, every, discount=0.8), rtol=rtol
+            )
 
 
 def test_bounds_of_a_bandit_count_every_agent():
