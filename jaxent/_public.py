@@ -176,6 +176,8 @@ from .restless.optimal import OptimalPolicy as OptimalPolicy
 from .restless.optimal import optimal_policy as optimal_policy
 from .restless.priority_policy import PriorityPolicy as PriorityPolicy
 from .restless.priority_policy import priority_policy as priority_policy
+from .restless.randomized_policy import RandomizedPolicy as RandomizedPolicy
+from .restless.randomized_policy import randomized_policy as randomized_policy
 from .restless.simulate import CountsTrajectory as CountsTrajectory
 from .restless.simulate import pair_flow as pair_flow
 from .restless.simulate import simulate_counts as simulate_counts

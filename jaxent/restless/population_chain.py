@@ -41,6 +41,7 @@ from .group_laws import group_law
 from .next_counts import configuration_index, configurations, num_configurations
 from .optimal import OptimalPolicy
 from .priority_policy import Move, PriorityPolicy, priority_policy
+from .randomized_policy import RandomizedPolicy
 from .splits import (
     CountsPolicy,
     Rules,
@@ -53,7 +54,7 @@ from .splits import (
 )
 
 Array = jax.Array
-OfCounts: TypeAlias = CountsPolicy | SplitLaw | PriorityPolicy | OptimalPolicy
+OfCounts: TypeAlias = CountsPolicy | SplitLaw | PriorityPolicy | OptimalPolicy | RandomizedPolicy
 PopulationPolicy: TypeAlias = OfCounts | Sequence[Move]
 
 # Vectors over pairs that a solve holds at once, and over all rows of the Kronecker product.
@@ -161,14 +162,15 @@ def population_chain(
 
 def goes_by_counts(policy: object) -> bool:
     """Whether this takes counts to splits, and is no list."""
-    return isinstance(policy, SplitLaw) or (callable(policy) and not isinstance(policy, SoftIndex))
+    known = isinstance(policy, (SplitLaw, RandomizedPolicy))
+    return known or (callable(policy) and not isinstance(policy, SoftIndex))
 
 
 def _law(population: WeaklyCoupledPopulation, rules: Rules, policy: PopulationPolicy | IndexPolicy):
     """A function of the counts as it is; other policies say what they do everywhere at once."""
     if isinstance(policy, SoftIndex):
         raise ValueError("policy: a SoftIndex is for a RestlessBandit, not for a population")
-    if isinstance(policy, (PriorityPolicy, OptimalPolicy)):
+    if isinstance(policy, (PriorityPolicy, OptimalPolicy, RandomizedPolicy)):
         return policy.law(rules)
     given: Any = policy
     if goes_by_counts(policy):

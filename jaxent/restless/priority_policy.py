@@ -55,10 +55,14 @@ class PriorityPolicy:
     def split(self, counts: Array) -> Array:
         """The split `[ΣX_k]` of a configuration `[ΣS_k]`, both int32."""
         counts = counts.astype(jnp.int32)
+        split = jnp.zeros(len(self.costs), jnp.int32).at[self.base].set(counts)
+        return self.serve(split, self.source)
+
+    def serve(self, split: Array, source: ArrayLike, wanted: Array | None = None) -> Array:
+        """The moves, from a split on: as many as there are, or as are wanted of each target."""
         costs = jnp.asarray(self.costs)
-        split = jnp.zeros(len(costs), jnp.int32).at[self.base].set(counts)
         left = jnp.asarray(self.limits) - (split[:, None] * costs).sum(0)
-        more = costs[self.target] - costs[self.source]  # [L, K]
+        more = costs[self.target] - costs[source]  # [L, K]
         # An agent is not divisible; this much of one is rounding.
         rounding = float(jnp.finfo(more.dtype).eps) ** 0.5
 
@@ -68,12 +72,14 @@ class PriorityPolicy:
             paid = more > 0
             room = jnp.where(paid, left / jnp.where(paid, more, 1) + rounding, jnp.inf)
             most = split[source]
+            if wanted is not None:
+                most = jnp.minimum(most, wanted[target])
             room = jnp.clip(jnp.floor(room.min()), 0, most.astype(more.dtype))
             moved = jnp.minimum(room.astype(jnp.int32), most)
             split = split.at[source].add(-moved).at[target].add(moved)
             return (split, left - moved * more), None
 
-        steps = (jnp.asarray(self.source), jnp.asarray(self.target), more)
+        steps = (jnp.asarray(source), jnp.asarray(self.target), more)
         return lax.scan(move, (split, left), steps)[0][0]
 
     def law(self, rules: Rules) -> SplitLaw:

@@ -19,9 +19,10 @@ from .._checks import check_positive_int, check_shape, concrete
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
-from ..numerics.arrays import as_float, ratio
+from ..numerics.arrays import as_float
 from ..numerics.compiled import jit
 from .priority_policy import Move, PriorityPolicy, priority_policy
+from .randomized_policy import RandomizedPolicy, chances_in_turn, draw_multinomial
 
 Array = jax.Array
 Splits = Callable[[tuple[Array, ...]], Sequence[Array]]
@@ -48,7 +49,7 @@ class PopulationTrajectory(NamedTuple):
 def simulate_population(
     key: Array,
     population: RestlessBandit | WeaklyCoupledPopulation,
-    policy: PriorityPolicy | Sequence[Move] | Splits,
+    policy: PriorityPolicy | RandomizedPolicy | Sequence[Move] | Splits,
     *,
     num_steps: int,
     start: Sequence[ArrayLike | Sequence[int]] | None = None,
@@ -59,9 +60,10 @@ def simulate_population(
         key: of `jax.random.key`.
         population: or a `RestlessBandit`. Counts and limits may be traced where the policy is a
             function, so that one compilation serves a sweep over N.
-        policy: a `PriorityPolicy`, a list of moves or what has one (`LagrangeIndex`,
-            `FluidPolicy`); or a function of the counts of each type, `[S_k]`, that JAX can trace,
-            to how many take each action, `[S_k, A_k]` each. Static if a function.
+        policy: a `PriorityPolicy`, a `RandomizedPolicy`, a list of moves or what has one
+            (`LagrangeIndex`, `FluidPolicy`); or a function of the counts of each type, `[S_k]`,
+            that JAX can trace, to how many take each action, `[S_k, A_k]` each. Static if a
+            function.
         num_steps: T. Static.
         start: agents of each type by state; as even as can be if not given.
 
@@ -90,9 +92,9 @@ def simulate_population(
     if hasattr(type(policy), "priority"):  # of the type: an instance may have a reason to refuse
         ranked: Any = policy
         policy = ranked.priority
-    if not callable(policy):
+    if not callable(policy) and not isinstance(policy, RandomizedPolicy):
         policy = priority_policy(checked, policy)
-    if isinstance(policy, PriorityPolicy):
+    if isinstance(policy, (PriorityPolicy, RandomizedPolicy)):
         return _simulate(key, checked, policy, counts, num_steps=num_steps, function=None)
     return _simulate(key, checked, None, counts, num_steps=num_steps, function=policy)
 
@@ -101,7 +103,7 @@ def simulate_population(
 def _simulate(
     key: Array,
     population: WeaklyCoupledPopulation,
-    policy: PriorityPolicy | None,
+    policy: PriorityPolicy | RandomizedPolicy | None,
     counts: tuple[Array, ...],
     *,
     num_steps: int,
@@ -113,8 +115,7 @@ def _simulate(
     flat = [P.reshape(-1, P.shape[-1]) for P in kernels]
     padded = [jnp.pad(P, ((0, 0), (0, widest - P.shape[-1]))) for P in flat]
     rows = jnp.concatenate(padded)  # [ΣX_k, S]
-    remaining = jnp.cumsum(rows[:, ::-1], axis=1)[:, ::-1]
-    chances = jnp.minimum(ratio(rows, remaining), 1)[:, :-1].T  # [S - 1, ΣX_k]
+    chances = chances_in_turn(rows)
     dtype = rows.dtype
     reward = jnp.concatenate([jnp.ravel(jnp.asarray(kind.mdp.reward)) for kind in kinds])
     costs = [jnp.asarray(k.costs).reshape(len(P), -1) for k, P in zip(kinds, flat, strict=True)]
@@ -126,10 +127,14 @@ def _simulate(
     slack = rounding * jnp.maximum(jnp.abs(limits), size)
 
     def step(counts: tuple[Array, ...], key: Array):
-        given = policy(counts) if policy is not None else function(counts)  # type: ignore[misc]
+        moves, actions = jax.random.split(key)
+        if isinstance(policy, RandomizedPolicy):
+            given = policy.draw(actions, counts)
+        else:
+            given = (policy or function)(counts)  # type: ignore[misc]
         splits = tuple(jnp.asarray(part, jnp.int32) for part in given)
         flat = jnp.concatenate([part.reshape(-1) for part in splits])  # [ΣX_k]
-        moved = _multinomial(key, flat, chances)  # [ΣX_k, S]
+        moved = draw_multinomial(moves, flat, chances)  # [ΣX_k, S]
         after, first = [], 0
         for P in kernels:
             last = first + P.shape[0] * P.shape[1]
@@ -153,27 +158,6 @@ def _simulate(
         jnp.concatenate([part, end[None]]) for part, end in zip(before, last, strict=True)
     )
     return PopulationTrajectory(every, splits, paid, spent, kept.all())
-
-
-def _multinomial(key: Array, agents: Array, chances: Array) -> Array:
-    """Agents `[X]` over next states `[X, S]`, one binomial after another; exact for any number.
-
-    Args:
-        key: of this step.
-        agents: int32.
-        chances: of each next state given none before it, `[S - 1, X]`.
-    """
-
-    def draw(left: Array, drawn: tuple[Array, Array]) -> tuple[Array, Array]:
-        key, chance = drawn
-        moved = jax.random.binomial(key, left.astype(chance.dtype), chance)
-        # Certain and impossible moves need no draw.
-        moved = jnp.where(chance >= 1, left, jnp.where(chance <= 0, 0, moved.astype(jnp.int32)))
-        return left - moved, moved
-
-    keys = jax.random.split(key, len(chances))
-    left, moved = lax.scan(draw, agents, (keys, chances))
-    return jnp.concatenate([moved, left[None]]).T
 
 
 def _even(population: WeaklyCoupledPopulation) -> tuple[Array, ...]:

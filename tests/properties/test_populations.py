@@ -108,8 +108,10 @@ def test_simulation(seed, kind, discount):
     population = population_of(rng, kind, SIZES[1], 2, discount, most=50)
     moves = [(0, s, 1) for s in range(3)] + [(1, s, a) for s in range(2) for a in (2, 1)]
     order = [moves[i] for i in rng.permutation(len(moves))]
-    run = je.simulate_population(jax.random.key(seed), population, order, num_steps=6)
-    assert bool(run.kept)
+    tables = [laws(rng, kind, S, A) for S, A in SIZES[1]]
+    for policy in (order, je.randomized_policy(population, tables, order=order[:3])):
+        run = je.simulate_population(jax.random.key(seed), population, policy, num_steps=6)
+        assert bool(run.kept)
     for counts, splits, n in zip(run.counts, run.splits, population.counts, strict=True):
         assert (np.asarray(counts).sum(1) == n).all()
         assert (np.asarray(splits).sum(2) == np.asarray(counts)[:-1]).all()

@@ -11,7 +11,13 @@ RESULTS = {
     *("Decomposition", "Entanglement", "EntanglementInterval", "ErrorBracket"),
     *("FluidPriority", "GreedyGap", "IGMWitness", "LawSolution", "SampledValue"),
     *("FluidPolicy", "FluidPriority", "LawSolution"),
-    *("LagrangeIndex", "OptimalPolicy", "PopulationTrajectory", "PriorityPolicy"),
+    *(
+        "LagrangeIndex",
+        "OptimalPolicy",
+        "PopulationTrajectory",
+        "PriorityPolicy",
+        "RandomizedPolicy",
+    ),
     *(
         "QSolution",
         "SeparableChain",
