@@ -30,7 +30,7 @@ from .._checks import check_finite, check_shape, concrete
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
-from .linear_program import Program, ranks, solve_program
+from .linear_program import Program, polished, ranks, solve_program
 from .splits import cheapest
 
 Array = jax.Array
@@ -195,6 +195,7 @@ def fluid_policy(
             "budgets: no law of the agents keeps them on average"
             + ("" if agents is None else " from this start")
         )
+    found = found._replace(value=polished(rows, right, found.value))
     prices = -total * found.price[len(right) - len(unit) :] / unit
     prices = np.where(data.equality, prices, np.maximum(prices, 0))
     value = total * (share @ usual - right @ found.price)

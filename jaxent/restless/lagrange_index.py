@@ -150,11 +150,8 @@ def _follow(P, reward, cost, discount) -> tuple[np.ndarray, np.ndarray, int, flo
         # Going to an action lowers what is used in all where β < 0; it is optimal from α / β on.
         leads = (beta < 0) | ((beta == 0) & (alpha == 0) & (cost < cost[states, chosen][:, None]))
         leads[states, chosen] = False
-        meets = np.full(reward.shape, np.inf)
-        meets[leads] = np.divide(
-            alpha[leads], beta[leads], where=beta[leads] < 0, out=np.full(leads.sum(), -np.inf)
-        )
-        meets = np.maximum(meets, now)
+        meets = np.where(beta < 0, _ratio(alpha, beta), -np.inf)
+        meets = np.maximum(np.where(leads, meets, np.inf), now)
         s, a = np.unravel_index(meets.argmin(), meets.shape)
         then = meets[s, a]
         if then > now + doubt[s, a]:
@@ -196,10 +193,15 @@ def _advantages(P, reward, cost, discount, chosen):
     noise = _ROUNDING * noise
     lines = np.where(np.abs(lines) > noise, lines, 0)
     alpha, beta = lines[..., 0], lines[..., 1]
-    there = beta != 0
-    meets = np.divide(alpha, beta, where=there, out=np.zeros_like(alpha))
-    doubt = noise[..., 0] + np.abs(meets) * noise[..., 1]
-    return alpha, beta, np.divide(doubt, np.abs(beta), where=there, out=np.zeros_like(alpha))
+    meets = _ratio(alpha, beta)
+    doubt = noise[..., 0] + np.abs(np.where(np.isinf(meets), 0, meets)) * noise[..., 1]
+    return alpha, beta, _ratio(doubt, np.abs(beta))
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b, infinite where that is beyond all numbers, 0 where b is 0."""
+    with np.errstate(over="ignore"):
+        return np.divide(a, b, where=b != 0, out=np.zeros_like(a))
 
 
 def _most_used(P, reward, cost, discount) -> np.ndarray:
