@@ -101,11 +101,13 @@ class PopulationLayout:
     """Factors (X_1, .., X_T, (c, j)); a view is the tagged pair of a type.
 
     Attributes:
-        others: place of the others' split of each type among its pair counts, `[J]` each.
+        splits: pair counts of the others of each type that occur, `[Y_k, X_k]`.
+        others: which of them each pair has, `[J]` each.
         counts: agents of each type. Static.
         sizes: of the factors. Static.
     """
 
+    splits: tuple[Array, ...]
     others: tuple[Array, ...]
     counts: tuple[int, ...] = field(metadata={"static": True})
     sizes: tuple[int, ...] = field(metadata={"static": True})
@@ -128,9 +130,8 @@ class PopulationLayout:
         """Σ over all agents of f of their type, `[J]`: tagged ones, and the others counted."""
         total = jnp.zeros((), jnp.result_type(*functions))
         for k, f in enumerate(functions):
-            pairs = configurations(self.counts[k] - 1, self.sizes[k])  # [Y_k, X_k]
             total = total + view_of(self, k).lift(f)
-            total = total + dot(jnp.asarray(pairs, f.dtype), f)[self.others[k]]
+            total = total + dot(self.splits[k].astype(f.dtype), f)[self.others[k]]
         return total
 
 
@@ -151,13 +152,20 @@ def population_chain(
     check_fits(rules, lambda some: _bytes(some, itemsize, num_splits), memory, what)
     table, others = _tables(rules, law)
     sizes = tuple(S * A for S, A in rules.sizes)
+    used, others = zip(*(np.unique(place, return_inverse=True) for place in others), strict=True)
+    splits = [
+        configurations(n - 1, size)[rows]
+        for n, size, rows in zip(rules.counts, sizes, used, strict=True)
+    ]
     layout = PopulationLayout(
-        tuple(jnp.asarray(place, jnp.int32) for place in others),
+        tuple(jnp.asarray(rows, jnp.int32) for rows in splits),
+        tuple(jnp.asarray(place.reshape(-1), jnp.int32) for place in others),
         rules.counts,
         (*sizes, table.shape[-2] * table.shape[-1]),
     )
     part = TablePolicy(jnp.asarray(table, jnp.result_type(*kernels)))
-    return PairChain(_kernel(tuple(kernels), layout.others, rules.counts), part, layout)
+    kernel = _kernel(tuple(kernels), tuple(used), layout.others, rules.counts)
+    return PairChain(kernel, part, layout)
 
 
 def goes_by_counts(policy: object) -> bool:
@@ -178,10 +186,15 @@ def _law(population: WeaklyCoupledPopulation, rules: Rules, policy: PopulationPo
     return priority_policy(population, known_priority(given)).law(rules)
 
 
-@jit(static_argnums=2)
-def _kernel(kernels: Sequence[Array], others: Sequence[Array], counts: tuple[int, ...]):
+@jit(static_argnums=3)
+def _kernel(
+    kernels: Sequence[Array],
+    used: Sequence[Array],
+    others: Sequence[Array],
+    counts: tuple[int, ...],
+) -> PopulationKernel:
     rows = [P.reshape(-1, P.shape[-1]) for P in kernels]  # [X_k, S_k]
-    laws = [group_law(P, n - 1) for P, n in zip(rows, counts, strict=True)]
+    laws = [group_law(P, n - 1)[at] for P, n, at in zip(rows, counts, used, strict=True)]
     shape = tuple(len(P) for P in rows)
     pairs = jnp.arange(prod(shape))
     place = jnp.broadcast_to(pairs[:, None], (len(pairs), len(others[0]) // len(pairs))).reshape(-1)
