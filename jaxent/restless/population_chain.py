@@ -68,7 +68,7 @@ class PopulationKernel:
     """K: functions of the next (s_1, .., s_T, c), to functions of (x_1, .., x_T, c, j).
 
     Attributes:
-        factors: P_k of each type `[X_k, S_k]`, then L_k of each `[Y_k, C_k]`.
+        factors: P_k of each type `[X_k, S_k]`, then the rows of L_k that occur, `[Y_k, C_k]`.
         place: the row of their Kronecker product that each pair has, `[J]`.
     """
 
