@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_discount, check_finite, check_shape, concrete
+from .._reads import reads
 from ..numerics.arrays import takes_arrays
 from .contracts import ArrayLike, Scalar
 from .mdp import MDP, check_agent
@@ -37,6 +38,7 @@ _CORNERS = 64
 
 
 @takes_arrays("costs")
+@reads("agents that are all alike")
 class AgentType(NamedTuple):
     r"""Agents that are all alike.
 
@@ -49,6 +51,7 @@ class AgentType(NamedTuple):
     costs: ArrayLike
 
 
+@reads("{0.limit} of one resource at every step")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Budget:
@@ -66,6 +69,7 @@ class Budget:
     equality: bool = field(default=False, metadata={"static": True})
 
 
+@reads("agents of several types that share resources, discount {0.discount}")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, init=False)
 class WeaklyCoupledPopulation:

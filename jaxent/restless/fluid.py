@@ -27,6 +27,7 @@ import numpy as np
 import scipy
 
 from .._checks import check_finite, check_shape, concrete
+from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
@@ -40,6 +41,7 @@ Start = Sequence[ArrayLike | Sequence[float]]
 _ROUNDED = 1e-9
 
 
+@reads("no policy earns more than {0.value:.9g}")
 class FluidPolicy(NamedTuple):
     r"""Solution of the relaxation in which the budgets hold on average.
 

@@ -37,7 +37,7 @@ import numpy as np
 import scipy
 
 from .._checks import check_finite, check_shape, concrete
-from .._reads import reads
+from .._reads import Frame, frame, reads
 from ..models.contracts import Ranking, known_priority
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from .linear_program import ROUNDING, ranks, solve_program
@@ -85,6 +85,10 @@ class WhittleIndex(NamedTuple):
             )
         return index_priority(self.index)
 
+    def to_frame(self) -> Frame:
+        """A row a state."""
+        return frame({"state": np.arange(len(self.index)), "index": self.index})
+
 
 @reads("the fluid program is worth {0.value:.9g} an agent")
 class FluidPriority(NamedTuple):
@@ -101,6 +105,12 @@ class FluidPriority(NamedTuple):
     occupancy: np.ndarray
     index: np.ndarray
     priority: np.ndarray
+
+    def to_frame(self) -> Frame:
+        """A row a state; rank 0 is served first."""
+        idle, active = np.asarray(self.occupancy).T
+        columns = {"state": np.arange(len(self.index)), "rank": np.argsort(self.priority)}
+        return frame({**columns, "index": self.index, "idle": idle, "active": active})
 
 
 def whittle_index(bandit: RestlessBandit) -> WhittleIndex:
@@ -154,6 +164,7 @@ def _follow(passive, active, gap, reward, discount) -> WhittleIndex:
     """Follow the optimal policy from λ = -∞ to +∞."""
     num_states = len(gap)
     change = discount * (active - passive)  # [S, S]
+    reach, largest = np.abs(change), np.empty_like(change)
     idle = np.zeros(num_states, bool)
     index = np.full(num_states, np.nan)
     now = -np.inf
@@ -162,9 +173,10 @@ def _follow(passive, active, gap, reward, discount) -> WhittleIndex:
         raise ValueError(_MULTICHAIN.format("active: the chain of always acting"))
     orders = 1 if discount < 1 else min(num_states, _ORDERS)
     for step in range(_SWITCHES * num_states):
-        paid = np.where(idle, reward[:, 0], reward[:, 1])
+        paid = np.stack([np.where(idle, reward[:, 0], reward[:, 1]), idle], axis=1)  # [S, 2]
+        np.abs(inverse, out=largest)
         for some in (1, orders):
-            lines = _advantages(change, gap, inverse, np.stack([paid, idle], axis=1), some)
+            lines = _advantages(change, reach, gap, inverse, largest, paid, some)
             meets, falls, doubt = _crossings(*lines)
             meets = np.maximum(meets, now)
             turns_idle = np.where(~idle & (falls > 0), meets, np.inf)
@@ -195,24 +207,32 @@ def _follow(passive, active, gap, reward, discount) -> WhittleIndex:
     raise ValueError("bandit: too many states tie at one subsidy to be told apart by rounding")
 
 
-def _advantages(change, gap, inverse, paid, orders) -> tuple[np.ndarray, np.ndarray]:
+def _advantages(
+    change, reach, gap, inverse, largest, paid, orders
+) -> tuple[np.ndarray, np.ndarray]:
     """α and β of every state `[orders, S, 2]`, and the size of their rounding errors.
 
-    A number that may be nothing but rounding is 0. For the average reward there is one order for
-    each power of (1 - discount) / discount, from 0 on.
+    `reach` and `largest` are the absolute values of `change` and of the inverse. A number that may
+    be nothing but rounding is 0. For the average reward there is one order for each power of
+    (1 - discount) / discount, from 0 on.
     """
     # A constant reward moves no advantage. Without the usual one, rounding is that of the rest.
     x = paid - [np.median(paid[:, 0]), 0]  # [S, 2]
-    size, reach, largest = np.abs(x), np.abs(change), np.abs(inverse)
+    size = np.abs(x)
     lines, doubts = np.zeros((2, orders, len(gap), 2))
     lines[0] = np.stack([gap, np.full(len(gap), -1.0)], axis=1)
     doubts[0] = np.abs(lines[0])
     for k in range(orders):
-        x, size = inverse @ x, largest @ size
-        lines[k] += (-1) ** k * change @ x
-        doubts[k] += reach @ size
+        x, size = _times(inverse, x), _times(largest, size)
+        lines[k] += (-1) ** k * _times(change, x)
+        doubts[k] += _times(reach, size)
     lines, doubts = lines * [1, -1], ROUNDING * doubts
     return np.where(np.abs(lines) > doubts, lines, 0), doubts
+
+
+def _times(matrix, columns) -> np.ndarray:
+    """matrix @ columns for few columns, one by one: BLAS takes twice as long for two at once."""
+    return np.stack([matrix @ np.ascontiguousarray(column) for column in columns.T], axis=1)
 
 
 def _crossings(lines, doubts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -268,7 +288,8 @@ def _replace_row(inverse: np.ndarray, s: int, row: np.ndarray) -> np.ndarray | N
     pivot = 1 + weights[s]  # a ratio of determinants of M-matrices: positive unless singular
     if pivot < 1e-13 * (1 + np.abs(row) @ np.abs(column)):
         return None
-    inverse -= np.outer(column / pivot, weights)
+    # In the order of Fortran, in which this BLAS works in place, it is the transpose.
+    scipy.linalg.blas.dger(-1, weights, column / pivot, a=inverse.T, overwrite_a=True)
     return inverse
 
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._checks import check_finite, check_shape
+from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation
 from ..models.restless_bandit import RestlessBandit
@@ -36,6 +37,7 @@ _ROUNDING = 1e-12
 _CHANGES = 50
 
 
+@reads("indexable: {0.indexable}; a NaN has no index")
 class LagrangeIndex(NamedTuple):
     """Indices of all pairs and the verdict.
 

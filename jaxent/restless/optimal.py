@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
@@ -32,6 +33,7 @@ _DAMPING = 0.9
 _CHANGES = 1000
 
 
+@reads("the best policy earns {0.value:.9g}, between {0.lower:.9g} and {0.upper:.9g}")
 class OptimalPolicy(NamedTuple):
     """The best policy of a population, which goes by counts; it can be called with them.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
@@ -24,6 +25,7 @@ Array = jax.Array
 Move = tuple[int, int, int]
 
 
+@reads("moves in the order served")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PriorityPolicy:

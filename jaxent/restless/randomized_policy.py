@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_shape, check_stochastic
+from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
@@ -31,6 +32,7 @@ from .splits import Rules, SplitLaw, all_splits, counts_place
 Array = jax.Array
 
 
+@reads("agents draw actions, within the budgets")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RandomizedPolicy:

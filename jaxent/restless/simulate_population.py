@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from .._checks import check_positive_int, check_shape, concrete
+from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
@@ -28,6 +29,7 @@ Array = jax.Array
 Splits = Callable[[tuple[Array, ...]], Sequence[Array]]
 
 
+@reads("{0.reward.shape[0]} epochs; budgets kept: {0.kept}")
 class PopulationTrajectory(NamedTuple):
     """A run of a population on counts.
 
