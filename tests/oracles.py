@@ -15,6 +15,16 @@ def random_policy(rng, states, actions):
     return rows.reshape(*states, *actions)
 
 
+def either_way(P, mu):
+    """A chain of two agents with two pairs each and its law, the agents exchanged and as given.
+
+    So one program measures both: agent 1 of the first is agent 0 of the second.
+    """
+    xp = P.__array_namespace__()
+    swapped = P.reshape((2,) * 4).transpose((1, 0, 3, 2)).reshape(4, 4)
+    return xp.stack([swapped, P]), xp.stack([mu.reshape(2, 2).T.reshape(-1), mu])
+
+
 def weakly_coupled_matrix(kernels, policy):
     """P[(s_0, a_0, ..), (s_0', a_0', ..)] by the definition, one entry at a time."""
     kernels, policy = [np.asarray(k) for k in kernels], np.asarray(policy)

@@ -11,7 +11,8 @@ from jaxent.chains import stationary, views
 from jaxent.chains.views import rows_by_view
 from jaxent.measures import entanglement, row_measures
 from jaxent.values import agent_blocks
-from tests import oracles_measures
+from jaxent.values.a_posteriori import coefficients
+from tests import oracles, oracles_measures
 from tests.tolerances import SOLVE
 
 
@@ -29,25 +30,35 @@ compiled_case = jax.jit(random_case)
 def test_every_theorem_holds_on_a_thousand_chains():
     sizes = (2, 2)
 
+    def measured(P, mu):
+        chain = PairChain.from_matrix(P, sizes=sizes)
+        return (
+            jaxent.entanglement_atv(chain, agent=1, mu=mu),
+            jaxent.entanglement_mu_atv(chain, mu, agent=1),
+        )
+
     def both(key):
         P, rewards = random_case(key, sizes)
         chain = PairChain.from_matrix(P, sizes=sizes)
         mu = jaxent.stationary_distribution(chain)
-        atv = [jaxent.entanglement_atv(chain, agent=i) for i in range(2)]
-        mu_atv = [jaxent.entanglement_mu_atv(chain, mu, agent=i) for i in range(2)]
-        exact = jaxent.decompose(chain, rewards, discount=0.9)
-        after = bounds.a_posteriori(chain, rewards, discount=0.9)
+        given = {"discount": 0.9, "mu": mu}
+        atv, mu_atv = jax.vmap(measured)(*oracles.either_way(P, mu))
+        atv, mu_atv = (
+            [jax.tree.map(lambda x, i=i: x[i], e) for i in (0, 1)] for e in (atv, mu_atv)
+        )
+        exact = jaxent.decompose(chain, rewards, **given)
+        after = bounds.a_posteriori(chain, rewards, **given)
         sup = [
-            bounds.theorem_3(chain, rewards, discount=0.9),
-            bounds.theorem_4(chain, rewards, discount=0.9, measured=atv),
-            bounds.span_sup(chain, rewards, discount=0.9, measured=atv),
-            bounds.projection_sup(chain, rewards, discount=0.9),
+            bounds.theorem_3(chain, rewards, **given),
+            bounds.theorem_4(chain, rewards, **given, measured=atv),
+            bounds.span_sup(chain, rewards, **given, measured=atv),
+            bounds.projection_sup(chain, rewards, **given),
             after.sup_bound,
         ]
         mean = [
-            bounds.theorem_5(chain, rewards, discount=0.9, measured=mu_atv),
-            bounds.span_mu(chain, rewards, discount=0.9, measured=mu_atv),
-            bounds.projection_mu(chain, rewards, discount=0.9),
+            bounds.theorem_5(chain, rewards, **given, measured=mu_atv),
+            bounds.span_mu(chain, rewards, **given, measured=mu_atv),
+            bounds.projection_mu(chain, rewards, **given),
             after.mu_bound,
         ]
         return exact.sup_error, exact.mu_error, jnp.stack(sup), jnp.stack(mean)
@@ -147,6 +158,31 @@ def test_views_of_uneven_size_share_a_program():
             np.testing.assert_allclose(found.minimizer.sum(1), 1, atol=1e-12)
         apart = np.abs(points - np.asarray(atv[agent].minimizer)[:, None]).sum(2) / 2
         assert apart.max() <= atv[agent].upper + 1e-12
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rho_is_from_above_to_the_last_bit(dtype):
+    """Of random chains, those all of whose modes fade at one rate, and one that forgets at once."""
+    rng = np.random.default_rng(0)
+    laws = rng.dirichlet(np.ones(6), 20)
+    drawn = [rng.dirichlet(np.ones(6), 6) for _ in laws]
+    alike = [keep * np.eye(6) + (1 - keep) * law for keep, law in zip(np.arange(20) / 20, laws)]
+    T = np.stack(drawn + alike).astype(dtype)
+    nu = np.stack([oracles.stationary(P.astype(float)) for P in T]).astype(dtype)
+
+    @jax.jit
+    @jax.vmap
+    def of(T, nu):
+        chain = PairChain.from_matrix(T, sizes=(6,))
+        return coefficients(chain, nu)[2]
+
+    found = np.asarray(of(T, nu))
+    assert found.dtype == dtype
+    root = np.sqrt(nu.astype(float))
+    apart = root[:, :, None] * T / root[:, None] - root[:, :, None] * root[:, None]
+    exact = np.linalg.norm(apart, 2, axis=(1, 2))
+    assert (exact <= found).all()
+    assert (found <= 1.001 * exact + 1e3 * np.finfo(dtype).eps).all()
 
 
 @pytest.mark.slow
@@ -297,18 +333,17 @@ def test_the_report_solves_for_the_law_once_and_finds_the_rows_of_a_view_once(mo
     for module in (stationary, views, entanglement, bounds):
         for name in set(calls) & set(vars(module)):
             monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
-    mdp, policy = jaxent.example_1(3)
-    chain = jaxent.pair_chain(mdp, policy)
-    report = bounds.report(chain, mdp.rewards, discount=0.9)
+    chain, rewards = pair_and_loner(), [jnp.array([0.0, 1.0])] * 3
+    report = bounds.report(chain, rewards, discount=0.9)
     assert calls == {"solve_law": 1, "view_transition": 3}
     # The same numbers as one by one, each of which solves for what it needs.
-    alone = bounds.theorem_8(chain, mdp.rewards, discount=0.9)
+    alone = bounds.theorem_8(chain, rewards, discount=0.9)
     np.testing.assert_allclose(report.sup_bounds["Theorem 8 (ATV)"], alone, rtol=1e-6)
     known = jaxent.stationary_distribution(chain)
     calls["solve_law"] = 0
     for function in (bounds.theorem_6, bounds.span_sup, bounds.span_mu):
-        function(chain, mdp.rewards, discount=0.9, mu=known)
-    bounds.a_posteriori(chain, mdp.rewards, discount=0.9, mu=known)
-    jaxent.decompose(chain, mdp.rewards, discount=0.9, mu=known)
-    jaxent.fit_additive(chain, mdp.rewards, discount=0.9, mu=known)
+        function(chain, rewards, discount=0.9, mu=known)
+    bounds.a_posteriori(chain, rewards, discount=0.9, mu=known)
+    jaxent.decompose(chain, rewards, discount=0.9, mu=known)
+    jaxent.fit_additive(chain, rewards, discount=0.9, mu=known)
     assert calls["solve_law"] == 0

@@ -187,16 +187,25 @@ def coefficients(chain: PairChain, law: Array) -> tuple[Array, Array, Array]:
     root = jnp.sqrt(law)
     apart = ratio(root[:, None] * T, root[None] + 0 * T) - root[:, None] * root[None]
     gram = dot(apart.T, apart)
+    eps = jnp.finfo(T.dtype).eps
 
     def square(_, carry):
-        # λ^(2^k) <= trace(gram^(2^k)), whose logarithm is kept apart.
+        # λ^(2^k) <= trace(gram^(2^k)), whose logarithm is kept apart. The square of a symmetric M
+        # is computed to within n eps/2 ||M||_F^2, n eps/2 r of λ^2 with r = (||M||_F / λ)^2, and
+        # r <= (trace M / ||M||_F)^2. Twice n eps r is more than can be lost here, the error of
+        # the first product included; what is lost at step k weighs 2^-k of that.
         power, log = carry
         size = jnp.trace(power)
         power = power / jnp.where(size > 0, size, 1)
-        return dot(power, power), 2 * (log + jnp.log(size))
+        power = dot(power, power)
+        lost = 2 * len(T) * eps * ratio(jnp.ones_like(log), jnp.trace(power))
+        return power, 2 * (log + jnp.log(size)) + lost
 
     power, log = lax.fori_loop(0, _SQUARINGS, square, (gram, jnp.zeros((), T.dtype)))
-    rho = jnp.exp((log + jnp.log(jnp.trace(power))) / 2 ** (_SQUARINGS + 1))
+    log = (log + jnp.log(jnp.trace(power))) / 2 ** (_SQUARINGS + 1)
+    # Each sum above rounds the logarithm by eps of itself; `apart` is the difference of matrices
+    # of norm 1, each rounded entry by entry.
+    rho = jnp.exp(log * jnp.where(log < 0, 1 - 2 * _SQUARINGS * eps, 1)) + 8 * eps
     return dobrushin(T, there), dobrushin(reversal, there), jnp.minimum(rho, 1)
 
 
