@@ -8,6 +8,7 @@ import pytest
 import jaxent
 from jaxent import PairChain
 from tests import oracles_measures as oracles
+from tests.oracles import either_way
 from tests.reference import cases
 from tests.tolerances import EXACT
 
@@ -127,12 +128,24 @@ def test_minimizers_attain_the_upper_bounds():
 def everything(P):
     chain = PairChain.from_matrix(P, sizes=(2, 2))
     mu = jaxent.stationary_distribution(chain)
-    out = {"tv": jaxent.entanglement_tv(chain), "mu_tv": jaxent.entanglement_mu_tv(chain, mu)}
-    for i in range(2):
-        out[f"atv{i}"] = jaxent.entanglement_atv(chain, agent=i)
-        out[f"eq7{i}"] = jaxent.entanglement_mu_atv_upper(chain, mu, agent=i)
-        out[f"mu_atv{i}"] = jaxent.entanglement_mu_atv(chain, mu, agent=i)
+    out = {
+        "tv": jaxent.entanglement_tv(chain, mu=mu),
+        "mu_tv": jaxent.entanglement_mu_tv(chain, mu),
+    }
+    each = jax.vmap(one_view)(*either_way(P, mu))
+    for name, e in each.items():
+        out |= {f"{name}{i}": jax.tree.map(lambda x, i=i: x[i], e) for i in range(2)}
     return {name: (e.upper, e.lower, e.converged) for name, e in out.items()}
+
+
+def one_view(P, mu):
+    """The measures of the last agent; of the first, once the two have changed places."""
+    chain = PairChain.from_matrix(P, sizes=(2, 2))
+    return {
+        "atv": jaxent.entanglement_atv(chain, agent=1, mu=mu),
+        "eq7": jaxent.entanglement_mu_atv_upper(chain, mu, agent=1),
+        "mu_atv": jaxent.entanglement_mu_atv(chain, mu, agent=1),
+    }
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,9 @@ def minimax_entanglement(
     # Only the worst local pair matters: those seen to be better are left unfinished.
     solve = partial(minimax_center, tol=tol, max_steps=max_steps, rivals="pairs")
     bracket, steps, _ = jax.vmap(solve, axis_name="pairs")(fixed, present)
-    upper, lower = bracket.upper.max(), bracket.lower.max()
+    # XLA on a CPU may take NaN for the least number in the maxima of many problems at once.
+    upper = jnp.where(jnp.isnan(fixed).any(), jnp.nan, bracket.upper.max())
+    lower = bracket.lower.max()
     weight, alpha = bracket.dual
     worst = jnp.arange(len(fixed)) == bracket.upper.argmax()
     carried = -jnp.maximum(weight[..., None] - alpha, 0) * worst[:, None, None]
