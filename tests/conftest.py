@@ -1,19 +1,43 @@
 """Every test runs in float64, with implicit rank promotion and warnings as errors."""
 
 import gc
+import itertools
 import os
 
 import hypothesis
 import jax
 import pytest
+from jax._src.interpreters import mlir
 
 import experiments  # noqa: F401  it makes XLA compile faster, which is most of a test's time
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# No compilation is kept for another run, so that none needs a key; no program is looked at, so that
+# none needs to say from which lines it comes.
+jax.config.update("jax_enable_compilation_cache", False)
+jax.config.update("jax_traceback_in_locations_limit", 0)
+
+
+def renewed_every(uses, make):
+    """`make`, whose answer serves so many calls before it is made anew."""
+    count, made = itertools.count(), []
+
+    def call():
+        if next(count) % uses == 0:
+            made[:] = [make()]
+        return made[0]
+
+    return call
+
+
+# JAX makes a context of MLIR, with all its dialects, for each program: a quarter of what one small
+# program costs. Programs may share it; what it keeps of their constants goes with it.
+if hasattr(mlir, "make_ir_context"):
+    mlir.make_ir_context = renewed_every(100, mlir.make_ir_context)
 # Tracing makes many objects and little garbage.
 gc.freeze()
-gc.set_threshold(50_000, 20, 50)
+gc.set_threshold(200_000, 20, 1000)
 
 # Few examples, always the same ones; `--hypothesis-profile=thorough -m "slow or not slow"
 # tests/properties` looks at more than 10,000.

@@ -74,22 +74,22 @@ def figures(chain, rewards, blocks):
 def traced_figures(chain, rewards, blocks):
     """What is one number or local, and what has an entry for each joint pair."""
     mu = je.stationary_distribution(chain)
-    after = je.bounds.a_posteriori(chain, rewards, discount=0.9)
+    after = je.bounds.a_posteriori(chain, rewards, discount=0.9, mu=mu)
     merged, parts = je.merge_agents(chain, blocks), je.merge_rewards(chain, rewards, blocks)
     alone = {
         "map": je.entanglement_map(chain, mu),
         "violation": je.separability_witness(chain).violation,
         "mu_bound": after.mu_bound,
         "sup_bound": after.sup_bound,
-        "merged": je.decomposition_error(merged, parts, discount=0.9),
+        "merged": je.decomposition_error(merged, parts, discount=0.9, mu=mu),
         "local": [je.local_transition(chain, mu, agent=i) for i in range(len(rewards))],
     }
-    found = je.decompose(chain, rewards, discount=0.9)
+    found = je.decompose(chain, rewards, discount=0.9, mu=mu)
     pairs = {
         "mu": mu,
         "q_joint": found.q_joint,
         "error": found.error,
-        "q_total": je.fit_additive(chain, rewards, discount=0.9).q_total,
+        "q_total": je.fit_additive(chain, rewards, discount=0.9, mu=mu).q_total,
         "rows": [je.view_transition(chain, agent=i) for i in range(len(rewards))],
     }
     return alone | {"q_local": found.q_local}, pairs
@@ -112,12 +112,14 @@ def test_a_product_state_space_is_the_joint_model(states, actions):
     jax.tree.map(same, alone_other, alone)
     jax.tree.map(same, jax.tree.map(form.pairs, pairs_other), pairs)
     mu, mu_other = pairs["mu"], pairs_other["mu"]
+    both = (chain, mu), (other, mu_other)
     for i in range(len(states)):
         for measure in (je.entanglement_mu_atv, je.entanglement_mu_atv_upper):
             same(measure(other, mu_other, agent=i).value, measure(chain, mu, agent=i).value)
-        same(je.entanglement_atv(other, agent=i).value, je.entanglement_atv(chain, agent=i).value)
+        atv, atv_other = (je.entanglement_atv(c, agent=i, mu=m).value for c, m in both)
+        same(atv_other, atv)
     if len(states) == 2:
-        same(je.entanglement_tv(other).value, je.entanglement_tv(chain).value)
+        same(*(je.entanglement_tv(c, mu=m).value for c, m in both))
         same(je.entanglement_mu_tv(other, mu_other).value, je.entanglement_mu_tv(chain, mu).value)
 
 
