@@ -31,6 +31,7 @@ from experiments.measure import (
     measure_size,
     pair_counts,
 )
+from jaxent.numerics.compiled import jit
 
 Array = jax.Array
 
@@ -99,7 +100,7 @@ def _start(size: Array) -> Array:
     return jnp.stack([size // 6, size // 3, size // 2, jnp.zeros((), size.dtype)])
 
 
-@partial(jax.jit, static_argnames=("config", "max_agents"))
+@jit(static_argnames=("config", "max_agents"))
 def measure(key: Array, size: Array, control: Any, config: Config, max_agents: int) -> SizeResult:
     """Everything of Figures 1 and 2 for one N; N is traced, so one compilation serves all."""
     return measure_size(
@@ -115,7 +116,14 @@ def measure(key: Array, size: Array, control: Any, config: Config, max_agents: i
     )
 
 
-@partial(jax.jit, static_argnames=("config",))
+@jit(static_argnames="config")
+def measure_sizes(keys: Array, sizes: Array, control: Any, config: Config) -> SizeResult:
+    """Several N at once, `[B]`."""
+    largest = max(config.sizes)
+    return jax.vmap(lambda key, size: measure(key, size, control, config, largest))(keys, sizes)
+
+
+@jit(static_argnames="config")
 def measure_data(key: Array, control: Any, config: Config) -> DataResult:
     """Figure 3: both errors as functions of the length of the data."""
     size = config.data_size
@@ -153,9 +161,7 @@ def run_sizes(key: Array, sizes: list[int], config: Config) -> list[SizeResult]:
     alone."""
     padded = sizes + [sizes[-1]] * (SIZES_AT_ONCE - len(sizes))
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(padded))
-    control = _control()
-    over_sizes = jax.vmap(lambda key, size: measure(key, size, control, config, max(config.sizes)))
-    results = jax.device_get(over_sizes(keys, jnp.asarray(padded)))
+    results = jax.device_get(measure_sizes(keys, jnp.asarray(padded), _control(), config))
     return [jax.tree.map(lambda x, i=i: x[i], results) for i in range(len(sizes))]
 
 
@@ -164,7 +170,7 @@ def slope(sizes: np.ndarray, values: np.ndarray, errors: np.ndarray) -> tuple[fl
 
     The interval is widened by the misfit where that exceeds the error bars.
     """
-    from scipy import stats
+    from scipy.special import stdtrit
 
     x, y, sd = np.log(sizes), np.log(values), errors / values
     design = np.stack([x, np.ones_like(x)], axis=1) / sd[:, None]
@@ -172,7 +178,7 @@ def slope(sizes: np.ndarray, values: np.ndarray, errors: np.ndarray) -> tuple[fl
     freedom = max(len(x) - 2, 1)
     misfit = float(np.sum((design @ coefficients - y / sd) ** 2)) / freedom
     covariance = np.linalg.inv(design.T @ design) * max(1.0, misfit)
-    return float(coefficients[0]), float(stats.t.ppf(0.975, freedom) * np.sqrt(covariance[0, 0]))
+    return float(coefficients[0]), float(stdtrit(freedom, 0.975) * np.sqrt(covariance[0, 0]))
 
 
 def check_claims(sizes: list[dict], data: dict) -> list[Claim]:

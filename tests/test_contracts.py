@@ -36,22 +36,22 @@ def test_pyright_refuses_what_does_not_fit_and_nothing_else():
 
 
 def models():
-    one = je.MDP(jnp.full((2, 2, 2), 0.5), jnp.zeros((2, 2)))
-    joint = jnp.full((2, 2, 2, 2, 2, 2), 0.25)
-    local, reward = jnp.full((2, 2, 1, 2), 0.5), jnp.zeros((2, 2, 1))
+    one = je.MDP(np.full((2, 2, 2), 0.5), np.zeros((2, 2)))
+    joint = np.full((2, 2, 2, 2, 2, 2), 0.25)
+    local, reward = np.full((2, 2, 1, 2), 0.5), np.zeros((2, 2, 1))
     states = np.zeros((4, 2, 2, 1), int)
-    table = jnp.full((2, 2, 2, 2), 0.25)
-    yield one, jnp.full((2, 2), 0.5)
+    table = np.full((2, 2, 2, 2), 0.25)
+    yield one, np.full((2, 2), 0.5)
     yield je.WeaklyCoupledMDP((one, one), 0.9), table
     yield je.JointMDP(joint, (one.reward, one.reward), 0.9), table
-    yield je.CooperativeGame(joint, jnp.zeros((2, 2, 2, 2)), 0.9), table
-    exogenous = je.ExogenousMDP((local, local), (reward, reward), jnp.ones((1, 1)), 0.9)
+    yield je.CooperativeGame(joint, np.zeros((2, 2, 2, 2)), 0.9), table
+    exogenous = je.ExogenousMDP((local, local), (reward, reward), np.ones((1, 1)), 0.9)
     yield exogenous, table.reshape(2, 2, 1, 2, 2)
     yield (
         je.FactoredMDP((one.transition,) * 2, ((0,), (1,)), (one.reward, one.reward), 0.9),
-        je.LocalPolicies((jnp.full((2, 2), 0.5),) * 2, ((0,), (1,))),
+        je.LocalPolicies((np.full((2, 2), 0.5),) * 2, ((0,), (1,))),
     )
-    chances = jnp.ones((4, 2, 2, 1))
+    chances = np.ones((4, 2, 2, 1))
     seen = ((0, 0, 1, 1), (0, 1, 0, 1))
     yield (
         je.StateMDP((states, chances), seen, (one.reward, one.reward), 0.9),

@@ -1,5 +1,7 @@
 """Local values from data: every learner against the limit that theory gives it."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,26 +248,31 @@ def test_shared_reward_is_split_in_single_precision():
 
 
 RUN = shared(np.array([[0, 1], [1, 1], [0, 0]]), np.zeros(3))
-PAID = jaxent.with_rewards(RUN, np.zeros((2, 2)))
+
+
+@cache
+def paid():
+    """Made when it is asked for: what a module makes is made by every worker."""
+    return jaxent.with_rewards(RUN, np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize(
     ("call", "match"),
     [
         (lambda: jaxent.lstd_local_q(RUN, discount=0.5), "share one reward"),
-        (lambda: jaxent.lstd_local_q(PAID, np.zeros(2), discount=0.5), "brings its own"),
+        (lambda: jaxent.lstd_local_q(paid(), np.zeros(2), discount=0.5), "brings its own"),
         (lambda: jaxent.lstd_local_q(np.eye(2), discount=0.5), "a flow needs one"),
-        (lambda: jaxent.lstd_local_q(PAID, discount=0.5, features=np.eye(3)), "features"),
-        (lambda: jaxent.lstd_local_q(PAID, discount=0.5, types=[0, 2]), r"types: \[0, 2\]"),
-        (lambda: jaxent.td_local_q(PAID, discount=0.5, trace=2), "trace: 2 is outside"),
+        (lambda: jaxent.lstd_local_q(paid(), discount=0.5, features=np.eye(3)), "features"),
+        (lambda: jaxent.lstd_local_q(paid(), discount=0.5, types=[0, 2]), r"types: \[0, 2\]"),
+        (lambda: jaxent.td_local_q(paid(), discount=0.5, trace=2), "trace: 2 is outside"),
         (
             lambda: jaxent.td_local_q(np.ones((3, 2, 2)), np.ones(2), discount=0.5, trace=0.5),
             "trace: flows do not say",
         ),
         (lambda: jaxent.td_local_q(np.ones((3, 2, 2)), discount=0.5), "flows need one"),
-        (lambda: jaxent.monte_carlo_local_q(PAID, discount=0.5, tol=2.0), "tol: 2"),
-        (lambda: jaxent.monte_carlo_local_q(PAID, discount=1.0), "discount: 1 is"),
-        (lambda: jaxent.fit_local_rewards(PAID), "none to split"),
+        (lambda: jaxent.monte_carlo_local_q(paid(), discount=0.5, tol=2.0), "tol: 2"),
+        (lambda: jaxent.monte_carlo_local_q(paid(), discount=1.0), "discount: 1 is"),
+        (lambda: jaxent.fit_local_rewards(paid()), "none to split"),
         (lambda: jaxent.with_rewards(RUN, np.zeros((2, 3))), "reward: wanted shape"),
     ],
 )
