@@ -220,9 +220,9 @@ from .values.igm import igm_witness as igm_witness
 from .values.locality import LocalityOrder as LocalityOrder
 from .values.locality import OrderGap as OrderGap
 from .values.locality import locality_order as locality_order
+from .values.monotone_fit import fit_monotone as fit_monotone
 from .values.value_factorization import ValueFit as ValueFit
 from .values.value_factorization import fit_additive as fit_additive
-from .values.value_factorization import fit_monotone as fit_monotone
 from .values.value_factorization import split_reward as split_reward
 
 # A module under another name.

@@ -10,7 +10,7 @@ import pytest
 
 import jaxent as je
 from experiments import mixing as experiment
-from jaxent.values import value_factorization as mixing
+from jaxent.values import monotone_fit
 
 from . import oracles
 from .test_chain import weakly_coupled
@@ -86,6 +86,27 @@ def test_additive_is_the_smallest_solution(name):
     np.testing.assert_allclose(fit.sup_error, np.abs(error).max(), atol=SOLVE * scale)
     relative = mu @ np.abs(error) / (mu @ np.abs(q))
     np.testing.assert_allclose(fit.relative_error, relative, atol=SOLVE)
+    holds(fit.bracket, mu, error)
+    np.testing.assert_allclose(fit.bracket.error, error, atol=SOLVE * scale)
+
+
+def holds(bracket, mu, error):
+    """In both norms, and narrow."""
+    assert bracket.converged
+    assert bracket.lower <= mu @ np.abs(error) <= bracket.upper
+    assert bracket.sup_lower <= np.abs(error).max() <= bracket.sup_upper
+
+
+def test_the_bracket_of_a_chain_that_is_only_applied(monkeypatch):
+    """And of a fit with no error, whose bracket is rounding."""
+    monkeypatch.setattr(je.PairChain, "is_small", property(lambda self: False))
+    for name in ("random", "separable"):
+        P = oracles.weakly_coupled_matrix(KERNELS, POLICIES[name])
+        mu = oracles.stationary(P)
+        wanted = LIFT @ projected_bellman(P, mu, REWARD, DISCOUNT)
+        fit = je.fit_additive(je.pair_chain(MDP, POLICIES[name]), REWARD, discount=DISCOUNT)
+        holds(fit.bracket, mu, oracles.q_values(P, REWARD, DISCOUNT) - wanted)
+        assert (fit.bracket.lower == 0) == (name == "separable")
 
 
 def test_additive_against_hindsight():
@@ -183,7 +204,7 @@ def test_mixture_is_the_network():
         "out": rng.normal(size=(12, 5)),
         "constant": rng.normal(size=12),
     }
-    given = jax.jit(mixing._mixture)(chain, weights)
+    given = jax.jit(monotone_fit._mixture)(chain, weights)
     for j, pair in enumerate(itertools.product(*map(range, SIZES))):
         split = [divmod(x, a) for x, a in zip(pair, ACTIONS)]
         s = np.ravel_multi_index([state for state, _ in split], STATES)
@@ -205,6 +226,7 @@ def test_monotone_fit():
     # The mixture knows the joint state, which no sum of local functions does.
     assert fit.mu @ fit.error**2 < 0.5 * (nearest.mu @ nearest.error**2)
     np.testing.assert_allclose(fit.error, fit.q_joint - fit.q_total, atol=EXACT)
+    holds(fit.bracket, fit.mu, fit.error)
     # In every state, what an agent ranks higher is better, whatever the others do.
     order = (0, 2, 4, 1, 3, 5)
     shape = [n for pair in zip(STATES, ACTIONS) for n in pair]

@@ -38,6 +38,8 @@ from .bellman import joint_function, joint_reward
 Array = jax.Array
 Functions = ArrayLike | Sequence[ArrayLike]
 
+# How narrow a bracket is unasked, and the products with the chain that it may take.
+TOL, MATVECS = 0.01, 50
 # The joint pairs that `where` names.
 _SHOWN = 10
 _BLOCK = 1024
@@ -97,8 +99,8 @@ def approximation_error(
     approximation: Functions,
     *,
     discount: Scalar,
-    tol: float = 0.01,
-    max_matvecs: int = 50,
+    tol: float = TOL,
+    max_matvecs: int = MATVECS,
     mu: ArrayLike | None = None,
 ) -> ErrorBracket:
     r"""How far an approximation of the joint value is from it, with a certificate.
@@ -141,7 +143,19 @@ def approximation_error(
     check_positive_int("max_matvecs", max_matvecs)
     r = joint_reward(chain, reward)
     f = joint_function(chain, "approximation", approximation)
-    mu = known_law(chain, mu)
+    return bracket(chain, r, f, known_law(chain, mu), discount, tol, max_matvecs)
+
+
+def bracket(
+    chain: PairChain,
+    r: Array,
+    f: Array,
+    mu: Array,
+    discount: Scalar,
+    tol: float = TOL,
+    max_matvecs: int = MATVECS,
+) -> ErrorBracket:
+    """`approximation_error` of what is checked already: r and f are `[J]`."""
     rate, wanted = (jnp.asarray(x, chain.dtype) for x in (discount, tol))
     problem = _residual(chain, r, f, mu, rate)
     if chain.is_small:

@@ -8,9 +8,10 @@ fits one joint function of the local ones on the error of the team,
 | `fit_additive` | Σ_i Q_i(x_i) | VDN (Sunehag et al. 2018) |
 | `fit_monotone` | f_s(Q_1(x_1), .., Q_N(x_N)), f_s monotone | QMIX (Rashid et al. 2018) |
 
-with x_i the local pair and f_s not decreasing in any Q_i. Both are here for the policy that the
-chain follows, and in the limit of data: expectations under its stationary law mu are exact, nothing
-is sampled. What is fitted is semi-gradient TD, the target r + discount P Q_tot held fixed:
+with x_i the local pair and f_s not decreasing in any Q_i (monotone_fit.py). Both are for the policy
+that the chain follows, and in the limit of data: expectations under its stationary law mu are
+exact, nothing is sampled. What is fitted is semi-gradient TD, the target r + discount P Q_tot held
+fixed:
 
     minimize E_mu (Q_tot - target)^2 over the class,    target <- r + discount P Q_tot.
 
@@ -24,22 +25,20 @@ Under another law than that of the policy neither need hold. Monotone functions 
 there may be several fixed points or none, and what is returned says whether it is near one.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._checks import check_discount, check_positive_int, renamed
 from .._reads import reads
-from ..chains.pair_chain import PairChain, check_chain
+from ..chains.pair_chain import PairChain
 from ..chains.stationary import known_law
 from ..chains.views import marginal
 from ..models.contracts import ArrayLike, Scalar
-from ..models.parts import TablePolicy
 from ..numerics.compiled import jit
 from ..numerics.krylov import gmres
+from .approximation_error import ErrorBracket, bracket
 from .bellman import Rewards, joint_reward, q_values, shared_reward
 from .decomposition import Decomposition
 
@@ -47,11 +46,6 @@ Array = jax.Array
 
 # Rounding errors to which the linear system of the additive fit is solved.
 _ROUNDING = 256
-# Starts of the monotone fit that are trained to the end, and the share of the targets after which
-# the others are given up.
-_KEPT, _TRIED = 8, 0.1
-# Spread of the local values that a start draws. Rewards have spread 1 there.
-_DRAWN = 2.0
 
 
 @reads("off by {0.mu_error:.4g} in the mean and {0.sup_error:.4g} at most")
@@ -65,6 +59,7 @@ class ValueFit(NamedTuple):
         mu: the stationary law, `[J]`.
         visited: `mu > 0`, bool `[J]`.
         error: $Q - Q_{tot}$, `[J]`; 0 where not visited.
+        bracket: what `approximation_error` certifies of the mean and of the largest |error|.
         residual: of the condition for a fixed point; what it measures is said by each function.
         num_steps: of the iteration.
         converged: whether the residual met `tol`.
@@ -76,6 +71,7 @@ class ValueFit(NamedTuple):
     mu: Array
     visited: Array
     error: Array
+    bracket: ErrorBracket
     residual: Array
     num_steps: Array
     converged: Array
@@ -122,7 +118,7 @@ def fit_additive(
     reward = joint_reward(chain, rewards)
     q_joint = q_values(chain, reward, discount=discount)
     mu = known_law(chain, mu)
-    return _additive(chain, reward, discount, mu, q_joint)
+    return value_fit(chain, reward, discount, mu, q_joint, *_additive(chain, reward, discount, mu))
 
 
 def split_reward(
@@ -161,11 +157,14 @@ def split_reward(
     References:
         Chen and Peng, Meta Algorithm 2, App. J.3.
     """
-    return fit_additive(chain, shared_reward(chain, reward), discount=0.0, mu=mu).q_local
+    return _additive(chain, shared_reward(chain, reward), 0.0, known_law(chain, mu))[1]
 
 
 @jit
-def _additive(chain: PairChain, reward: Array, discount: Scalar, mu: Array, q_joint: Array):
+def _additive(
+    chain: PairChain, reward: Array, discount: Scalar, mu: Array
+) -> tuple[Array, tuple[Array, ...], Array, Array, Array]:
+    """The sum, local functions, the residual, steps, and whether it converged."""
     shares = [marginal(chain, mu, agent=i) for i in range(len(chain.views))]
     occupancy = jnp.concatenate(shares)
     ends = [sum(len(x) for x in shares[:i]) for i in range(1, len(shares))]
@@ -195,196 +194,37 @@ def _additive(chain: PairChain, reward: Array, discount: Scalar, mu: Array, q_jo
     )
     x = x * jnp.where(converged, 1.0, jnp.nan).astype(x.dtype)
     q_local = tuple(jnp.split(weight * x, ends))
-    return _fit(q_joint, chain.lift(q_local), q_local, mu, residual, steps, converged)
+    return chain.lift(q_local), q_local, residual, steps, converged
 
 
-@renamed(tolerance="tol")
-def fit_monotone(
-    key: Array,
+def value_fit(
     chain: PairChain,
-    rewards: Rewards,
-    *,
+    reward: Array,
     discount: Scalar,
-    mu: ArrayLike | None = None,
-    num_starts: int = 64,
-    hidden: int = 8,
-    num_targets: int = 100,
-    steps_per_target: int = 30,
-    learning_rate: float = 0.1,
-    tol: float = 1e-3,
+    mu: Array,
+    q_joint: Array,
+    q_total: Array,
+    q_local: tuple[Array, ...],
+    residual: Array,
+    num_steps: Array,
+    converged: Array,
 ) -> ValueFit:
-    r"""A monotone mixture of local functions, fitted by TD with a target network (QMIX).
-
-        Q_tot(s, a) = w_s' elu(W_s (Q_1(x_1), .., Q_N(x_N)) + b_s) + c_s,    W_s, w_s >= 0.
-
-    The joint state is known to the mixture: its hypernetwork, linear in the indicator of s, is a
-    table of W_s = |..|, w_s = |..|, b_s and c_s for each s. Adam takes `steps_per_target` steps on
-    the exact E_mu (Q_tot - target)^2, then the target is renewed; the rate falls to 0 like a
-    cosine.
-
-    Training hardly ever changes the order of the local values once they have one, and a wrong order
-    keeps a poor fit. So there are several starts. One has all local values 0, as networks nearly
-    have; the first gradient orders them, badly where a good joint action is spoiled by the other
-    agents' usual ones (the climbing game). The others draw them at random. All are trained for a
-    tenth of the targets, the best 8 to the end, and of these the one with the least
-    E_mu (Q_tot - r - discount P Q_tot)^2 is returned: its root over 1 - discount bounds the error
-    in L2(mu).
-
-    Args:
-        key: of `jax.random.key`, for the starts; vmap it for several fits.
-        chain: of a joint policy table.
-        rewards: as for `fit_additive`.
-        discount: in [0, 1).
-        mu: the stationary law, `[J]`, where it is known already.
-        num_starts: how many there are; 1 is a single training from local values 0. Static.
-        hidden: units of the mixture. Static.
-        num_targets: how often the target is renewed. Static.
-        steps_per_target: of Adam. Static.
-        learning_rate: at the start. Static.
-        tol: of `converged`. Static.
-
-    Returns:
-        `ValueFit`, whose residual is the norm of the gradient of E_mu (Q_tot - target)^2 / 2 at the
-        last weights, the target renewed, with values in units of the spread of the reward. Small,
-        it tells that TD stands still there, not that no better fit exists: more starts may find
-        one. What is fitted is returned converged or not.
-
-    Raises:
-        ValueError: for a chain without a joint policy table, a number that is not positive, and as
-            `q_values` and `stationary_distribution` do.
-
-    References:
-        Rashid et al., QMIX: Monotonic Value Function Factorisation, 2018.
-    """
-    check_chain(chain)
-    if not isinstance(chain.policy, TablePolicy):
-        raise ValueError(
-            "chain: has no joint policy table, so joint states and actions cannot be told apart; "
-            "make it with pair_chain(mdp, policy) and a policy [S_0.., A_0..]"
-        )
-    sizes = {
-        "num_starts": num_starts,
-        "hidden": hidden,
-        "num_targets": num_targets,
-        "steps_per_target": steps_per_target,
-    }
-    for name, value in sizes.items():
-        check_positive_int(name, value)
-    for name, value in (("learning_rate", learning_rate), ("tol", tol)):
-        if not value > 0:
-            raise ValueError(f"{name}: {value} is not positive")
-    check_discount(discount)
-    reward = joint_reward(chain, rewards)
-    q_joint = q_values(chain, reward, discount=discount)
-    mu = known_law(chain, mu)
-    rates = {"learning_rate": float(learning_rate), "tol": float(tol)}
-    return _monotone(key, chain, reward, discount, mu, q_joint, **sizes, **rates)
-
-
-_STATIC = ("num_starts", "hidden", "num_targets", "steps_per_target", "learning_rate", "tol")
-
-
-@jit(static_argnames=_STATIC)
-def _monotone(
-    key, chain, reward, discount, mu, q_joint, *, num_starts, hidden, num_targets, steps_per_target,
-    learning_rate, tol,
-):  # fmt: skip
-    # Values of about 1, whatever the unit of the reward; the mean needs no learning.
-    mean = mu @ reward
-    spread = jnp.sqrt(mu @ (reward - mean) ** 2)
-    unit = jnp.where(spread > 0, spread, 1)
-
-    def renew(weights):
-        return (reward - mean) / unit + discount * chain.mv(_mixture(chain, weights))
-
-    def loss(weights, target):
-        return mu @ (_mixture(chain, weights) - target) ** 2 / 2
-
-    import optax  # slow to import, and few ask for it
-
-    def train(starts: dict[str, Any], num_targets: int) -> tuple[dict[str, Any], Array]:
-        """Trained weights, and what they leave of the Bellman equation."""
-        rate = optax.cosine_decay_schedule(learning_rate, num_targets * steps_per_target)
-        optimizer = optax.adam(rate)
-
-        def follow(carry, _):
-            target = renew(carry[0])
-
-            def step(carry, _):
-                weights, state = carry
-                with jax.numpy_dtype_promotion("standard"):
-                    updates, state = optimizer.update(jax.grad(loss)(weights, target), state)
-                    return (optax.apply_updates(weights, updates), state), None
-
-            return lax.scan(step, carry, None, length=steps_per_target)
-
-        def one(weights):
-            start = (weights, optimizer.init(weights))
-            weights = lax.scan(follow, start, None, length=num_targets)[0][0]
-            left = loss(weights, renew(weights))
-            return weights, jnp.where(jnp.isnan(left), jnp.inf, left)
-
-        # Several at a time, but not all: each holds the units of all joint pairs.
-        return lax.map(one, starts, batch_size=_KEPT)
-
-    weights = _starts(key, chain, hidden, reward.dtype, num_starts)
-    if num_starts > _KEPT:
-        _, left = train(weights, max(1, round(_TRIED * num_targets)))
-        best = jnp.argsort(left.at[0].set(-1))[:_KEPT]  # the first is kept in any case
-        weights = jax.tree.map(lambda x: x[best], weights)
-    weights, left = train(weights, num_targets)
-    weights = jax.tree.map(lambda x: x[left.argmin()], weights)
-    slopes = jax.tree.leaves(jax.grad(loss)(weights, renew(weights)))
-    residual = jnp.sqrt(jnp.stack([(slope**2).sum() for slope in slopes]).sum())
-    q_total = unit * _mixture(chain, weights) + mean / (1 - discount)
-    q_local = tuple(unit * q for q in weights["local"])
-    steps = jnp.array(num_targets * steps_per_target)
-    return _fit(q_joint, q_total, q_local, mu, residual, steps, residual <= tol)
-
-
-def _starts(
-    key: Array, chain: PairChain, hidden: int, dtype: Any, num_starts: int
-) -> dict[str, Any]:
-    """Local functions and, for each joint state, the weights of the mixture, of all starts."""
-    agents, states, sizes = len(chain.views), chain.num_states, chain.view_sizes
-
-    def one(key: Array, drawn: Array) -> dict[str, Any]:
-        into, out, local = jax.random.split(key, 3)
-        values = drawn * jax.random.normal(local, (sum(sizes),), dtype)
-        return {
-            "local": jnp.split(values, [sum(sizes[:i]) for i in range(1, agents)]),
-            "into": jax.random.normal(into, (states, agents, hidden), dtype) / agents**0.5,
-            "bias": jnp.zeros((states, hidden), dtype),
-            "out": jax.random.normal(out, (states, hidden), dtype) / hidden,
-            "constant": jnp.zeros(states, dtype),
-        }
-
-    keys = key[None] if num_starts == 1 else jax.random.split(key, num_starts)
-    return jax.vmap(one)(keys, jnp.full(num_starts, _DRAWN, dtype).at[0].set(0))
-
-
-def _mixture(chain: PairChain, weights: dict[str, Any]) -> Array:
-    """Q_tot, `[J]`, from local functions and the tables of each joint state."""
-    assert isinstance(chain.policy, TablePolicy)
-    shape = chain.policy.table.shape  # [S_0, A_0, S_1, A_1, ..]
-    order = (*range(0, len(shape), 2), *range(1, len(shape), 2))
-
-    def by_state(i: int, q: Array) -> Array:
-        joint = chain.view(i).lift(q).reshape(shape)
-        return joint.transpose(order).reshape(chain.num_states, -1)  # [S, U]
-
-    local = jnp.stack([by_state(i, q) for i, q in enumerate(weights["local"])], axis=1)  # [S, N, U]
-    into = jnp.swapaxes(jnp.abs(weights["into"]), 1, 2)  # [S, hidden, N]
-    units = jax.nn.elu(jnp.matmul(into, local) + weights["bias"][..., None])  # [S, hidden, U]
-    total = (jnp.abs(weights["out"])[..., None] * units).sum(1) + weights["constant"][:, None]
-    inverse = sorted(range(len(order)), key=order.__getitem__)
-    return total.reshape([shape[k] for k in order]).transpose(inverse).reshape(-1)
-
-
-def _fit(q_joint, q_total, q_local: Sequence[Array], mu, residual, steps, converged) -> ValueFit:
-    visited = mu > 0
-    # NaN > 0 is false: without the sum a chain with no law would show no error.
-    error = jnp.where(visited, q_joint - q_total, 0) + 0 * mu.sum()
+    """A fit beside the true values."""
     return ValueFit(
-        q_joint, q_total, tuple(q_local), mu, visited, error, residual, steps, converged
+        q_joint=q_joint,
+        q_total=q_total,
+        q_local=q_local,
+        mu=mu,
+        visited=mu > 0,
+        error=_apart(q_joint, q_total, mu),
+        bracket=bracket(chain, reward, q_total, mu, discount),
+        residual=residual,
+        num_steps=num_steps,
+        converged=converged,
     )
+
+
+@jit
+def _apart(q_joint: Array, q_total: Array, mu: Array) -> Array:
+    # NaN > 0 is false: without the sum a chain with no law would show no error.
+    return jnp.where(mu > 0, q_joint - q_total, 0) + 0 * mu.sum()
