@@ -192,8 +192,8 @@ def test_rare_pairs_are_left_out(seen):
 def test_counts_of_the_others():
     states, actions = np.array([[0, 1, 1], [1, 1, 0]]), np.array([[1, 0, 1], [0, 0, 0]])
     run = jaxent.Trajectory.from_arrays(states, actions, 0.0 * states)
-    np.testing.assert_array_equal(logs.state_counts(run)[0], [[0, 2], [1, 1], [1, 1]])
-    np.testing.assert_array_equal(logs.pair_counts(run)[0, 0], [0, 0, 1, 1])
+    np.testing.assert_array_equal(jaxent.state_counts(run)[0], [[0, 2], [1, 1], [1, 1]])
+    np.testing.assert_array_equal(jaxent.pair_counts(run)[0, 0], [0, 0, 1, 1])
 
 
 RUN = jaxent.Trajectory.from_arrays(*np.zeros((2, 30, 2), int), np.zeros((30, 2)))

@@ -15,7 +15,8 @@ import numpy as np
 
 from .._checks import check_finite, check_shape
 from ..data.estimators import by_local, entanglement_interval
-from ..data.log_entanglement import entanglement_from_logs
+from ..data.log_entanglement import agents_estimator
+from ..data.log_influence import influence_from_logs
 from ..data.trajectory import Trajectory
 from ..numerics.arrays import as_float
 
@@ -23,7 +24,7 @@ Array = jax.Array
 
 # Agents estimated in one call, and calls at a time.
 _CHUNK, _WORKERS = 10, 2
-# With more agents than this there is no map of who moves whom, which takes a call for each agent.
+# With more agents than this there is no map of who moves whom.
 _MAPPED = 8
 # Batches of consecutive epochs, whose spread makes the interval.
 _BATCHES = 20
@@ -73,17 +74,16 @@ def from_logs(
     size = math.ceil(len(agents) / math.ceil(len(agents) / _CHUNK))  # or the last is mostly padding
     chunks = [agents[k : k + size] for k in range(0, len(agents), size)]
     keys = jax.random.split(key, len(chunks))
+    some = agents_estimator(
+        trajectory,
+        features=features,
+        min_visits=min_visits,
+        num_permutations=num_permutations,
+        at_once=min(_WORKERS, len(chunks)),
+    )
 
     def estimate(key, chunk):
-        padded = np.resize(chunk, size)
-        found = entanglement_from_logs(
-            key,
-            trajectory,
-            agents=padded,
-            features=features,
-            min_visits=min_visits,
-            num_permutations=num_permutations,
-        )
+        found = some(jax.random.split(key, size), np.resize(chunk, size))
         progress(len(chunk))
         columns = (found.value, found.lower, found.upper, found.p_value, found.batches)
         return [np.asarray(x, float)[: len(chunk)] for x in columns]
@@ -129,20 +129,6 @@ def from_policy(
 
 def influence_map(key: Array, trajectory: Trajectory, min_visits: int) -> np.ndarray:
     """Lower estimate of each E_i relative to one other's state, `[N, N]`; `[0, 0]` for many."""
-    num_agents = trajectory.num_agents
-    if num_agents > _MAPPED:
+    if trajectory.num_agents > _MAPPED:
         return np.zeros((0, 0))
-    states = np.asarray(trajectory.states)[..., None] == np.arange(trajectory.num_states)
-    states = states & np.asarray(trajectory.present)[..., None]  # [T, N, S]
-    table = np.zeros((num_agents, num_agents))
-    for j in range(num_agents):
-        found = entanglement_from_logs(
-            key,
-            trajectory,
-            features=np.repeat(states[:, j : j + 1], num_agents, axis=1).astype(int),
-            min_visits=min_visits,
-            num_permutations=1,  # of the test, which is not asked
-        )
-        table[:, j] = np.maximum(np.asarray(found.value), 0)
-    np.fill_diagonal(table, 0)
-    return table
+    return influence_from_logs(trajectory, min_visits=min_visits)

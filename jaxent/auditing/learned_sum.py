@@ -14,7 +14,6 @@ are added before they are compared.
 from dataclasses import replace
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,6 +24,8 @@ from ..data.trajectory import Trajectory
 _BATCHES = 20
 # Epochs taken together.
 _AT_ONCE = 2**16
+# Flows from pair to pair, of agents learned together; values take ten times as many numbers.
+_CELLS = 2**22
 # Rewards of an agent that differ by less than this many rounding errors are one constant.
 _ROUNDING = 1024
 
@@ -63,11 +64,7 @@ def learned_sum(trajectory: Trajectory, discount: float) -> LearnedSum:
     """
     present = np.asarray(trajectory.present)
     rewards, mean = _centered(np.asarray(trajectory.rewards), present)
-    # In JAX's default float, so that nothing is learned in more than it computes.
-    learned = lstd_local_q(
-        replace(trajectory, rewards=jnp.asarray(rewards, float)), discount=discount
-    )
-    apart, occupancy = (np.asarray(x, float) for x in jax.tree.map(np.asarray, learned))
+    apart, occupancy = _learned(trajectory, rewards, discount)
     constant = mean / (1 - discount)  # [N]
     moves = _moves(trajectory, rewards, apart, discount)  # [N, X, K]
     share = _share(trajectory)  # [N, X]
@@ -92,6 +89,29 @@ def learned_sum(trajectory: Trajectory, discount: float) -> LearnedSum:
         level_error=quantile * float(_deviation(by_batch)),
         **{name: float(value) / len(pairs) for name, value in total.items()},
     )
+
+
+def _learned(
+    trajectory: Trajectory, rewards: np.ndarray, discount: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and occupancy, `[N, X]`; as many agents at a time as memory should hold."""
+    agents = np.arange(trajectory.num_agents)
+    some = min(max(_CELLS // trajectory.num_pairs**2, 1), len(agents))
+    parts = []
+    for start in range(0, len(agents), some):
+        group = np.resize(agents[start : start + some], some)  # of one size, compiled once
+        seen = replace(
+            trajectory,
+            states=np.asarray(trajectory.states)[:, group],
+            actions=np.asarray(trajectory.actions)[:, group],
+            present=np.asarray(trajectory.present)[:, group],
+            # In JAX's default float, so that nothing is learned in more than it computes.
+            rewards=jnp.asarray(rewards[:, group], float),
+            labels=trajectory.labels._replace(agents=tuple(group.tolist())),
+        )
+        parts.append([np.asarray(x, float) for x in lstd_local_q(seen, discount=discount)])
+    value, occupancy = (np.concatenate(x)[: len(agents)] for x in zip(*parts, strict=True))
+    return value, occupancy
 
 
 def _centered(rewards: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

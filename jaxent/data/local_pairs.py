@@ -4,8 +4,10 @@ A law of the next pair is learned for each local pair, so states and actions mus
 again. A column of numbers that hardly ever do is continuous, whatever its size.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
+from ..numerics.memory import check_memory
 from .log_columns import is_number
 from .trajectory import Trajectory
 
@@ -14,11 +16,20 @@ MOST_PAIRS = 1023
 # A column is continuous where more than half of its values are different numbers, at least 50.
 _DISTINCT, _AT_LEAST = 0.5, 50
 
+# What one agent's estimate holds at once, in arrays of the sizes that they have there, each times
+# this: laws of T rows (filled up to blocks of 32 for each pair), coefficients of a block, of a
+# pair, and with few pairs the test's features by pair.
+_LAWS, _BY_BLOCK, _BY_PAIR, _FEW = 2.5, 2, 4, 2
+FEW_PAIRS = 20
+
 _REMEDY = "put them into bins (pandas.cut), or let a few features of them be the {}"
 
 
 def check_few_pairs(trajectory: Trajectory, *, limited: bool = True) -> None:
-    """Raise unless the columns of local pairs are discrete and, if `limited`, the pairs few."""
+    """Raise unless the columns of local pairs are discrete and, if `limited`, the pairs few.
+
+    And unless laws of so many next pairs fit into memory, whatever the features.
+    """
     present = np.asarray(trajectory.present)
     labels = trajectory.labels
     # The signal is one for all, so its rows are epochs.
@@ -49,3 +60,22 @@ def check_few_pairs(trajectory: Trajectory, *, limited: bool = True) -> None:
             f"{trajectory.num_pairs} local pairs, wanted at most {MOST_PAIRS}; "
             f"{_REMEDY.format(name)}"
         )
+    if limited:
+        check_room(trajectory, num_features=1)
+
+
+def check_room(trajectory: Trajectory, *, num_features: int, at_once: int = 1) -> None:
+    """Raise unless the estimates of so many agents at a time fit into memory."""
+    rows, size, width = trajectory.num_epochs, trajectory.num_pairs, num_features + 1
+    blocks = rows / 32 + size
+    numbers = (
+        _LAWS * (rows + 32 * blocks) * size
+        + _BY_BLOCK * blocks * width * size
+        + _BY_PAIR * size**2 * width
+        + (_FEW * rows * width * size if size <= FEW_PAIRS else 0)
+    )
+    check_memory(
+        f"trajectory: laws of {size} next pairs at {rows} epochs, by {num_features} features,",
+        at_once * numbers * jnp.zeros(()).dtype.itemsize,
+        "put states or actions into fewer bins (pandas.cut), give fewer features or fewer epochs",
+    )

@@ -12,6 +12,7 @@ those features*: with q the weighted TV center it misses no more than a term of 
 is small does not prove that E_i is small: other features may show more.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,8 @@ from ..numerics.arrays import ratio
 from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center
 from .estimators import batch_means, batch_of, student
-from .local_pairs import check_few_pairs
+from .local_pairs import FEW_PAIRS, check_few_pairs, check_room
+from .other_agents import agent_rows
 from .pair_blocks import PairBlocks, logistic_laws, pair_blocks
 from .trajectory import Trajectory, check_trajectory
 
@@ -35,11 +37,9 @@ Array = jax.Array
 _BATCHES = 20
 # Epochs of a local pair whose fitted laws the center is computed from.
 _CENTER_POINTS = 256
-# With at most 20 local pairs the permutation test sums by a product of matrices.
-_FEW_PAIRS = 20
 # Fitted probabilities that differ by less than this count as equal: those of equal features may
 # differ by rounding.
-_SAME = 1e-5
+SAME = 1e-5
 
 
 @reads("lower estimates for {0.value.shape[0]} agents")
@@ -82,26 +82,6 @@ class LogsEstimate(NamedTuple):
         return kept / jnp.maximum(self.visits.sum(-1), 1)
 
 
-def state_counts(trajectory: Trajectory) -> np.ndarray:
-    """How many of the other agents are in each state, `[T, N, S]`."""
-    check_trajectory(trajectory)
-    return _others(trajectory, np.asarray(trajectory.states), trajectory.num_states)
-
-
-def pair_counts(trajectory: Trajectory) -> np.ndarray:
-    """How many of the other agents are in each state and take each action, `[T, N, S A]`."""
-    check_trajectory(trajectory)
-    own = np.asarray(trajectory.states) * trajectory.num_actions + np.asarray(trajectory.actions)
-    return _others(trajectory, own, trajectory.num_states * trajectory.num_actions)
-
-
-def _others(trajectory: Trajectory, codes: np.ndarray, size: int) -> np.ndarray:
-    present = np.asarray(trajectory.present)
-    own = (codes[..., None] == np.arange(size)) & present[..., None]
-    total = own.sum(1, keepdims=True, dtype=np.int32)
-    return total - own
-
-
 def entanglement_from_logs(
     key: Array,
     trajectory: Trajectory,
@@ -142,28 +122,46 @@ def entanglement_from_logs(
     Raises:
         ValueError: for one agent only, too few epochs, or features that do not fit.
     """
-    _check_size(trajectory)
+    estimate = agents_estimator(
+        trajectory,
+        features=features,
+        num_folds=num_folds,
+        min_visits=min_visits,
+        num_permutations=num_permutations,
+        confidence=confidence,
+    )
+    agents = np.arange(trajectory.num_agents) if agents is None else np.asarray(agents)
+    check_shape("agents", agents, (None,))
+    return estimate(jax.random.split(key, len(agents)), agents)
+
+
+def agents_estimator(
+    trajectory: Trajectory,
+    *,
+    features: Array | np.ndarray | None,
+    num_folds: int = 2,
+    min_visits: int,
+    num_permutations: int,
+    confidence: float = 0.95,
+    at_once: int = 1,
+) -> Callable[[Array, np.ndarray], LogsEstimate]:
+    """`entanglement_from_logs` of some agents at a time, by a key for each.
+
+    What all agents share is checked and counted once; memory has to do for `at_once` such calls.
+    """
+    check_estimable(trajectory)
     for name, value in (("min_visits", min_visits), ("num_permutations", num_permutations)):
         check_positive_int(name, value)
     if not 2 <= num_folds <= _BATCHES:
         raise ValueError(f"num_folds: {num_folds} is outside 2..{_BATCHES}")
-    if features is None:
-        features = _default_features(trajectory)
-    check_shape("features", features, (*np.shape(trajectory.states), None))
-    check_finite("features", features)
-    agents = np.arange(trajectory.num_agents) if agents is None else np.asarray(agents)
-    check_shape("agents", agents, (None,))
-    pairs = np.asarray(trajectory.pairs)
-    dtype = jnp.result_type(float)
-    data = (
-        jax.random.split(key, len(agents)),
-        jnp.asarray(pairs[:-1].T[agents]),
-        jnp.asarray(pairs[1:].T[agents]),
-        jnp.asarray(np.moveaxis(np.asarray(features)[:-1], 1, 0)[agents], dtype),
-        jnp.asarray(np.asarray(trajectory.follows).T[agents], dtype),
-    )
-    return estimate_paths(
-        *data,
+    if features is not None:
+        check_shape("features", features, (*np.shape(trajectory.states), None))
+        check_finite("features", features)
+    rows, number = agent_rows(trajectory, features)
+    check_room(trajectory, num_features=number, at_once=at_once)
+    return lambda keys, agents: estimate_paths(
+        keys,
+        *rows(agents),
         num_pairs=trajectory.num_pairs,
         num_folds=num_folds,
         min_visits=min_visits,
@@ -172,7 +170,7 @@ def entanglement_from_logs(
     )
 
 
-def _check_size(trajectory: Trajectory) -> None:
+def check_estimable(trajectory: Trajectory) -> None:
     """Raise unless there are other agents, enough epochs, and few local pairs."""
     check_trajectory(trajectory)
     check_few_pairs(trajectory)
@@ -182,13 +180,6 @@ def _check_size(trajectory: Trajectory) -> None:
         raise ValueError(
             f"trajectory: {trajectory.num_epochs} epochs are too few; wanted more than {_BATCHES}"
         )
-
-
-def _default_features(trajectory: Trajectory) -> np.ndarray:
-    """State counts, without the last state where all agents are present: it is the rest."""
-    counts = state_counts(trajectory)
-    known = np.asarray(trajectory.present).all() and trajectory.num_states > 1
-    return counts[..., :-1] if known else counts
 
 
 @jit(static_argnames=("num_pairs", "num_folds", "num_permutations"))
@@ -299,8 +290,8 @@ def _permutation_test(key, g, x, y, weight, flow, num_permutations) -> Array:
     fixed = (group << high) | y.astype(jnp.uint32)
     free = jnp.uint32((1 << high) - (1 << low))
 
-    # A scatter costs as much as a product with about 20 columns; fewer pairs are summed by one.
-    few = num_pairs <= _FEW_PAIRS
+    # A scatter costs as much as a product with about 20 columns; few pairs are summed by one.
+    few = num_pairs <= FEW_PAIRS
     if few:
         here = (place[:, None] == num_pairs * jnp.arange(num_pairs)[None]).astype(g.dtype)
         spread = (here[:, :, None] * g[:, None]).reshape(len(g), -1).T  # [X d, T]
@@ -338,7 +329,7 @@ def _held_out(blocks, g, x, y, weight, flow, fold, num_folds):
         q = points[x]
         apart = laws - q
         # At the center itself the best h lies between 0 and 1, the same for all such epochs.
-        h = jnp.where(jnp.abs(apart) <= _SAME, edge[x], (apart > 0).astype(g.dtype))
+        h = jnp.where(jnp.abs(apart) <= SAME, edge[x], (apart > 0).astype(g.dtype))
         gain = (h * (target - q)).sum(1)
         return gain, total_variation(laws, q), points
 
@@ -363,9 +354,13 @@ def _centers(laws: Array, x: Array, train: Array, num_pairs: int) -> tuple[Array
     def one(pair: Array) -> tuple[Array, Array]:
         spaced = (jnp.arange(_CENTER_POINTS) + 0.5) / _CENTER_POINTS * number[pair]
         some = laws[order[first[pair] + spaced.astype(jnp.int32)]]
-        center = tv_center(some, jnp.ones_like(some[:, 0]))
-        at = jnp.abs(some - center.point[None]) <= _SAME
-        edge = jnp.where(at, center.slopes, -0.5).max(0) + 0.5
-        return center.point, edge
+        return center_and_edge(some, jnp.ones_like(some[:, 0]))
 
     return lax.map(one, jnp.arange(num_pairs))
+
+
+def center_and_edge(laws: Array, weights: Array) -> tuple[Array, Array]:
+    """TV center of laws `[K, m]`, and the best h where a law is the center itself, `[m]` each."""
+    center = tv_center(laws, weights)
+    at = (jnp.abs(laws - center.point[None]) <= SAME) & (weights > 0)[:, None]
+    return center.point, jnp.where(at, center.slopes, -0.5).max(0) + 0.5

@@ -26,3 +26,13 @@ def device_memory(device: Device | None = None) -> int:
     stats = (device or jax.local_devices()[0]).memory_stats() or {}
     limit = stats.get("bytes_limit")
     return 3 * limit // 4 if limit else host_memory()
+
+
+def check_memory(what: str, needed: float, remedy: str) -> None:
+    """Raise unless so many bytes of this machine may be counted on."""
+    limit = host_memory()
+    if needed > limit:
+        raise ValueError(
+            f"{what} take about {needed / 2**30:.3g} GiB, and {limit / 2**30:.3g} may be counted "
+            f"on; {remedy}"
+        )
