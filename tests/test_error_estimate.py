@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import jaxent as je
-from jaxent.data import local_limit
+from jaxent.data import local_limit, team_features
+from jaxent.numerics import memory
 
 from . import logs_of_chains as games
 from .reference import cases
@@ -258,6 +259,78 @@ def test_features_in_place_of_a_table(seen):
     assert missed.centered.upper < found.centered.lower
 
 
+def drifting(seed, num_steps, memory=0.8):
+    """Two agents at independent places, z' = memory z + noise, and a critic that misses z_0 z_1.
+
+    The team is paid z_0 + z_1 + z_0 z_1. The true value is linear in these, so the error of a
+    critic without the product is z_0 z_1 / (1 - discount memory^2), mean size 2 / pi of that.
+    """
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(num_steps, 2))
+    z = np.empty((num_steps, 2))
+    z[0] = noise[0]
+    for t in range(1, num_steps):
+        z[t] = memory * z[t - 1] + (1 - memory**2) ** 0.5 * noise[t]
+    still = np.zeros((num_steps, 2), int)
+    paid = z.sum(1) + z.prod(1)
+    critic = z.sum(1) / (1 - DISCOUNT * memory)
+    truth = 2 / np.pi / (1 - DISCOUNT * memory**2)
+    return je.Trajectory.from_arrays(still, still, paid), z, critic, truth
+
+
+def test_continuous_states():
+    """Waves of what was observed show a product that the columns themselves do not."""
+    log, z, critic, truth = drifting(0, 10_000)
+    waves = je.learning.fourier_features(KEY, z, num_features=60)
+    found, flat = (
+        je.estimate_approximation_error(KEY, log, critic, discount=DISCOUNT, features=given)
+        for given in (waves, z)
+    )
+    assert in_order(found)
+    assert inside(found.centered, truth)
+    assert inside(found.bias, 0)
+    assert found.centered.upper < 1.4 * truth
+    assert found.centered.lower > 0.7 * truth
+    assert found.placebo.lower == 0
+    assert flat.centered.lower == 0
+    assert flat.centered.upper < found.centered.lower
+
+
+def test_units_of_observations_do_not_matter():
+    """Nor where they begin; a column that is constant adds nothing, and wider waves turn less."""
+    z = np.random.default_rng(0).normal(size=(300, 2))
+    one = je.learning.fourier_features(KEY, z, num_features=7)
+    assert one.shape == (300, 7)
+    moved = je.learning.fourier_features(KEY, 1e6 * z + [0, 1e7], num_features=7)
+    np.testing.assert_allclose(moved, one, atol=1e-6)
+    flat = je.learning.fourier_features(KEY, z, num_features=7, bandwidth=1e6)
+    np.testing.assert_allclose(flat, flat[:1] + 0 * flat, atol=1e-5)
+
+
+def test_waves_tend_to_the_gaussian_kernel():
+    z = np.random.default_rng(1).normal(size=(40, 3))
+    z = (z - z.mean(0)) / z.std(0)
+    waves = np.asarray(je.learning.fourier_features(KEY, z, num_features=20_000, bandwidth=1.5))
+    distance = ((z[:, None] - z[None]) ** 2).sum(-1)
+    # Each product is a mean of 20,000 numbers in [-2, 2] of variance 1 at most.
+    np.testing.assert_allclose(waves @ waves.T, np.exp(-distance / 4.5), atol=5 / 20_000**0.5)
+
+
+@pytest.mark.parametrize(
+    ("observations", "options", "message"),
+    [
+        (np.zeros(9), {}, r"observations: wanted shape \[any, any\], got \[9\]"),
+        (np.zeros((9, 2)), {}, "observations: are all alike"),
+        (np.full((9, 2), np.nan), {}, r"observations\[0, 0\] is nan"),
+        (np.eye(9), {"num_features": 0}, "num_features: 0 is not an integer of at least 1"),
+        (np.eye(9), {"bandwidth": 0.0}, "bandwidth: 0 is not a finite number above 0"),
+    ],
+)
+def test_observations_that_will_not_do(observations, options, message):
+    with pytest.raises(ValueError, match=message):
+        je.learning.fourier_features(KEY, observations, **options)
+
+
 def test_many_agents_are_counted():
     """8^20 joint pairs: counts stand for them, and agents may share a table."""
     exact = next(case for case in cases("circulant") if case["n_agents"] == 20)
@@ -368,6 +441,24 @@ def test_says_what_length_would_do():
     log = game.log(game.paths(0, 210, 1)[:, 0])
     with pytest.raises(ValueError, match=r"210 epochs are too few .* wanted about 300"):
         je.estimate_approximation_error(KEY, log, np.zeros(210), discount=0.9)
+
+
+def test_more_features_than_memory_holds(monkeypatch):
+    log = DENSE.log(DENSE.paths(0, 400, 1)[:, 0])
+    given = np.random.default_rng(0).random((400, 20))
+    monkeypatch.setattr(memory, "host_memory", lambda: 2**16)
+    with pytest.raises(ValueError, match=r"features: 20 numbers at 400 epochs take about .* fewer"):
+        je.estimate_approximation_error(KEY, log, np.zeros(400), discount=0.9, features=given)
+
+
+def test_long_logs_have_fewer_features_unasked(monkeypatch):
+    """As many as memory should hold, and no fewer than counts of local pairs."""
+    log = games.circulant_log(1, 2_000, 20)
+    most = je.estimate_approximation_error(KEY, log, np.zeros(2_000), discount=0.5).num_features
+    monkeypatch.setattr(team_features, "_MOST_NUMBERS", 2_000)
+    found = je.estimate_approximation_error(KEY, log, np.zeros(2_000), discount=0.5)
+    assert found.num_features < most
+    assert found.num_features <= 8 + 2
 
 
 def test_a_log_is_not_traced():

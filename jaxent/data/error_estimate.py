@@ -173,9 +173,10 @@ def estimate_approximation_error(
             value of `[N, X]` (`[K, X]` for types), to be added up; with rewards for each agent
             `centered` is then about the limit of such tables.
         discount: $\gamma$ in [0, 1).
-        features: of the team, `[T, d]`, with d at most T/20; indicators of the joint pairs if these
-            come 50 times each, else counts of local pairs, their squares, indicators and products,
-            as many as the log carries.
+        features: of the team, `[T, d]`, with d at most T/20, in any unit; for states that are
+            continuous `learning.fourier_features` of them. If not given, indicators of the joint
+            pairs if these come 50 times each, else counts of local pairs, their squares, indicators
+            and products, as many as the log carries.
         of_states: whether f is a value V of states, not Q of pairs. What an action adds is then no
             error, and the features are of states.
         types: of every agent, for local tables that are shared, `[N]`; each is its own if not

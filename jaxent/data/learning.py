@@ -1,10 +1,12 @@
-"""Local values from data by name: LSTD, networks, TD(lambda), Monte Carlo, split rewards."""
+"""Local values from data by name: LSTD, networks, TD(lambda), Monte Carlo, split rewards,
+random features."""
 
 from .local_learning import LocalFlow as LocalFlow
 from .local_learning import LocalQ as LocalQ
 from .local_learning import local_flow as local_flow
 from .local_learning import lstd_local_q as lstd_local_q
 from .local_learning import network_local_q as network_local_q
+from .random_features import fourier_features as fourier_features
 from .reward_split import RewardFit as RewardFit
 from .reward_split import fit_local_rewards as fit_local_rewards
 from .reward_split import with_rewards as with_rewards

@@ -14,6 +14,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 from .._checks import check_finite, check_shape
+from ..numerics.memory import check_memory
 from .trajectory import Trajectory
 
 # A joint pair has to come this often, on average, to have an indicator; features as well.
@@ -22,8 +23,10 @@ _VISITS = 50
 _ROWS = 20
 # Joint pairs that have an indicator, at most: a system of so many equations is solved.
 _MOST_JOINT = 1000
-# Features that are made unasked, at most: they are held for every epoch.
-_MOST = 500
+# Features that are made unasked, at most, and how many numbers these are over all epochs.
+_MOST, _MOST_NUMBERS = 500, 2**25
+# How often features are held at a time: whitened, at the step and the next, those of the placebo.
+_COPIES = 9
 # A direction with less than this share of the variance is what others say already.
 _SAME = 1e-9
 
@@ -57,6 +60,8 @@ def team_features(trajectory: Trajectory, approximation: np.ndarray, *, of_state
     left = min(_MOST, num_epochs // _VISITS)
     if least > left:
         raise ValueError(_too_few(num_epochs, least, len(seen)))
+    left = max(least, min(left, _MOST_NUMBERS // num_epochs))
+    _check_room(num_epochs, left)
     left -= 2  # the constant and the approximation
     columns = [approximation[:, None]]
     for size, block in _blocks(trajectory, rows, num_local):
@@ -64,6 +69,14 @@ def team_features(trajectory: Trajectory, approximation: np.ndarray, *, of_state
             columns.append(block())
             left -= size
     return _whitened(np.concatenate(columns, axis=1))
+
+
+def _check_room(num_epochs: int, num_features: int) -> None:
+    check_memory(
+        f"features: {num_features} numbers at {num_epochs} epochs",
+        8.0 * _COPIES * num_epochs * num_features,
+        "give fewer features or fewer epochs",
+    )
 
 
 def _too_few(num_epochs: int, least: int, joint: int) -> str:
@@ -132,6 +145,7 @@ def given_features(features: ArrayLike, num_epochs: int) -> Matrix:
             f"features: {values.shape[1]} columns; wanted 1 to {most}, "
             f"one for {_ROWS} of the {num_epochs} epochs"
         )
+    _check_room(*values.shape)
     constant = np.flatnonzero((values == values[:1]).all(0))
     if len(constant):
         raise ValueError(

@@ -188,6 +188,16 @@ def test_an_estimated_error_is_in_its_interval(seed, shape, shared, gaps, discou
         assert found.upper == 0
 
 
+@holds(0.3, seed=seeds, shape=few((12, 2), (2, 1)), scale=st.sampled_from([1e-9, 1.0, 1e9]))
+def test_fourier_features(seed, shape, scale):
+    """Bounded and finite, whatever the unit of what was observed."""
+    observed = numbers(np.random.default_rng(seed), scale, *shape)
+    found = je.learning.fourier_features(jax.random.key(seed), observed, num_features=3)
+    assert found.shape == (shape[0], 3)
+    assert finite(found)
+    assert (abs(found) <= (2 / 3) ** 0.5 * (1 + 1e-6)).all()
+
+
 @cache
 def estimated(num_actions):
     @jax.jit
