@@ -118,13 +118,16 @@ def fit_folds(phi: Matrix, ahead: Matrix, rules: Rules) -> Fits:
         made = phi[rows].T @ change[rows]
         return made.toarray() if scipy.sparse.issparse(made) else made
 
-    every = moments(slice(None))
+    steps = [(slice(a, b), slice(max(a - gap, 0), b + gap)) for a, b in pairwise(edges)]
+    # Of the steps between any two ends, once each: they are the whole of the cost.
+    ends = np.unique(np.clip([(away.start, away.stop) for _, away in steps], 0, number))
+    parts = np.stack([moments(slice(*pair)) for pair in pairwise(ends)])
+    every = parts.sum(0)
     ridge = _RIDGE * np.eye(len(every))
     folds = []
-    for first, last in pairwise(edges):
-        away = slice(max(first - gap, 0), last + gap)
-        inverse = np.linalg.inv(every - moments(away) + ridge)
-        folds.append(Fit(slice(first, last), away, inverse))
+    for judged, away in steps:
+        left = parts[(ends[:-1] < away.start) | (ends[1:] > away.stop)].sum(0)
+        folds.append(Fit(judged, away, np.linalg.inv(left + ridge)))
     whole = Fit(slice(0, number), slice(0, 0), np.linalg.inv(every + ridge))
     return Fits(phi, ahead, whole, folds)
 
