@@ -224,7 +224,10 @@ def _program(data: Data, agents: list[np.ndarray] | None):
     unit = np.where(unit > 0, unit, 1)
     limits = np.eye(len(unit))[:, ~data.equality]
     budgets = np.concatenate([np.concatenate(spent, axis=1) / unit[:, None], limits], axis=1)
-    flow, member = scipy.sparse.block_diag(flows), scipy.sparse.block_diag(sums)
+    flow, member = (
+        scipy.sparse.block_diag([scipy.sparse.coo_array(block) for block in blocks])
+        for blocks in (flows, sums)
+    )
     parts, right = [flow], [np.zeros(flow.shape[0])]
     if average:
         parts, right = [*parts, member], [*right, np.ones(len(flows))]
