@@ -122,7 +122,9 @@ class ErrorEstimate(NamedTuple):
         """The intervals, on a few lines."""
 
         def told(number) -> str:
-            return f"{number.value:.4g} in [{number.lower:.4g}, {number.upper:.4g}]"
+            value, wide = number.value, number.upper - number.lower
+            value = value if abs(value) > 1e-9 * wide else 0.0  # else it is rounding
+            return f"{value:.4g} in [{number.lower:.4g}, {number.upper:.4g}]"
 
         of = ""
         if self.spread > 0:
