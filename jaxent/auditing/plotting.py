@@ -1,6 +1,6 @@
 """Pictures. The only place, with the other modules of this floor, that imports matplotlib."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,11 +22,17 @@ def _shown(label: Hashable) -> str:
     return printable(label, _LONGEST)
 
 
-def plot_entanglement_map(table: Array | np.ndarray, *, ax: Axes | None = None) -> Axes:
+def plot_entanglement_map(
+    table: Array | np.ndarray,
+    *,
+    agents: Sequence[Hashable] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw `entanglement_map(chain, mu)`: row i is moved by column j.
 
     Args:
         table: `[N, N]`.
+        agents: their labels; numbers from 0 on by default.
         ax: where to draw; a new figure by default.
     """
     values = np.asarray(table)
@@ -35,19 +41,19 @@ def plot_entanglement_map(table: Array | np.ndarray, *, ax: Axes | None = None) 
     if ax is None:
         ax = plt.figure(layout="constrained").add_subplot()
     image = ax.imshow(values, cmap="Blues", vmin=0)
-    agents = range(len(values))
-    ax.set(
-        xticks=agents,
-        yticks=agents,
-        xlabel="agent j, whose pair is changed",
-        ylabel="agent i, whose next pair moves",
-    )
+    place = range(len(values))
+    names = [_shown(agent) for agent in (place if agents is None else agents)]
+    ax.set_xticks(place, names, rotation=45 if max(map(len, names), default=0) > 3 else 0)
+    ax.set_yticks(place, names)
+    for label in (*ax.get_xticklabels(), *ax.get_yticklabels()):
+        label.set(**_AS_WRITTEN)
+    ax.set(xlabel="agent j, whose pair is changed", ylabel="agent i, whose next pair moves")
     if len(values) <= 12:
-        for i in agents:
-            for j in agents:
+        for i in place:
+            for j in place:
                 shade = "white" if values[i, j] > values.max() / 2 else "black"
                 if i != j:
-                    ax.text(j, i, f"{values[i, j]:.2g}", ha="center", va="center", color=shade)
+                    ax.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color=shade)
     ax.figure.colorbar(image, ax=ax, label="mean total variation")
     return ax
 
@@ -59,7 +65,8 @@ def plot_audit(found: Audit) -> Figure:
         found: of `audit`.
     """
     mapped = found.influence.size > 0
-    figure = Figure(figsize=(17 if mapped else 13, 3.8), layout="constrained")
+    figure = Figure(figsize=(18 if mapped else 13.5, 4))
+    figure.set_layout_engine("constrained", wspace=0.06)
     axes = figure.subplots(1, 4 if mapped else 3)
     _plot_errors(found, axes[0])
     _plot_agents(found, axes[1])
@@ -71,7 +78,7 @@ def plot_audit(found: Audit) -> Figure:
     axes[2].invert_yaxis()
     axes[2].set(xlabel="share of the transitions", ylabel="local pair (state, action)")
     if mapped:
-        plot_entanglement_map(found.influence, ax=axes[3])
+        plot_entanglement_map(found.influence, agents=found.agents, ax=axes[3])
     return figure
 
 
@@ -118,7 +125,8 @@ def _plot_agents(found: Audit, ax: Axes) -> None:
                 place[here], value[here], reach[:, here], fmt=mark, color=color, ms=3, lw=0.8,
                 label=label,
             )  # fmt: skip
-            ax.legend()
+    if len(order):  # above the data, never on it
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderpad=0)
     kind = "lower estimate of E_i" if found.source == "logs" else "E_i by Eq. (10)"
     ax.axhline(0, color="black", lw=0.5)
     ax.set(xlabel="agents, most entangled first", ylabel=f"{kind}, 95% interval")
