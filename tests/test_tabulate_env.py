@@ -17,7 +17,7 @@ from .test_environments import THEIRS, Broken, Relay, Walk, foreign, part  # noq
 from .tolerances import EXACT
 
 KEY = jax.random.key(0)
-NUM_KEYS = 200
+NUM_KEYS = 100
 
 
 @cache
@@ -48,7 +48,7 @@ def test_sampled_against_exact():
     """The same 183 states; steps that are sure exact, others within 4 standard errors."""
     ours, truth = sampled(), exact()
     assert ours.estimated
-    assert "estimated: 2538 of 4941 pairs from 200 keys each, the start from 200 keys" in str(ours)
+    assert "estimated: 2538 of 4941 pairs from 100 keys each, the start from 100 keys" in str(ours)
     assert sorted(names(ours)) == sorted(names(truth))
     order = [names(ours).index(s) for s in names(truth)]
     P, mine = dense(truth), dense(ours)[order][:, :, order]
@@ -73,6 +73,7 @@ def value_of_sum(mdp):
     return jnp.stack([mu @ fit.q_joint, found.value])
 
 
+@pytest.mark.slow
 def test_what_sampling_leaves_open_of_an_error():
     """Return and error of the sampled model lie within 4 standard errors of the exact ones."""
     ours, truth = sampled(), value_of_sum(exact())
@@ -118,6 +119,51 @@ def noisy(num_keys):
     return je.tabulate_env(Bits(), KEY, num_keys=num_keys, discount=0.8)
 
 
+def mean_reward(mdp, chances, start):
+    """Of uniform play, by NumPy; an end leads to the law of the start."""
+    S, K = len(start), chances.shape[-1]
+    to, chances = np.asarray(mdp.transition[0]).reshape(S, 4, K), chances.reshape(S, 4, K)
+    P = np.zeros((S, S + 1))
+    np.add.at(P, (np.arange(S)[:, None, None], to), chances / 4)
+    P = P[:, :S] + P[:, S:] * start
+    r = (np.asarray(mdp.paid).sum(-1).reshape(S, 4, -1) * chances).sum((1, 2)) / 4
+    return np.linalg.solve(np.eye(S) - P.T + 1, np.ones(S)) @ r
+
+
+def test_standard_error_of_the_delta_method():
+    """Slopes by differences of a dense solution, and the variance of multinomials, in NumPy."""
+    mdp, number, h = noisy(60), 60, 1e-6
+    laws = [np.asarray(mdp.transition[1]), np.asarray(mdp.start)]
+    assert mdp.start_samples == number
+    np.testing.assert_array_equal(mdp.samples, number)
+    variance = 0
+    for which, law in enumerate(laws):
+        slope = np.zeros(law.shape)
+        for place in np.ndindex(law.shape):
+            ends = []
+            for step in (h, -h):
+                moved = [x.copy() for x in laws]
+                moved[which][place] += step
+                ends.append(mean_reward(mdp, *moved))
+            slope[place] = (ends[0] - ends[1]) / (2 * h)
+        mean = (law * slope).sum(-1)
+        variance += ((law * slope**2).sum(-1) - mean**2).sum() / (number - 1)
+    uniform = mdp.join([jnp.full((2, 2), 0.5)] * 2)
+
+    def statistic(model):
+        return je.average_reward(je.pair_chain(model, uniform), model.rewards)
+
+    found = je.sampling_error(mdp, statistic)
+    np.testing.assert_allclose(found.value, mean_reward(mdp, *laws), rtol=1e-9)
+    np.testing.assert_allclose(found.standard_error, np.sqrt(variance), rtol=1e-6)
+    assert "standard error" in str(found)
+    sure = replace(mdp, samples=jnp.zeros_like(mdp.samples), start_samples=0)
+    assert je.sampling_error(sure, statistic).standard_error == 0
+    with pytest.raises(ValueError, match=r"statistic: gives shape \[2\], wanted one number"):
+        je.sampling_error(mdp, lambda model: jnp.zeros(2))
+
+
+@pytest.mark.slow
 def test_the_delta_method_covers():
     """Of 400 models redrawn by the law of the sampling: how many intervals hold the truth."""
     model, number, repeats = noisy(4000), 60, 400

@@ -1,13 +1,14 @@
 r"""What sampling a model leaves open of a number that is computed from it: the delta method."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .._reads import reads
 from ..models.tabulated import Tabulated
+from ..numerics.compiled import jit
 
 Array = jax.Array
 
@@ -88,11 +89,18 @@ def sampling_error(mdp: Tabulated, statistic: Callable[[Tabulated], Array]) -> S
         return value
 
     value, (slope, start_slope) = jax.value_and_grad(of, (0, 1))(chances, start)
-    samples = jnp.asarray(mdp.samples)
-    spread = (_spread(chances, slope) / jnp.maximum(samples - 1, 1)).sum(where=samples > 0)
-    if mdp.start_samples:
-        spread += _spread(start, start_slope) / (mdp.start_samples - 1)
-    return SampledValue(value, jnp.sqrt(spread))
+    slopes = (slope, start_slope)
+    samples = (jnp.asarray(mdp.samples), mdp.start_samples)
+    return SampledValue(value, _standard_error((chances, start), slopes, samples))
+
+
+@jit
+def _standard_error(laws: Any, slopes: Any, samples: Any) -> Array:
+    """Of the laws of pairs and of the start; a law of no samples is exact."""
+    pairs, start = (_spread(law, slope) for law, slope in zip(laws, slopes, strict=True))
+    of_pairs, of_start = samples
+    spread = (pairs / jnp.maximum(of_pairs - 1, 1)).sum(where=of_pairs > 0)
+    return jnp.sqrt(spread + jnp.where(of_start > 0, start / jnp.maximum(of_start - 1, 1), 0))
 
 
 def _spread(law: Array, slope: Array) -> Array:

@@ -15,7 +15,7 @@ and what follows has that law: an end costs one number, however many states a ga
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from math import prod
 
 import jax
@@ -32,6 +32,7 @@ from .._checks import (
 )
 from .._reads import reads
 from ..numerics.arrays import as_float, dot, takes_arrays
+from ..numerics.compiled import jit
 from . import product_tables
 from .contracts import ArrayLike, Scalar
 from .layouts import MapLayout, MapView, map_view
@@ -75,10 +76,7 @@ class OutcomeKernel:
 
     def matrix(self) -> Array:
         """K itself, `[J, S]`, for small chains."""
-        rows, size = jnp.arange(len(self.states))[:, None], self.num_states
-        empty = jnp.zeros((len(rows), size + (self.start is not None)), self.chances.dtype)
-        full = empty.at[rows, self.states].add(self.chances)
-        return full if self.start is None else full[:, :-1] + full[:, -1:] * self.start[None]
+        return _dense(self)
 
     def stochastic(self) -> Array:
         """Whether every row is a probability vector."""
@@ -215,9 +213,25 @@ class StateMDP:
 
     def join(self, tables: Sequence[Array]) -> Array:
         """π(a|s) = Π π_i(a_i|o_i(s)), `[S, A_0..]`, from tables `[O_i, A_i]`."""
-        rows = [table[np.asarray(o)] for table, o in zip(tables, self.observations, strict=True)]
-        joint = reduce(lambda f, g: (f[:, :, None] * g[:, None]).reshape(len(f), -1), rows)
-        return joint.reshape(self.policy_shape)
+        codes = [np.asarray(o, np.int32) for o in self.observations]
+        return _joined(tuple(tables), tuple(codes), self.policy_shape)
+
+
+@jit
+def _dense(kernel: OutcomeKernel) -> Array:
+    """The kernel as a matrix, `[J, S]`."""
+    rows, size = jnp.arange(len(kernel.states))[:, None], kernel.num_states
+    empty = jnp.zeros((len(rows), size + (kernel.start is not None)), kernel.chances.dtype)
+    full = empty.at[rows, kernel.states].add(kernel.chances)
+    return full if kernel.start is None else full[:, :-1] + full[:, -1:] * kernel.start[None]
+
+
+@partial(jit, static_argnames="shape")
+def _joined(tables: tuple[Array, ...], codes: tuple[Array, ...], shape: tuple[int, ...]) -> Array:
+    """The product of the rows that agents see, in the shape of a policy."""
+    rows = [table[code] for table, code in zip(tables, codes, strict=True)]
+    joint = reduce(lambda f, g: (f[:, :, None] * g[:, None]).reshape(len(f), -1), rows)
+    return joint.reshape(shape)
 
 
 def _check_codes(name: str, codes: ArrayLike | tuple[int, ...], size: int) -> None:

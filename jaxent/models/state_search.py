@@ -276,8 +276,8 @@ def _check_forms(
     there only what is sure is compared.
     """
 
-    def compared(asked: np.ndarray, forms: Any) -> Expanded:
-        padded = np.minimum(np.arange(chunk), len(asked) - 1)
+    def compared(asked: np.ndarray, forms: Any, size: int) -> Expanded:
+        padded = np.minimum(np.arange(size), len(asked) - 1)
         held = jax.tree.map(lambda x: x[padded], forms)
         out = jax.tree.map(lambda x: x[: len(asked)], expand(held, asked[padded]))
         rows = rows_of(jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), out.keys))
@@ -297,14 +297,16 @@ def _check_forms(
     varied = np.flatnonzero(reached.varied)
     for lo in range(0, len(varied), chunk):
         asked = varied[lo : lo + chunk]
-        compared(asked, jax.tree.map(lambda x, asked=asked: x[asked], reached.forms))
+        compared(asked, jax.tree.map(lambda x, asked=asked: x[asked], reached.forms), chunk)
     rng = np.random.default_rng(0)
     walkers = min(_WALKERS, chunk)
+    # Steps are many and of few states: worth a program of that size unless it is near a chunk.
+    size = walkers if 2 * walkers < chunk else chunk
     begun = rng.choice(reached.first, walkers)
     asked, forms = begun, jax.tree.map(lambda x: x[begun], reached.states)
     every = np.arange(walkers)
     for _ in range(_WALK):
-        out = compared(asked, forms)
+        out = compared(asked, forms, size)
         law = out.weights / out.weights.sum(-1, keepdims=True)
         acted = rng.integers(law.shape[1], size=walkers)
         drawn = (law[every, acted].cumsum(-1) < rng.random((walkers, 1))).sum(-1)

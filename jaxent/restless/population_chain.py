@@ -18,6 +18,7 @@ type.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any, TypeAlias
 
@@ -87,12 +88,18 @@ class PopulationKernel:
     def matrix(self) -> Array:
         """K itself, for few agents."""
         size = prod(factor.shape[1] for factor in self.factors)
-        return jax.vmap(self.mv, out_axes=-1)(jnp.eye(size, dtype=self.factors[0].dtype))
+        return _dense(self, size)
 
     def stochastic(self) -> Array:
         """Whether every row is a probability vector."""
         kernels = self.factors[: len(self.factors) // 2]
         return jnp.stack([stochastic(P) for P in kernels]).all()
+
+
+@partial(jit, static_argnames="size")
+def _dense(kernel: PopulationKernel, size: int) -> Array:
+    """The kernel as a matrix: what it makes of each unit vector."""
+    return jax.vmap(kernel.mv, out_axes=-1)(jnp.eye(size, dtype=kernel.factors[0].dtype))
 
 
 @jax.tree_util.register_dataclass

@@ -164,12 +164,13 @@ def greedy_gap(
     greedy = tuple(_fixed(q.reshape(shape)) for q, shape in zip(local, shapes, strict=True))
 
     best, q_best, converged = _policy_iteration(team)
-    joint_return = float(law @ q_best.max(-1))
+    joint_return = float(np.asarray(law) @ np.asarray(q_best).max(-1))
     count = prod(a**o for o, a in shapes)
     if count <= max_profiles:
         returns = _returns(team, count)
-        own, lower = float(returns[team.number(greedy)]), float(returns.max())
-        upper, tables = lower, team.rules(returns.argmax())
+        every = np.asarray(returns)
+        own, lower = float(every[team.number(greedy)]), float(every.max())
+        upper, tables = lower, team.rules(jnp.asarray(every.argmax()))
     else:
         own, lower, tables = _best_responses(team, greedy)
         rng = np.random.default_rng(0)  # a search: any starts will do, and always the same ones
@@ -178,7 +179,7 @@ def greedy_gap(
             _, more, other = _best_responses(team, begun)
             lower, tables = (more, other) if more > lower else (lower, tables)
         upper = max(joint_return, lower)
-    greedy_joint = mdp.join(greedy).reshape(len(law), -1).argmax(-1)
+    greedy_joint = np.asarray(mdp.join(greedy)).reshape(len(law), -1).argmax(-1)
     return GreedyGap(
         greedy_return=own,
         decentralized_lower=lower,
@@ -186,7 +187,9 @@ def greedy_gap(
         joint_return=joint_return,
         tables=greedy,
         decentralized_tables=tables,
-        joint_actions=jnp.stack(jnp.unravel_index(best, team.form.actions), -1),
+        joint_actions=jnp.asarray(
+            np.stack(np.unravel_index(np.asarray(best), team.form.actions), -1)
+        ),
         igm=witness(q_best, greedy_joint, team.form.actions),
         converged=converged,
     )
@@ -208,6 +211,7 @@ def _start(mdp: Any, start: ArrayLike | None, chain: PairChain) -> Array:
     return jnp.asarray(start, chain.dtype)
 
 
+@jit
 def _fixed(table: Array) -> Array:
     """The rule that takes the first best action, as probabilities, of values `[.., A]`."""
     return jax.nn.one_hot(table.argmax(-1), table.shape[-1], dtype=table.dtype)
@@ -250,19 +254,23 @@ class _Team(NamedTuple):
 
     def rules(self, number: Array) -> _Tables:
         """Of all fixed rules of all agents, those with this number."""
-        shapes = self.mdp.local_shapes()
-        digits = jnp.stack(jnp.unravel_index(number, [a for o, a in shapes for _ in range(o)]))
-        ends = np.cumsum([o for o, _ in shapes])[:-1].tolist()
-        return tuple(
-            jax.nn.one_hot(d, a, dtype=self.chain.dtype)
-            for d, (_, a) in zip(jnp.split(digits, ends), shapes, strict=True)
-        )
+        return _rules(number, self.mdp.local_shapes(), self.chain.dtype)
 
     def number(self, tables: _Tables) -> int:
         """The number of these fixed rules."""
         sizes = [table.shape for table in tables for _ in range(len(table))]
-        digits = [int(a) for table in tables for a in table.argmax(-1)]
+        digits = [int(a) for table in tables for a in np.asarray(table).argmax(-1)]
         return int(np.ravel_multi_index(digits, [a for _, a in sizes]))
+
+
+@jit(static_argnames=("shapes", "dtype"))
+def _rules(number: Array, shapes: tuple[tuple[int, int], ...], dtype: Any) -> _Tables:
+    digits = jnp.stack(jnp.unravel_index(number, [a for o, a in shapes for _ in range(o)]))
+    ends = np.cumsum([o for o, _ in shapes])[:-1].tolist()
+    return tuple(
+        jax.nn.one_hot(d, a, dtype=dtype)
+        for d, (_, a) in zip(jnp.split(digits, ends), shapes, strict=True)
+    )
 
 
 @jit
@@ -314,12 +322,12 @@ def _improved(team: _Team, actions: Array) -> tuple[Array, Array]:
 def _policy_iteration(team: _Team) -> tuple[Array, Array, bool]:
     """A best joint action in each state `[S]`, the values `[S, A]` of playing so, and whether
     nothing is better."""
-    actions = team.form.by_state(team.reward).argmax(-1)
+    actions = jnp.asarray(np.asarray(team.form.by_state(team.reward)).argmax(-1))
     q = jnp.zeros(())
     for _ in range(_ROUNDS):
         q, after = _improved(team, actions)
-        if (after == actions).all():
-            return actions, q, bool(jnp.isfinite(q).all())
+        if np.array_equal(after, actions):
+            return actions, q, bool(np.isfinite(q).all())
         actions = after
     return actions, q, False
 
@@ -332,7 +340,8 @@ def _best_responses(team: _Team, tables: _Tables) -> tuple[float, float, _Tables
     for _ in range(_ROUNDS * len(tables)):
         other = _answer(team, played, tables, agent)
         tried = _evaluate(team, other)
-        better = tried.value > played.value + rounding(played.q)
+        q = np.asarray(played.q)
+        better = float(tried.value) > float(played.value) + float(rounding(q))
         if better:
             tables, played = other, tried
         waited = 0 if better else waited + 1

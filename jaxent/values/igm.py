@@ -18,6 +18,7 @@ from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..models.contracts import ArrayLike
 from ..models.parts import TablePolicy
+from ..numerics.compiled import jit
 from .bellman import Rewards, check_locals, joint_function
 from .decomposition import Decomposition
 from .value_factorization import ValueFit
@@ -98,16 +99,32 @@ def igm_witness(chain: PairChain, values: LocalValues, q_joint: Rewards) -> IGMW
 
 def witness(q: Array, greedy: Array, actions: tuple[int, ...]) -> IGMWitness:
     """What greedy joint actions `[S]` lose by the values `[S, A]`."""
-    losses = q.max(-1) - jnp.take_along_axis(q, greedy[:, None], 1)[:, 0]
-    s = int(losses.argmax())
+    losses, found = _losses(q, greedy)
+    s, best = int(found.state), int(found.best)
     return IGMWitness(
-        holds=bool(losses[s] <= rounding(q)),
+        holds=bool(found.holds),
         state=s,
-        greedy=_named(int(greedy[s]), actions),
-        best=_named(int(q[s].argmax()), actions),
-        loss=float(losses[s]),
+        greedy=_named(int(np.asarray(greedy)[s]), actions),
+        best=_named(best, actions),
+        loss=float(found.loss),
         losses=losses,
     )
+
+
+class _Worst(NamedTuple):
+    """The state where most is lost, what is best there, the loss, and whether it is none."""
+
+    state: Array
+    best: Array
+    loss: Array
+    holds: Array
+
+
+@jit
+def _losses(q: Array, greedy: Array) -> tuple[Array, _Worst]:
+    losses = q.max(-1) - jnp.take_along_axis(q, greedy[:, None], 1)[:, 0]
+    s = losses.argmax()
+    return losses, _Worst(s, q[s].argmax(), losses[s], losses[s] <= rounding(q))
 
 
 def local_values(values: LocalValues) -> Sequence[ArrayLike]:
