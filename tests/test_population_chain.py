@@ -70,7 +70,7 @@ FEW += [pytest.param((1, 3), marks=pytest.mark.slow), pytest.param((2, 2), marks
 
 @pytest.mark.parametrize("counts", FEW)
 def test_chain_equals_the_joint_chain(counts):
-    """Two types, two budgets: values, errors, laws, measures, brackets and bounds to 1e-10."""
+    """Two types, two budgets: values, errors, laws and brackets to 1e-10."""
     population, table, plain = case(counts)
     joint_model = population.joint()
     joint = je.pair_chain(joint_model, table)  # it keeps the budgets, says the model
@@ -96,10 +96,6 @@ def test_chain_equals_the_joint_chain(counts):
     ]
     for name in ("lower", "upper", "sup_lower", "sup_upper", "scale"):
         np.testing.assert_allclose(*(getattr(b, name) for b in brackets), atol=1e-10)
-    for bound in (je.bounds.projection_sup, je.bounds.projection_mu):
-        np.testing.assert_allclose(
-            bound(chain, one, discount=0.8), bound(joint, every, discount=0.8), atol=1e-9
-        )
 
 
 @pytest.mark.slow
@@ -117,7 +113,12 @@ def test_measures_and_bounds_equal_those_of_the_joint_chain(counts):
     every, one = list(population.joint().rewards), [r for _, r, _ in plain[0]]
     # Spans are of values at a minimizer, which near the minimum is any of many.
     paper, spans = (
-        (je.bounds.theorem_6, je.bounds.theorem_8),
+        (
+            je.bounds.theorem_6,
+            je.bounds.theorem_8,
+            je.bounds.projection_sup,
+            je.bounds.projection_mu,
+        ),
         (je.bounds.span_mu, je.bounds.span_sup),
     )
     for bounds, rtol in ((paper, 1e-5), (spans, 1e-3)):
@@ -129,13 +130,13 @@ def test_measures_and_bounds_equal_those_of_the_joint_chain(counts):
 
 def test_bounds_of_a_bandit_count_every_agent():
     """The view of a tagged agent stands for all N: bounds are N times its own term."""
-    bandit, priority = random_bandit(9, 2, 4, 2)
+    bandit, priority = random_bandit(9, 2, 3, 1)
     chain = je.exchangeable_chain(bandit, priority)
-    model = je.WeaklyCoupledMDP((je.MDP(bandit.kernel, bandit.reward),) * 4, bandit.discount)
-    joint = je.pair_chain(model, je.index_policy(priority, num_agents=4, budget=2))
+    model = je.WeaklyCoupledMDP((je.MDP(bandit.kernel, bandit.reward),) * 3, bandit.discount)
+    joint = je.pair_chain(model, je.index_policy(priority, num_agents=3, budget=1))
     for bound in (je.bounds.projection_mu, je.bounds.projection_sup):
         one = bound(chain, [bandit.reward], discount=0.8)
-        every = bound(joint, [bandit.reward] * 4, discount=0.8)
+        every = bound(joint, [bandit.reward] * 3, discount=0.8)
         np.testing.assert_allclose(one, every, rtol=SOLVE)
 
 
@@ -222,7 +223,9 @@ def test_optimum_equals_value_iteration_on_joint_states():
     assert [part.sum() for part in split] == [2, 1]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(6), *(pytest.param(k, marks=pytest.mark.slow) for k in range(6, 12))]
+)
 def test_bound_above_optimum_above_policies(seed):
     """LP bound >= optimum >= a priority and a random rule, average and discounted."""
     rng = np.random.default_rng(seed)
@@ -256,7 +259,8 @@ def average_of(chain, rewards):
 def test_optimum_of_the_circulant_bandit_is_above_its_index():
     """Five agents: the Whittle index is not optimal there, the fluid bound is not reached."""
     bandit = je.circulant_bandit(5)
-    index = je.ground_truth(bandit, je.CIRCULANT_PRIORITY).average_reward
+    index = je.exchangeable_chain(bandit, je.CIRCULANT_PRIORITY)
+    index = average_of(index, [bandit.reward])
     best = je.optimal_policy(bandit)
     assert isinstance(best, je.OptimalPolicy)
     assert index + 1e-3 < best.value < je.fluid_policy(bandit).value
@@ -270,6 +274,7 @@ def test_gradient_in_kernel_and_reward():
     toward = np.random.default_rng(1).dirichlet(np.ones(3), (3, 2))
 
     @jax.jit
+    @jax.value_and_grad
     def error(step):
         P = (1 - step) * plain[0][0][0] + step * toward
         kinds = [(je.MDP(P, plain[0][0][1] * (1 + step)), plain[0][0][2]), population.types[1]]
@@ -279,9 +284,9 @@ def test_gradient_in_kernel_and_reward():
         return je.decomposition_error(chain, rewards, discount=0.8)
 
     h = 1e-5
-    want = (error(0.3 + h) - error(0.3 - h)) / (2 * h)
+    want = float(error(0.3 + h)[0] - error(0.3 - h)[0]) / (2 * h)
     assert abs(want) > 1e-3
-    np.testing.assert_allclose(jax.jit(jax.grad(error))(0.3), want, rtol=1e-5)
+    np.testing.assert_allclose(error(0.3)[1], want, rtol=1e-5)
 
 
 def test_refusals():
@@ -324,21 +329,20 @@ def test_refusals():
 
 def test_float32():
     """The dtype follows the kernels; values are those of float64 to its precision."""
-    population, _, plain = case((2, 2))
+    population, _, plain = case((1, 1))
     kinds = [
         (je.MDP(jnp.asarray(P, jnp.float32), jnp.asarray(r, jnp.float32)), d)
         for P, r, d in plain[0]
     ]
-    narrow = je.WeaklyCoupledPopulation(kinds, (2, 2), population.budgets, 0.8)
+    narrow = je.WeaklyCoupledPopulation(kinds, (1, 1), population.budgets, 0.8)
     chain, wide = (je.exchangeable_chain(p, MOVES) for p in (narrow, population))
     assert chain.dtype == jnp.float32
     found, want = (
-        je.decompose(c, [kind.mdp.reward for kind in p.types], discount=0.8)
+        answers(c, [kind.mdp.reward for kind in p.types], (0, 1), 0.8)
         for c, p in ((chain, narrow), (wide, population))
     )
-    assert found.q_joint.dtype == jnp.float32
-    np.testing.assert_allclose(found.mu_error, want.mu_error, atol=F32)
-    np.testing.assert_allclose(found.q_local[1], want.q_local[1], atol=F32)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=F32), found, want)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Randomized activation: the exact law of its splits, its draws, and its gap to the bound."""
 
 import itertools
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ TABLES = (
 ORDER = [(1, 0, 2), (0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 2, 1)]
 
 
-def law_by_agents(population, plain, states, counts):
+def law_by_agents(plain, states, counts):
     """Law of the split where agents are in these states: every want of every agent is listed."""
     costs, limits = [d for _, _, d in plain[0]], np.array([b for b, _ in plain[2]])
     agents = [k for k, n in enumerate(counts) for _ in range(n)]
@@ -43,16 +44,23 @@ def law_by_agents(population, plain, states, counts):
     return {place: chance for place, chance in law.items() if chance > 0}
 
 
+@cache
+def randomized():
+    """The population, its policy by TABLES, its law, and 2000 draws from given counts."""
+    population, _, plain = case((2, 2))
+    policy = je.randomized_policy(population, TABLES, order=ORDER)
+    rules = rules_of(population)
+    law = split_law(rules, policy.law(rules))
+    return plain, policy, rules, law, jax.jit(jax.vmap(policy.draw, (0, None)))
+
+
 @pytest.mark.parametrize("states", [(0, 2, 0, 1), (0, 0, 0, 0), (1, 2, 1, 1)])
 def test_law_equals_a_list_of_all_wants(states):
     """Split by split, and the draws of 2000 keys."""
-    population, _, plain = case((2, 2))
-    policy = je.randomized_policy(population, TABLES, order=ORDER)
+    plain, policy, rules, law, draws = randomized()
     assert isinstance(policy, je.RandomizedPolicy)
-    want = law_by_agents(population, plain, states, (2, 2))
+    want = law_by_agents(plain, states, (2, 2))
     counts = [np.bincount(states[:2], minlength=3), np.bincount(states[2:], minlength=2)]
-    rules = rules_of(population)
-    law = split_law(rules, policy.law(rules))
     m = int(counts_place(rules, np.concatenate(counts)))
     found = {
         tuple(split.tolist()): chance
@@ -62,8 +70,7 @@ def test_law_equals_a_list_of_all_wants(states):
     assert found.keys() == want.keys()
     for split, chance in want.items():
         np.testing.assert_allclose(found[split], chance, atol=EXACT)
-    draws = jax.jit(jax.vmap(lambda key: policy.draw(key, [jnp.asarray(n) for n in counts])))
-    drawn = draws(jax.random.split(jax.random.key(0), 2000))
+    drawn = draws(jax.random.split(jax.random.key(0), 2000), [jnp.asarray(n) for n in counts])
     flat = np.concatenate([np.asarray(part).reshape(2000, -1) for part in drawn], axis=1)
     for split, chance in want.items():
         share = (flat == np.array(split)).all(1).mean()
@@ -77,7 +84,7 @@ def test_its_chain_and_its_runs_agree():
     chain = je.exchangeable_chain(population, policy)
     exact = average_of(chain, [r for _, r, _ in plain[0]])
     assert exact <= je.optimal_policy(population).upper + SOLVE
-    run = je.simulate_population(jax.random.key(0), population, policy, num_steps=20_000)
+    run = je.simulate_population(jax.random.key(0), population, policy, num_steps=5000)
     batches = np.asarray(run.reward).reshape(100, -1).mean(1)
     assert bool(run.kept)
     assert abs(batches.mean() - exact) <= STANDARD_ERRORS * batches.std() / 10

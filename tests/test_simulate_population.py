@@ -1,5 +1,7 @@
 """Simulation of populations on counts: against exact chains, with N traced, at a million agents."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 
 import jaxent as je
 
-from .test_population_chain import MOVES, case
+from .test_population_chain import MOVES, average_of, case
 from .tolerances import STANDARD_ERRORS
+
+STEPS = 5000
 
 
 def test_a_step_has_the_exact_law():
@@ -16,9 +20,10 @@ def test_a_step_has_the_exact_law():
     population, _, _ = case((2, 2))
     start = [np.array([1, 1, 0]), np.array([1, 1])]
     keys = jax.random.split(jax.random.key(0), 4000)
-    run = jax.vmap(
-        lambda key: je.simulate_population(key, population, MOVES, num_steps=1, start=start)
-    )(keys)
+    one = partial(
+        je.simulate_population, population=population, policy=MOVES, num_steps=1, start=start
+    )
+    run = jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))
     assert bool(run.kept.all())
     policy = je.priority_policy(population, MOVES)
     for k, (split, kind) in enumerate(zip(policy(start), population.types, strict=True)):
@@ -37,9 +42,8 @@ def test_its_average_is_that_of_the_exact_chain():
     """A long run of four agents against the stationary law, by batch means."""
     population, _, plain = case((2, 2))
     chain = je.exchangeable_chain(population, MOVES)
-    mu = je.stationary_distribution(chain)
-    want = float(mu @ chain.lift([r for _, r, _ in plain[0]]))
-    run = je.simulate_population(jax.random.key(1), population, MOVES, num_steps=20_000)
+    want = average_of(chain, [r for _, r, _ in plain[0]])
+    run = je.simulate_population(jax.random.key(1), population, MOVES, num_steps=STEPS)
     batches = np.asarray(run.reward).reshape(100, -1).mean(1)
     assert bool(run.kept)
     assert abs(batches.mean() - want) <= STANDARD_ERRORS * batches.std() / 10
@@ -48,9 +52,9 @@ def test_its_average_is_that_of_the_exact_chain():
 def test_what_a_run_says_of_itself():
     """Counts, splits, reward and what is spent belong together."""
     population, _, plain = case((2, 2))
-    run = je.simulate_population(jax.random.key(2), population, MOVES, num_steps=5)
+    run = je.simulate_population(jax.random.key(2), population, MOVES, num_steps=STEPS)
     assert isinstance(run, je.PopulationTrajectory)
-    reward, spent = np.zeros(5), np.zeros((5, 2))
+    reward, spent = np.zeros(STEPS), np.zeros((STEPS, 2))
     for counts, splits, n, (_, r, d) in zip(run.counts, run.splits, (2, 2), plain[0], strict=True):
         np.testing.assert_array_equal(counts.sum(1), n)
         np.testing.assert_array_equal(splits.sum(2), counts[:-1])
@@ -59,7 +63,7 @@ def test_what_a_run_says_of_itself():
     np.testing.assert_allclose(run.reward, reward)
     np.testing.assert_allclose(run.spent, spent)
     np.testing.assert_array_equal(run.counts[0][0], [1, 1, 0])
-    again = je.simulate_population(jax.random.key(2), population, MOVES, num_steps=5)
+    again = je.simulate_population(jax.random.key(2), population, MOVES, num_steps=STEPS)
     np.testing.assert_array_equal(again.counts[0], run.counts[0])
 
 
@@ -96,13 +100,19 @@ def test_a_broken_budget_is_said():
         jax.random.key(0), bandit, je.lagrange_index(bandit), num_steps=4
     ).kept
     assert bool(kept)
-    for wrong in (
-        lambda counts: tuple(jnp.stack([0 * n, n], axis=1) for n in counts),
-        lambda counts: tuple(jnp.stack([n, 0 * n], axis=1) for n in counts),
-        lambda counts: tuple(jnp.stack([n, n], axis=1) for n in counts),
-    ):
-        run = je.simulate_population(jax.random.key(0), bandit, wrong, num_steps=2)
-        assert not bool(run.kept)
+
+    def by_state(counts):
+        """All act, nobody acts, or agents are doubled, by the state in which all are; else 0.2."""
+        (n,) = counts
+        passive, active = jnp.array([[0, 1, 1], [1, 0, 1]])
+        last = jnp.stack([n - n // 5, n // 5], axis=1)
+        kinds = jnp.stack([jnp.stack([p * n, a * n], axis=1) for p, a in zip(passive, active)])
+        return (jnp.concatenate([kinds, last[None]])[n.argmax()],)
+
+    for state in range(4):
+        start = [np.bincount([state], [10], 4)]
+        run = je.simulate_population(jax.random.key(0), bandit, by_state, num_steps=1, start=start)
+        assert bool(run.kept) == (state == 3)
 
 
 def test_a_million_agents_of_three_types():

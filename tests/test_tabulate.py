@@ -40,8 +40,8 @@ def grid_chain():
 CELLS = [(x, y) for x in np.ndindex(3, 3) for y in np.ndindex(3, 3) if x != y]
 
 
-def dense_grid(policy):
-    """The same game by loops over cells, in the order of CELLS: P and rewards."""
+def dense_grid():
+    """The same game by loops over cells, in the order of CELLS: K and rewards."""
     states = CELLS
     moves = [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)]
     number = {s: k for k, s in enumerate(states)}
@@ -59,12 +59,7 @@ def dense_grid(policy):
         K[j, number[to]] += 0.9
         K[j, number[s]] += 0.1
         paid[j] = s[0] == (2, 2), s[1] == (0, 0)
-    P = np.zeros((len(pairs), len(pairs)))
-    for k in range(len(states)):
-        for a in range(5):
-            for b in range(5):
-                P[:, 25 * k + 5 * a + b] = K[:, k] * policy[k, a, b]
-    return P, paid
+    return K, paid
 
 
 def test_the_grid_is_that_of_dense_numpy():
@@ -78,7 +73,9 @@ def test_the_grid_is_that_of_dense_numpy():
     places = [tuple(map(tuple, place.tolist())) for place in mdp.states["place"]]
     states = CELLS
     order = [places.index(s) for s in states]  # ours, in the order of theirs
-    P, paid = dense_grid(np.asarray(policy)[order])
+    K, paid = dense_grid()
+    play = np.asarray(policy)[order].reshape(72, 25)
+    P = (K[:, :, None] * play).reshape(1800, 1800)
     pair = (25 * np.array(order)[:, None] + np.arange(25)).reshape(-1)
     np.testing.assert_allclose(chain.matrix()[np.ix_(pair, pair)], P, atol=EXACT)
     np.testing.assert_array_equal(chain.lift(mdp.rewards)[pair], paid.sum(1))
@@ -88,9 +85,12 @@ def test_the_grid_is_that_of_dense_numpy():
         )
         seen = mdp.seen[i][np.array(mdp.observations[i])]
         np.testing.assert_array_equal(seen, mdp.states["place"][:, i])
-    law = np.linalg.solve(np.eye(len(P)) - P.T + 1, np.ones(len(P)))
+    T = np.einsum("sa,sat->st", play, K.reshape(72, 25, 72))
+    law = np.linalg.solve(np.eye(72) - T.T + 1, np.ones(72))
+    law = (law[:, None] * play).reshape(-1)
     np.testing.assert_allclose(mu[pair], law, atol=NEAR)
-    Q = oracles.q_values(P, paid.sum(1), 0.9)
+    V = np.linalg.solve(np.eye(72) - 0.9 * T, (play * paid.sum(1).reshape(72, 25)).sum(1))
+    Q = paid.sum(1) + 0.9 * K @ V
     found = je.decompose(chain, mdp.rewards, discount=0.9, mu=mu)
     np.testing.assert_allclose(found.q_joint[pair], Q, atol=NEAR)
     total = 0
