@@ -120,8 +120,9 @@ class WeaklyCoupledPopulation:
         """
         check_bandit(bandit)
         num_states = bandit.num_states
-        costs = jnp.zeros((num_states, 2, 1), jnp.result_type(bandit.kernel)).at[:, 1].set(1)
-        kind = AgentType(MDP(bandit.kernel, jnp.asarray(bandit.reward)), costs)
+        costs = np.zeros((num_states, 2, 1), jnp.result_type(bandit.kernel))
+        costs[:, 1] = 1
+        kind = AgentType(MDP(bandit.kernel, jnp.asarray(bandit.reward)), jnp.asarray(costs))
         budget = Budget(bandit.budget, equality=True)
         return cls((kind,), (bandit.num_agents,), (budget,), bandit.discount)
 

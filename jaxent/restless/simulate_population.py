@@ -166,8 +166,8 @@ def _even(population: WeaklyCoupledPopulation) -> tuple[Array, ...]:
     """Counts as even as they can be, the first states one agent ahead."""
     parts = []
     for n, (S, _) in zip(population.counts, population.sizes, strict=True):
-        n = jnp.asarray(n, jnp.int32)
-        parts.append(n // S + (jnp.arange(S, dtype=jnp.int32) < n % S))
+        n = np.asarray(n, np.int32) if concrete(n) else jnp.asarray(n, jnp.int32)
+        parts.append(n // S + (np.arange(S, dtype=np.int32) < n % S))
     return tuple(parts)
 
 

@@ -7,7 +7,7 @@ more is a witness that these values fail for control, however well they fit.
 
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +132,7 @@ def local_values(values: LocalValues) -> Sequence[ArrayLike]:
     return values.q_local if isinstance(values, (ValueFit, Decomposition)) else values
 
 
-def rounding(q: Array) -> Array:
+def rounding(q: Array | np.ndarray) -> Any:
     """Differences of these values that mean nothing."""
     return _ROUNDING * float(jnp.finfo(q.dtype).eps) * (q.max() - q.min())
 

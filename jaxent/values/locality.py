@@ -292,9 +292,10 @@ def _entanglement(lower: Scalar, upper: Scalar, center: np.ndarray) -> Entanglem
     """A bracket, with a self-loop in the minimizer where nothing is visited."""
     empty = center.sum(1) == 0
     center = np.where(empty[:, None], np.eye(len(center)), center).astype(center.dtype)
-    low, high = (jnp.asarray(x, center.dtype) for x in (lower, upper))
-    low = jnp.minimum(low, high)
-    return Entanglement(high, low, high, jnp.asarray(center), jnp.array(0), high - low <= TOL)
+    low, high = (np.asarray(x, center.dtype) for x in (lower, upper))
+    low = np.minimum(low, high)
+    least, most, centers = (jnp.asarray(x) for x in (low, high, center))
+    return Entanglement(most, least, most, centers, jnp.array(0), jnp.asarray(high - low <= TOL))
 
 
 def _witness(
