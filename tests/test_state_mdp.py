@@ -31,28 +31,29 @@ def product_model(states, actions, seed=0):
     return joint, jnp.array(policy), model, jnp.array(policy.reshape(size, *actions))
 
 
-def hidden_model(seed=0):
+def hidden_model(seed=0, actions=(2, 2)):
     """Two agents that see a position each of a state with a bit that nobody sees: S = 12."""
+    # With three actions and two both have six local pairs: one program measures either.
     rng = np.random.default_rng(seed)
     _, left, right = np.unravel_index(np.arange(12), (2, 2, 3))
-    outcomes = rng.integers(0, 12, (12, 2, 2, 4))
-    chances = rng.dirichlet(np.ones(4), (12, 2, 2))
-    rewards = (jnp.array(rng.normal(size=(2, 2))), jnp.array(rng.normal(size=(3, 2))))
-    policy = rng.dirichlet(np.ones(4), 12).reshape(12, 2, 2)
+    outcomes = rng.integers(0, 12, (12, *actions, 4))
+    chances = rng.dirichlet(np.ones(4), (12, *actions))
+    rewards = tuple(jnp.array(rng.normal(size=shape)) for shape in zip((2, 3), actions))
+    policy = rng.dirichlet(np.ones(np.prod(actions)), 12).reshape(12, *actions)
     mdp = je.StateMDP((jnp.array(outcomes), jnp.array(chances)), (left, right), rewards, 0.8)
     return mdp, jnp.array(policy)
 
 
 def dense(mdp, policy):
     """The matrix on joint pairs, by loops, and each agent's code of every pair."""
-    outcomes, chances = map(np.asarray, mdp.transition)
+    outcomes, chances, policy = map(np.asarray, (*mdp.transition, policy))
     states, actions = mdp.num_states, mdp.num_actions
     pairs = [(s, *a) for s in range(states) for a in np.ndindex(*actions)]
     P = np.zeros((len(pairs), len(pairs)))
     for j, (s, *a) in enumerate(pairs):
         for target, chance in zip(outcomes[(s, *a)], chances[(s, *a)]):
             for k, (t, *b) in enumerate(pairs):
-                P[j, k] += chance * float(policy[(t, *b)]) * (t == target)
+                P[j, k] += chance * policy[(t, *b)] * (t == target)
     codes = [
         np.array([mdp.observations[i][s] * actions[i] + a[i] for s, *a in pairs])
         for i in range(len(actions))
@@ -95,7 +96,7 @@ def traced_figures(chain, rewards, blocks):
     return alone | {"q_local": found.q_local}, pairs
 
 
-@pytest.mark.parametrize(("states", "actions"), [((2, 3), (2, 2)), ((2, 2, 2), (2, 1, 2))])
+@pytest.mark.parametrize(("states", "actions"), [((3, 2), (2, 3)), ((2, 4, 2), (2, 1, 2))])
 def test_a_product_state_space_is_the_joint_model(states, actions):
     joint, policy, model, table = product_model(states, actions)
     chain, other = je.pair_chain(joint, policy), je.pair_chain(model, table)
@@ -124,7 +125,7 @@ def test_a_product_state_space_is_the_joint_model(states, actions):
 
 
 def test_a_hidden_bit_against_dense_numpy():
-    mdp, policy = hidden_model()
+    mdp, policy = hidden_model(5, actions=(3, 2))
     assert len(set(zip(*mdp.observations))) < mdp.num_states  # something is hidden
     chain = je.pair_chain(mdp, policy)
     P, codes = dense(mdp, policy)

@@ -193,8 +193,9 @@ def best_merge(chain: PairChain, rewards: Sequence[ArrayLike], *, discount: Scal
         >>> found = jaxent.best_merge(chain, rewards, discount=0.5)
         >>> print(found.pair, f"{found.before:.2f} -> {found.bound:.2f}")
         (0, 1) 4.00 -> 0.00
-        >>> chain = jaxent.PairChain.from_matrix(jnp.kron(alone, alone), sizes=(2, 2))
-        >>> print(jaxent.best_merge(chain, rewards[:2], discount=0.5).pair)  # nothing to gain
+        >>> P = jnp.kron(jnp.kron(alone, alone), alone)
+        >>> chain = jaxent.PairChain.from_matrix(P, sizes=(2, 2, 2))
+        >>> print(jaxent.best_merge(chain, rewards, discount=0.5).pair)  # nothing to gain
         None
     """
     check_chain(chain)
