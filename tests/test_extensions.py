@@ -99,7 +99,8 @@ def measured():
     parts = [[x[None] for x in given], *(random_exogenous(rng, 200, sep) for sep in (False, True))]
     found = jax.jit(jax.vmap(measure_exogenous))(*map(np.concatenate, zip(*parts)))
     pieces = np.s_[:1], np.s_[1:201], np.s_[201:]
-    return [{name: np.asarray(v[piece]) for name, v in found.items()} for piece in pieces]
+    found = {name: np.asarray(v) for name, v in found.items()}
+    return [{name: v[piece] for name, v in found.items()} for piece in pieces]
 
 
 def test_exogenous_reference(measured):

@@ -45,26 +45,31 @@ def test_float32_tables_hold_the_law():
     assert np.abs(laws[-1, -1] - exact).sum() < 1e-5
 
 
+NUM_DRAWS = 200_000
+
+
+@jax.jit
+def drawn(seed, n, p):
+    """So many draws of a binomial, of whatever law: one compilation."""
+    digits, tables = num_digits(1800), binomial_tables(p, 1800)
+    words = random_words(seed, jnp.uint32(0), NUM_DRAWS * digits).reshape(NUM_DRAWS, digits)
+    return jax.vmap(lambda w: draw_binomial(w, n, tables))(words)
+
+
 @pytest.mark.parametrize("n", [0, 1, 7, 1800])
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
 def test_draws_pass_chi_square(n, p):
-    num_draws = 200_000
-    digits = num_digits(1800)
-    tables = binomial_tables(p, 1800)
-    seed = jnp.array([n, int(p * 10)], jnp.uint32)
-    words = random_words(seed, jnp.uint32(0), num_draws * digits).reshape(num_draws, digits)
-    trials = jnp.full((), n, jnp.int32)
-    draws = np.asarray(jax.jit(jax.vmap(lambda w: draw_binomial(w, trials, tables)))(words))
+    draws = np.asarray(drawn(np.array([n, int(p * 10)], np.uint32), np.int32(n), p))
     law = stats.binom.pmf(np.arange(n + 1), n, p)
     assert draws.min() >= 0
     assert draws.max() <= n
     seen = np.bincount(draws, minlength=n + 1)
     assert seen[law == 0].sum() == 0
     # One cell for each outcome that expects 20 draws, one for all the others together.
-    frequent = law * num_draws >= 20
-    expected = np.append(law[frequent], law[~frequent].sum()) * num_draws
+    frequent = law * NUM_DRAWS >= 20
+    expected = np.append(law[frequent], law[~frequent].sum()) * NUM_DRAWS
     observed = np.append(seen[frequent], seen[~frequent].sum())
-    if expected.max() == num_draws:  # a constant: nothing to test beyond this
+    if expected.max() == NUM_DRAWS:  # a constant: nothing to test beyond this
         np.testing.assert_array_equal(observed, expected)
     else:
         keep = expected >= 1
