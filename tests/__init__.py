@@ -11,3 +11,7 @@ os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 # also where the shell asks that they not be kept.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# The cores are the workers': threads of NumPy's that wait for each other there cost ten times the
+# work that they share.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
