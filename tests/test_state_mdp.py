@@ -125,7 +125,7 @@ def test_a_product_state_space_is_the_joint_model(states, actions):
 
 
 def test_a_hidden_bit_against_dense_numpy():
-    mdp, policy = hidden_model(5, actions=(3, 2))
+    mdp, policy = hidden_model()
     assert len(set(zip(*mdp.observations))) < mdp.num_states  # something is hidden
     chain = je.pair_chain(mdp, policy)
     P, codes = dense(mdp, policy)
