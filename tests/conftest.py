@@ -17,10 +17,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # none needs to say from which lines it comes.
 jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_traceback_in_locations_limit", 0)
-# What is cut among devices is tested in processes of its own; Shardy, which has nothing to cut on
-# one device, is a twentieth of what compilation costs.
-if hasattr(jax.config, "jax_use_shardy_partitioner"):
-    jax.config.update("jax_use_shardy_partitioner", False)
 
 
 def renewed_every(uses, make):

@@ -314,7 +314,7 @@ def test_map_is_drawn():
     from jaxent.auditing.plotting import plot_entanglement_map
 
     ax = plot_entanglement_map(jnp.array([[0.0, 0.2], [0.1, 0.0]]))
-    assert [text.get_text() for text in ax.texts] == ["0.2", "0.1"]
+    assert [text.get_text() for text in ax.texts] == ["0.20", "0.10"]
     plt.close(ax.figure)
     with pytest.raises(ValueError, match="square"):
         plot_entanglement_map(jnp.zeros((2, 3)))
