@@ -136,7 +136,7 @@ def ground_truth(
     check_memory(num_agents, len(order), partial(walk_bytes, itemsize), memory)
     local, rounded = by_rank(bandit, num_agents, budget, order)
     discount = jnp.asarray(bandit.discount, local.dtype)
-    reward = jnp.asarray(bandit.reward, local.dtype)[np.array(order)]
+    reward = _served(jnp.asarray(bandit.reward, local.dtype), np.array(order))
     solved = _solve_joint(local, reward, discount, budget, rounded, num_agents=num_agents)
     ahead = walk_ahead(local, rounded, num_agents, budget)
     flow = _walked_flow(solved[0].value, ahead, rounded, num_agents)
@@ -144,6 +144,12 @@ def ground_truth(
 
 
 soft_ground_truth = ground_truth  # its first name for a soft index policy
+
+
+@jit
+def _served(reward: Array, order: Array) -> Array:
+    """Rewards by the place of their state in the priority."""
+    return reward[order]
 
 
 _Solved = tuple[LawSolution, QSolution]

@@ -54,7 +54,7 @@ def rounded_priority(num_agents: int, budget: int, order: tuple[int, ...], dtype
     return Rounded(
         jnp.asarray(active / np.maximum(counts, 1), dtype),
         jnp.asarray(np.stack([counts - active, active], axis=-1)[:, None]),
-        jnp.ones((len(counts), 1), dtype),
+        jnp.asarray(np.ones((len(counts), 1)), dtype),
     )
 
 
