@@ -80,8 +80,13 @@ def local_transitions(chain: PairChain, mu: Array) -> tuple[Array, ...]:
 def transition_of_view(chain: PairChain, mu: Array, view: View) -> Array:
     """`local_transition` of a view that is given itself."""
 
+    # Of a local pair that is hardly ever visited, the flow would underflow where its law does not.
+    # What a row is divided by does not matter, and so has no derivative.
+    mass = lax.stop_gradient(view.lift(view.project(mu)))
+    given = ratio(mu, mass, jnp.zeros_like(mu))  # law of the joint pair, given the local one
+
     def flow(indicator):
-        return view.project(chain.vm(mu * view.lift(indicator)))  # [X_i]
+        return view.project(chain.vm(given * view.lift(indicator)))  # [X_i]
 
     flows = _over_rows(flow, jnp.eye(view.size, dtype=mu.dtype), chain)  # [X_i, X_i]
     # Or both sums over joint pairs are taken as one, in another order, and rows miss 1.
