@@ -95,7 +95,7 @@ def test_soft_names_are_the_same_functions(team):
 def estimate(team):
     """Values by Monte Carlo of many configurations: one compilation for every control."""
     bandit, policy, _ = team
-    sizes = {"num_runs": 250, "num_steps": 80}
+    sizes = {"num_runs": 1000, "num_steps": 80}
 
     def one(key, n, control):
         return je.monte_carlo_q(key, bandit, policy, n, control=control, **sizes)

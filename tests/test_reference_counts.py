@@ -18,7 +18,7 @@ from tests.tolerances import STANDARD_ERRORS
 
 RUNS, EDGE = 24, 400
 # The error of the last bandit is 0.08% of its value: it takes longer runs to see 1% of that.
-EPOCHS = (60_000, 45_000, 60_000, 60_000, 120_000)
+EPOCHS = (60_000, 60_000, 60_000, 60_000, 120_000)
 
 
 def model(case):

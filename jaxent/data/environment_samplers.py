@@ -79,9 +79,15 @@ def environment_sampler(env: Any, params: object) -> Sampler:
 
 def _of_jaxmarl(env: Any) -> Sampler:
     agents = agents_of(env)
+    sizes = tuple(_finite(a, getattr(env.action_space(a), "n", None)) for a in agents)
+    return Sampler(agents, sizes, *jaxmarl_steps(env, agents))
+
+
+def jaxmarl_steps(env: Any, agents: tuple[Any, ...]) -> tuple[Callable[..., Any], ...]:
+    """`reset` and `step` of a `Sampler`, from the methods of a JaxMARL environment."""
 
     def reset(key):
-        two = "two things: what is seen by agent, and the state"
+        two = "two things: what is seen, and the state"
         observations, state = parts_of(env.reset(key), "reset", two, 2, 2)
         return by_agent(observations, agents, "reset", "observation"), state
 
@@ -94,17 +100,24 @@ def _of_jaxmarl(env: Any) -> Sampler:
         paid = jnp.stack([number_of(r, a, "env: step", "a reward").astype(float) for a, r in each])
         return by_agent(observations, agents, "step", "observation"), state, paid, end_of_all(ends)
 
-    sizes = tuple(_finite(a, getattr(env.action_space(a), "n", None)) for a in agents)
-    return Sampler(agents, sizes, reset, step)
+    return reset, step
 
 
 def _of_gymnax(env: Any, params: Any) -> Sampler:
+    size = _finite(0, getattr(env.action_space(params), "n", None))
+    return Sampler((0,), (size,), *gymnax_steps(env, params))
+
+
+def gymnax_steps(env: Any, params: Any) -> tuple[Callable[..., Any], ...]:
+    """`reset` and `step` of a `Sampler`, from the methods of a gymnax environment."""
+
     def reset(key):
         two = "two things: what is seen, and the state"
         observation, state = parts_of(env.reset(key, params), "reset", two, 2, 2)
         return (observation,), state
 
     def step(key, state, actions):
+        # Before version 1 there is one flag for the end, then one for each way to end.
         five = "five things: what is seen, the state, a reward, one or more ends, anything else"
         given = parts_of(env.step(key, state, actions[0], params), "step", five, 5, None)
         observation, state, reward, *ends, _ = given
@@ -112,8 +125,7 @@ def _of_gymnax(env: Any, params: Any) -> Sampler:
         paid = number_of(reward, 0, "env: step", "a reward").astype(float)
         return (observation,), state, paid.reshape(1), end
 
-    size = _finite(0, getattr(env.action_space(params), "n", None))
-    return Sampler((0,), (size,), reset, step)
+    return reset, step
 
 
 def _of_jumanji(env: Any) -> Sampler:

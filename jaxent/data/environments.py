@@ -26,13 +26,11 @@ from jax import lax
 from .._checks import check_finite, check_positive_int, key_first
 from .environment_contract import (
     agents_of,
-    by_agent,
-    end_of_all,
     explain_change,
     number_of,
     optional_package,
-    parts_of,
 )
+from .environment_samplers import gymnax_steps, jaxmarl_steps
 from .local_pairs import MOST_PAIRS
 from .trajectory import Labels, Trajectory
 
@@ -153,19 +151,7 @@ def from_jaxmarl(
     game = optional_package("jaxmarl", "JaxMARL").make(env) if isinstance(env, str) else env
     agents: tuple[str, ...] = agents_of(game)
 
-    def reset(key):
-        two = "two things: what is seen, and the state"
-        observations, state = parts_of(game.reset(key), "reset", two, 2, 2)
-        return by_agent(observations, agents, "reset", "observation"), state
-
-    def step(key, state, actions):
-        named: dict[Any, Any] = dict(zip(agents, actions, strict=True))
-        five = "five things: what is seen, the state, rewards, ends, anything else"
-        given = parts_of(game.step(key, state, named), "step", five, 5, 5)
-        observations, state, rewards, ends, _ = given
-        each = zip(agents, by_agent(rewards, agents, "step", "reward"), strict=True)
-        paid = jnp.stack([number_of(r, a, "env: step", "a reward").astype(float) for a, r in each])
-        return by_agent(observations, agents, "step", "observation"), state, paid, end_of_all(ends)
+    reset, step = jaxmarl_steps(game, agents)
 
     def act(key, observations):
         seen: dict[Any, Any] = dict(zip(agents, observations, strict=True))
@@ -219,19 +205,7 @@ def from_gymnax(
     game = optional_package("gymnax", "gymnax").make(env)[0] if isinstance(env, str) else env
     params = game.default_params if params is None else params
 
-    def reset(key):
-        two = "two things: what is seen, and the state"
-        observation, state = parts_of(game.reset(key, params), "reset", two, 2, 2)
-        return (observation,), state
-
-    def step(key, state, actions):
-        # Before version 1 there is one flag for the end, then one for each way to end.
-        five = "five things: what is seen, the state, a reward, one or more ends, anything else"
-        given = parts_of(game.step(key, state, actions[0], params), "step", five, 5, None)
-        observation, state, reward, *ends, _ = given
-        end = jnp.stack([number_of(x, 0, "env: step", "an end").astype(bool) for x in ends]).any()
-        paid = number_of(reward, 0, "env: step", "a reward").astype(float)
-        return (observation,), state, paid.reshape(1), end
+    reset, step = gymnax_steps(game, params)
 
     def act(key, observations):
         return (policy(key, observations[0]),)
