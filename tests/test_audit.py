@@ -477,6 +477,20 @@ def test_no_reward_no_error(log):
         assert "nan" not in str(told)
 
 
+def test_a_reward_that_no_split_explains_is_no_trust(log):
+    """Paid by the toss of a coin: no sum explains it, and the bound has what that may cost."""
+    run = log[0]
+    arrays = (np.asarray(run.states), np.asarray(run.actions))
+    team = np.random.default_rng(0).choice([-1.0, 1.0], STEPS)
+    found = jaxent.audit(
+        jaxent.Trajectory.from_arrays(*arrays, team), discount=0.8, num_permutations=39
+    )
+    assert found.reward_error > 0.95
+    np.testing.assert_allclose(found.unexplained, 5 * found.reward_error, rtol=SOLVE)
+    assert f"leaves {found.reward_error:.1%} unexplained" in str(found)
+    assert found.verdict not in ("trust", "trust with care")
+
+
 @pytest.mark.parametrize("times", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("plus", [0.0, 1e3])
 def test_neither_a_unit_nor_a_constant_moves_the_verdict(log, found, times, plus):
