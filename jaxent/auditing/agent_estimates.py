@@ -127,7 +127,7 @@ def from_policy(
     )
 
 
-def influence_map(key: Array, trajectory: Trajectory, min_visits: int) -> np.ndarray:
+def influence_map(trajectory: Trajectory, min_visits: int) -> np.ndarray:
     """Lower estimate of each E_i relative to one other's state, `[N, N]`; `[0, 0]` for many."""
     if trajectory.num_agents > _MAPPED:
         return np.zeros((0, 0))

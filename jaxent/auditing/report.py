@@ -115,7 +115,7 @@ def audit(
         waiting = beside.submit(_errors, placebo_key, paid, learned, values, unit, float(discount))
         if policy is None:
             found = from_logs(key, trajectory, features, min_visits, num_permutations, progress)
-            influence = influence_map(key, trajectory, min_visits)
+            influence = influence_map(trajectory, min_visits)
         else:
             found = from_policy(trajectory, policy, progress)
             influence = np.zeros((0, 0))
