@@ -69,6 +69,10 @@ class Trajectory:
         labels: what the codes stand for. Static.
         step: of time from one epoch to the next. Static.
         unit: "ns" where time is nanoseconds since 1970 (timestamps), else "". Static.
+        observations: what each agent sees, in numbers, `[T, N, d]`; 0 beyond what it has. None
+            where the states say it.
+        action_laws: probability of each action where it was chosen, `[T, N, A]`; None where it was
+            not recorded.
     """
 
     states: Array | np.ndarray
@@ -81,6 +85,8 @@ class Trajectory:
     labels: Labels = field(metadata={"static": True})
     step: int = field(default=1, metadata={"static": True})
     unit: str = field(default="", metadata={"static": True})
+    observations: Array | np.ndarray | None = None
+    action_laws: Array | np.ndarray | None = None
 
     @classmethod
     def from_arrays(
