@@ -17,8 +17,8 @@ from .weakly_coupled import Coupling, WeaklyCoupledMDP
 
 Array = jax.Array
 
-# State 2 is served first: the paper's index policy, which is also the Whittle order.
 CIRCULANT_PRIORITY = (2, 1, 0, 3)
+"""State 2 is served first: the paper's index policy, which is also the Whittle order."""
 
 
 def circulant_bandit(num_agents: int) -> RestlessBandit:

@@ -172,6 +172,7 @@ BANDITS: dict[str, Callable[[int], NamedBandit]] = {
     "machines": machine_maintenance,
     "queue": queue,
 }
+"""What makes the bandit of each name, with N agents."""
 
 
 def _build(
