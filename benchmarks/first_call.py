@@ -121,8 +121,8 @@ STARTS = {
     "import jax": "import jax",
     "import jaxent": "import jaxent",
     "import jaxent, the first name asked for": "import jaxent; jaxent.MDP",
-    "jaxent --version": "from jaxent.auditing.cli import main; main(['--version'])",
-    "jaxent --help": "from jaxent.auditing.cli import main; main(['--help'])",
+    "jaxent --version": "from jaxent.reporting.cli import main; main(['--version'])",
+    "jaxent --help": "from jaxent.reporting.cli import main; main(['--help'])",
 }
 
 # A cold start of what people would use instead, on problems of the same size.

@@ -49,6 +49,7 @@ contents = {
         "docs/how-to/how-wrong",
         "docs/how-to/audit",
         "docs/audit",
+        "docs/gallery",
         "docs/how-to/precision",
         "docs/how-to/gpu",
         "docs/how-to/sweeps",

@@ -17,8 +17,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing, servers, warehouse
+from experiments import command, servers, warehouse
 from experiments.command import Claim
+from jaxent import plotting
 
 DISCOUNT = 0.9
 
@@ -47,8 +48,8 @@ HELP = {
 
 METHODS = {
     "best": ("best in hindsight", "black", ""),
-    "joint": ("fitted jointly (VDN on blocks)", drawing.BLUE, "o"),
-    "alone": ("blocks alone", drawing.RED, "s"),
+    "joint": ("fitted jointly (VDN on blocks)", plotting.BLUE, "o"),
+    "alone": ("blocks alone", plotting.RED, "s"),
 }
 
 
@@ -194,7 +195,7 @@ def claims(rows: list[dict]) -> list[Claim]:
 def figures(rows: list[dict], out: Path) -> list[Path]:
     """The errors along k, one panel a case; the median over random chains."""
     names = list(dict.fromkeys(row["case"] for row in rows))
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(1.9 * len(names) + 0.6, 2.8), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, len(names), sharey=True))
         for axis, name in zip(axes, names, strict=True):

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing
+from experiments import command
 from experiments.command import Claim
 from experiments.measure import (
     Protocol,
@@ -31,6 +31,7 @@ from experiments.measure import (
     measure_size,
     pair_counts,
 )
+from jaxent import plotting
 from jaxent.numerics.compiled import jit
 
 Array = jax.Array
@@ -253,7 +254,7 @@ def figures(sizes: list[dict], data: dict, out: Path) -> list[Path]:
         ),
     }
     paths = []
-    with drawing.style():
+    with plotting.style():
         for number, left, right in (
             (1, "entanglement", "mu_error"),
             (2, "mu_error", "relative_error"),
@@ -261,15 +262,15 @@ def figures(sizes: list[dict], data: dict, out: Path) -> list[Path]:
             figure = Figure(figsize=(7.0, 2.9), layout="constrained")
             for axis, name in zip(figure.subplots(1, 2), (left, right), strict=True):
                 values, errors, limit, label = panels[name]
-                drawing.points(axis, n, values, errors, "simulated")
-                drawing.limit(axis, n, limit, r"mean-field limit $N \to \infty$")
+                plotting.draw_points(axis, n, values, errors, "simulated")
+                plotting.draw_limit(axis, n, limit, r"mean-field limit $N \to \infty$")
                 if name == "mu_error":
                     ratio = (column["mu_error"] / column["noise"]).min()
                     plain = "noise of plain Monte Carlo, $3N$ runs\n"
                     plain += f"(noise here: below error / {ratio:.0f})"
-                    drawing.floor(axis, n, column["plain_noise"], plain)
+                    plotting.draw_floor(axis, n, column["plain_noise"], plain)
                 corner = "upper right" if name == "relative_error" else "upper left"
-                drawing.logarithmic(axis, "number of agents $N$", label, legend=corner)
+                plotting.set_logarithmic(axis, "number of agents $N$", label, legend=corner)
             paths += command.save_figure(figure, out / f"figure{number}")
         paths += command.save_figure(_figure3(data, field), out / "figure3")
     return paths
@@ -294,9 +295,9 @@ def _figure3(data: dict, field: jaxent.MeanField) -> Figure:
         ),
     ):
         values, errors = np.array(data[key]), np.array(data[f"{key}_se"])
-        drawing.points(axis, epochs, values, errors, "from $T$ epochs")
-        axis.axhline(values[-1], color=drawing.RED, ls="--", lw=1, label="true ($T = 10\\,N$)")
-        axis.axhline(limit, color=drawing.GRAY, ls=":", lw=1.2, label="mean-field limit")
+        plotting.draw_points(axis, epochs, values, errors, "from $T$ epochs")
+        axis.axhline(values[-1], color=plotting.RED, ls="--", lw=1, label="true ($T = 10\\,N$)")
+        axis.axhline(limit, color=plotting.GRAY, ls=":", lw=1.2, label="mean-field limit")
         axis.set(xscale="log", xlabel="epochs of data, $T / N$", ylabel=label, ylim=(0, None))
         axis.legend()
     return figure

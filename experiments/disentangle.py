@@ -27,9 +27,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing, studies
+from experiments import command, studies
 from experiments.command import Claim
-from jaxent import bounds
+from jaxent import bounds, plotting
 
 Array = jax.Array
 
@@ -143,21 +143,21 @@ def figures(results: dict[str, dict], steps: int, out: Path) -> list[Path]:
     """Error with its bounds, entanglement and return along the paths, a row a kind."""
     at = np.linspace(0, steps, 1 + KEPT)
     shown = {
-        "error": ("error", drawing.BLUE, "-"),
-        "a_posteriori": ("a posteriori bound", drawing.GREEN, "--"),
-        "spans": ("Theorem 5 with spans", drawing.RED, "-."),
-        "theorem_5": ("Theorem 5", drawing.GRAY, ":"),
+        "error": ("error", plotting.BLUE, "-"),
+        "a_posteriori": ("a posteriori bound", plotting.GREEN, "--"),
+        "spans": ("Theorem 5 with spans", plotting.RED, "-."),
+        "theorem_5": ("Theorem 5", plotting.GRAY, ":"),
     }
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(7.0, 2.1 * len(results) + 0.3), layout="constrained")
         axes = figure.subplots(len(results), 3, squeeze=False)
         for row, (kind, found) in zip(axes, results.items(), strict=True):
             path = paths(found)
             for name, (label, color, line) in shown.items():
                 _band(row[0], at, path[name], color, line, label)
-            _band(row[1], at, path["entanglement"], drawing.BLUE, "-", "")
+            _band(row[1], at, path["entanglement"], plotting.BLUE, "-", "")
             held = path["average_reward"] / path["average_reward"][:, :1]
-            _band(row[2], at, held, drawing.BLUE, "-", "")
+            _band(row[2], at, held, plotting.BLUE, "-", "")
             row[2].axhline(1 - ALLOWED, color="black", lw=0.8, ls=":", label="5% less")
             row[0].set(yscale="log", ylabel=kind)
             row[1].set(ylim=(0, None))

@@ -19,9 +19,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing
+from experiments import command
 from experiments.command import Claim
-from jaxent import bounds
+from jaxent import bounds, plotting
 from jaxent.models.layouts import FactorLayout
 
 Array = jax.Array
@@ -56,7 +56,7 @@ ORDERS = (None, (0, 1), (1, 0), (2, 0), (3, 0))
 DISCOUNT, FARE, PICKUP = 0.9, 2.0, 0.8
 # How often a quiet epoch, and an order's zone, lasts: rushes come in runs.
 LASTING, IDLE_MOVES = 0.5, 0.3
-COLORS = (drawing.GRAY, drawing.BLUE, drawing.RED, drawing.GREEN)
+COLORS = (plotting.GRAY, plotting.BLUE, plotting.RED, plotting.GREEN)
 
 
 class Row(NamedTuple):
@@ -188,7 +188,7 @@ def measure(key: Array, num_drivers: int, nearest: int, epochs: int) -> Row:
 
 def figures(rows: list[dict], out: Path) -> list[Path]:
     """Relative error with and without the order, and the entanglement, along the share."""
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(7.0, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         sizes = dict.fromkeys(row["drivers"] for row in rows)

@@ -17,8 +17,8 @@ import numpy as np
 
 import jaxent
 from experiments import command
-from jaxent.auditing.plotting import plot_audit
 from jaxent.auditing.report import to_dict
+from jaxent.plotting import plot_audit
 
 STATES = ("idle", "late", "on time")
 

@@ -23,9 +23,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 
 import jaxent
-from experiments import command, drawing
+from experiments import command
 from experiments.command import Claim
 from experiments.measure import Protocol, SizeResult, control_values, measure_size
+from jaxent import plotting
 
 Array = jax.Array
 
@@ -306,7 +307,7 @@ def agreement(name: str, exact: list[dict], simulated: list[dict]) -> list[dict[
 
 def figures(results: dict[str, dict], out: Path) -> list[Path]:
     """One row a bandit, one column a quantity, as PNG and PDF."""
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(7.2, 0.6 + 1.85 * len(results)), layout="constrained")
         axes = figure.subplots(len(results), len(PANELS), sharex=True, squeeze=False)
         for row, (name, result) in zip(axes, results.items(), strict=True):
@@ -328,7 +329,7 @@ def _panel(axis: Any, name: str, result: dict, curves: tuple[tuple[str, str, str
         power = POWERS[quantity]
         n = np.array([r["size"] for r in result["exact"]])
         scaled = np.array([r[quantity] for r in result["exact"]]) * n**power
-        look = {"color": drawing.GREEN, "marker": marker, "ms": 3.5, "lw": 1}
+        look = {"color": plotting.GREEN, "marker": marker, "ms": 3.5, "lw": 1}
         if quantity == "mu_atv":  # on top of Eq. 7 where the two are one
             look |= {"color": "black", "ls": "", "mew": 0.8}
         axis.plot(n, scaled, label=label, **look)
@@ -337,11 +338,11 @@ def _panel(axis: Any, name: str, result: dict, curves: tuple[tuple[str, str, str
             n = np.array([r["size"] for r in result["simulated"]])
             scaled = np.array([r[quantity] for r in result["simulated"]]) * n**power
             errors = np.array([r[f"{quantity}_se"] for r in result["simulated"]]) * n**power
-            drawing.points(axis, n, scaled, errors, "simulated")
+            plotting.draw_points(axis, n, scaled, errors, "simulated")
             top = max(top, scaled.max())
         told = {"label": r"limit $N \to \infty$"} if quantity == "entanglement" else {}
         if quantity != "mu_atv":  # that of Eq. 7
-            axis.axhline(limit[quantity], color=drawing.RED, lw=1, ls="--", **told)
+            axis.axhline(limit[quantity], color=plotting.RED, lw=1, ls="--", **told)
     axis.set(xscale="log", ylim=(0, 1.2 * top))
     axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
 

@@ -23,7 +23,8 @@ import optax
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing
+from experiments import command
+from jaxent import plotting
 
 Array = jax.Array
 
@@ -283,7 +284,7 @@ _MARKS = {"Whittle": "s", "Whittle, average": "D", "fluid": "^", "myopic": "v", 
 def figures(results: dict[str, Any], config: Config, out: Path) -> list[Path]:
     """Return of each priority, from the worst order to the best; and what the climbs look like."""
     names = list(results)
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(7.0, 3.1), layout="constrained")
         left, middle, right = figure.subplots(1, 3, width_ratios=(1.1, 1.1, 1))
         for row, name in enumerate(names):
@@ -293,7 +294,7 @@ def figures(results: dict[str, Any], config: Config, out: Path) -> list[Path]:
             if span < _TOLERANCE / config.few:  # all orders are worth the same
                 low, span = high - 1, 1.0
             scale = abs(result["fluid_bound"]) / 100
-            left.plot([0, 1], [row, row], color=drawing.GRAY, lw=0.5, zorder=0)
+            left.plot([0, 1], [row, row], color=plotting.GRAY, lw=0.5, zorder=0)
             for kind, mark in _MARKS.items():
                 look = _look(kind, mark)
                 if kind in result["few"]["reward"]:
@@ -317,11 +318,11 @@ def figures(results: dict[str, Any], config: Config, out: Path) -> list[Path]:
         middle.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
         shown = "circulant" if "circulant" in results else names[0]
         for path in results[shown]["path"]:
-            right.plot(path, color=drawing.BLUE, lw=0.9)
+            right.plot(path, color=plotting.BLUE, lw=0.9)
         for path in results[shown]["limit_path"][: config.starts]:
-            right.plot(path, color=drawing.RED, lw=0.9, ls="--")
-        right.plot([], [], color=drawing.BLUE, lw=0.9, label=f"exact, $N={config.few}$")
-        right.plot([], [], color=drawing.RED, lw=0.9, ls="--", label=f"limit, $N={config.many}$")
+            right.plot(path, color=plotting.RED, lw=0.9, ls="--")
+        right.plot([], [], color=plotting.BLUE, lw=0.9, label=f"exact, $N={config.few}$")
+        right.plot([], [], color=plotting.RED, lw=0.9, ls="--", label=f"limit, $N={config.many}$")
         right.set(xlabel=f"gradient step ({shown})", ylabel="return, an agent and step")
         right.legend(loc="lower right")
         return command.save_figure(figure, out / "learned_index")
@@ -329,7 +330,7 @@ def figures(results: dict[str, Any], config: Config, out: Path) -> list[Path]:
 
 def _look(kind: str, mark: str) -> dict[str, Any]:
     learned = kind == "learned"
-    color = drawing.RED if learned else drawing.BLUE
+    color = plotting.RED if learned else plotting.BLUE
     return {
         "marker": mark,
         "ls": "",

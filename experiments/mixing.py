@@ -20,7 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing
+from experiments import command
+from jaxent import plotting
 
 DISCOUNT = 0.9
 # Standard deviation of the logits of joint policies and of kernels.
@@ -53,10 +54,10 @@ HELP = {
 }
 
 METHODS = {
-    "local": ("Meta Algorithm 1", drawing.RED, "s"),
-    "additive": ("VDN: additive, fitted jointly", drawing.BLUE, "o"),
+    "local": ("Meta Algorithm 1", plotting.RED, "s"),
+    "additive": ("VDN: additive, fitted jointly", plotting.BLUE, "o"),
     "nearest": ("nearest sum in hindsight", "black", ""),
-    "monotone": ("QMIX: monotone mixture", drawing.GREEN, "^"),
+    "monotone": ("QMIX: monotone mixture", plotting.GREEN, "^"),
 }
 
 
@@ -193,7 +194,7 @@ def claims(results: dict[str, Errors]) -> list[command.Claim]:
 
 def figures(results: dict[str, Errors], out: Path) -> list[Path]:
     """Median and quartiles of every error along the path, one panel for each number of agents."""
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(3.5 * len(results), 3.0), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, len(results), sharey=True))
         for axis, (name, e) in zip(axes, results.items(), strict=True):

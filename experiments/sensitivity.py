@@ -26,8 +26,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing, studies
+from experiments import command, studies
 from experiments.command import Claim
+from jaxent import plotting
 
 Array = jax.Array
 
@@ -161,7 +162,7 @@ def figures(results: list[dict], out: Path) -> list[Path]:
             for action, told in enumerate(ACTIONS):
                 rows = np.array(slope)[:, action], np.array(kernel)[:, action]
                 panels.append((f"{result['name']}{agent}: {told}", *rows))
-    with drawing.style():
+    with plotting.style():
         columns = 4
         height = -(-len(panels) // columns)
         figure = Figure(figsize=(7.0, 2.0 * height + 0.2), layout="constrained")

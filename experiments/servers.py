@@ -19,9 +19,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing
+from experiments import command
 from experiments.command import Claim
-from jaxent import bounds
+from jaxent import bounds, plotting
 
 Array = jax.Array
 
@@ -58,7 +58,7 @@ JOBS = 3  # 0, 1 or 2
 ARRIVAL, SERVICE, DISCOUNT = 0.35, 0.5, 0.9
 # What a passed job costs, beside 1 an epoch for every job held.
 PASSING = 0.3
-COLORS = {"own": drawing.BLUE, "balance": drawing.RED}
+COLORS = {"own": plotting.BLUE, "balance": plotting.RED}
 
 
 class Row(NamedTuple):
@@ -193,7 +193,7 @@ def measure_long(key: Array, policy: str, sharpness: int, config: Config) -> Row
 
 def figures(rows: list[dict], out: Path) -> list[Path]:
     """Entanglement along the sharpness, and the relative error along N."""
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(7.0, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         sharpest = max(row["sharpness"] for row in rows)

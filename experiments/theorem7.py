@@ -15,7 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing
+from experiments import command
+from jaxent import plotting
 
 
 class Config(NamedTuple):
@@ -37,7 +38,7 @@ HELP = {
     "sizes": "numbers of agents at which every budget is an integer, such as multiples of 10",
 }
 
-COLORS = (drawing.GREEN, drawing.BLUE, drawing.RED, drawing.GRAY)
+COLORS = (plotting.GREEN, plotting.BLUE, plotting.RED, plotting.GRAY)
 MARKERS = "so^D"
 
 
@@ -90,7 +91,7 @@ def exponent(rows: list[dict], quantity: str) -> float:
 
 def figures(results: dict[str, dict], out: Path) -> list[Path]:
     """E_1 with its bound, and the relative error, along N."""
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(7.0, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         for (name, result), color, marker in zip(results.items(), COLORS, MARKERS, strict=False):
@@ -105,8 +106,8 @@ def figures(results: dict[str, dict], out: Path) -> list[Path]:
             left.plot(n, bound, color=color, lw=1, ls=":")
             right.plot(n, [100 * r["relative_error"] for r in rows], label=name, **look)
         left.plot([], [], color="black", lw=1, ls=":", label="bound of Lemma 8")
-        drawing.logarithmic(left, "number of agents $N$", r"$E_1$", legend="best")
-        drawing.logarithmic(right, "number of agents $N$", "relative error (%)", legend="best")
+        plotting.set_logarithmic(left, "number of agents $N$", r"$E_1$", legend="best")
+        plotting.set_logarithmic(right, "number of agents $N$", "relative error (%)", legend="best")
         low, high = left.get_ylim()
         left.set_ylim(low, 30 * high)  # room for the legend
         left.legend(loc="upper left")

@@ -27,8 +27,9 @@ from matplotlib.figure import Figure
 from scipy.optimize import linprog
 
 import jaxent
-from experiments import command, drawing, studies
+from experiments import command, studies
 from experiments.command import Claim
+from jaxent import plotting
 
 Array = jax.Array
 
@@ -228,7 +229,7 @@ def _below(left: tuple, middle: tuple, right: tuple) -> bool:
 
 def figures(results: list[dict], price: tuple[float, ...], out: Path) -> list[Path]:
     """Return against entanglement, and against decomposition error, a column a model."""
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(2.4 * len(results), 4.4), layout="constrained")
         axes = figure.subplots(2, len(results), squeeze=False)
         colors = colormaps["viridis_r"](np.linspace(0.1, 1, len(price)))
@@ -239,16 +240,16 @@ def figures(results: list[dict], price: tuple[float, ...], out: Path) -> list[Pa
             for axis, quantity in zip(column, ("entanglement", "error"), strict=True):
                 x = np.array(every[quantity])
                 ahead = front(np.append(x, 0), np.append(y, known["separable"]))
-                axis.axhline(known["optimum"], color=drawing.GRAY, lw=0.8, ls=":")
+                axis.axhline(known["optimum"], color=plotting.GRAY, lw=0.8, ls=":")
                 axis.scatter(x, y, s=3, color=np.repeat(colors, x.shape[1], axis=0), alpha=0.6)
                 axis.step(*ahead, where="post", color="black", lw=0.8)
-                axis.plot(*hull(*ahead), color=drawing.GRAY, lw=0.8, ls="--")
+                axis.plot(*hull(*ahead), color=plotting.GRAY, lw=0.8, ls="--")
                 axis.scatter(
                     getattr(best, quantity), best.average_reward, s=22, color=colors,
                     edgecolors="black", linewidths=0.4, zorder=3,
                 )  # fmt: skip
                 axis.scatter(
-                    0, known["separable"], s=60, marker="*", color=drawing.RED, zorder=4,
+                    0, known["separable"], s=60, marker="*", color=plotting.RED, zorder=4,
                     edgecolors="black", linewidths=0.4, clip_on=False,
                 )  # fmt: skip
                 low = min(best.average_reward.min(), known["separable"])
@@ -261,12 +262,12 @@ def figures(results: list[dict], price: tuple[float, ...], out: Path) -> list[Pa
         for axis in axes[:, 0]:
             axis.set(ylabel=r"average reward $J$")
         drawn = axes[0, 0]
-        drawn.plot([], [], color=drawing.GRAY, lw=0.8, ls=":", label="optimum")
+        drawn.plot([], [], color=plotting.GRAY, lw=0.8, ls=":", label="optimum")
         drawn.plot([], [], color="black", lw=0.8, label="front")
-        drawn.plot([], [], color=drawing.GRAY, lw=0.8, ls="--", label="its concave hull")
+        drawn.plot([], [], color=plotting.GRAY, lw=0.8, ls="--", label="its concave hull")
         drawn.scatter([], [], s=22, color=colors[len(price) // 2], ec="black", lw=0.4,
                       label=r"best start of each $\lambda$")  # fmt: skip
-        drawn.scatter([], [], s=60, marker="*", color=drawing.RED, ec="black", lw=0.4,
+        drawn.scatter([], [], s=60, marker="*", color=plotting.RED, ec="black", lw=0.4,
                       label="best shared randomness")  # fmt: skip
         figure.legend(loc="outside upper center", ncols=5)
         shades = ScalarMappable(BoundaryNorm(np.arange(len(price) + 1) - 0.5, len(price)))

@@ -19,9 +19,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing
+from experiments import command
 from experiments.command import Claim
-from jaxent import bounds
+from jaxent import bounds, plotting
 
 Array = jax.Array
 
@@ -54,7 +54,7 @@ HELP = {
 STATIONS, DISCOUNT = 4, 0.9
 # How often a move comes off, an idle robot drifts on, and a task stays where it is.
 MOVES, DRIFTS, STAYS = 0.85, 0.05, 0.8
-POLICIES = {"split": drawing.GREEN, "nearest": drawing.BLUE, "all": drawing.RED}
+POLICIES = {"split": plotting.GREEN, "nearest": plotting.BLUE, "all": plotting.RED}
 
 
 class Row(NamedTuple):
@@ -191,7 +191,7 @@ def measure(key: Array, policy: str, config: Config) -> list[Row]:
 
 def figures(rows: list[dict], out: Path) -> list[Path]:
     """Error of the reward, and of the value, along the cost of congestion."""
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(7.0, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         for policy in dict.fromkeys(row["policy"] for row in rows):

@@ -2,7 +2,8 @@
 
 Everything public is here by name. What belongs together and is asked for more rarely is also a
 group: `agents` (bandits agent by agent), `bandits` (named ones), `bounds`, `distances`, `examples`
-(the paper's), `learning` (local values from logs) and `lemmas` (the proof of Theorem 7).
+(the paper's), `learning` (local values from logs), `lemmas` (the proof of Theorem 7) and, loaded
+when it is asked for, `plotting`.
 """
 
 import warnings
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import plotting as plotting
     from ._public import *  # noqa: F403
 
 __version__ = "0.2.0.dev0"
@@ -39,6 +41,8 @@ if not TYPE_CHECKING:
             message = f"jaxent.{name} is now jaxent.{new}; the old name goes with 0.3"
             warnings.warn(message, DeprecationWarning, stacklevel=2)
             return getattr(import_module(f".{module}", __name__), new)
+        if name == "plotting":
+            return import_module(".plotting", __name__)
         if name == "__all__" or not name.startswith("_"):
             _load()
             if name in globals():

@@ -15,7 +15,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import jaxent
-from jaxent.auditing import plotting, report
+from jaxent import plotting
+from jaxent.auditing import report
 from jaxent.auditing.agent_estimates import AgentEstimates
 from jaxent.auditing.learned_sum import learned_sum
 from jaxent.auditing.report import to_dict
@@ -24,7 +25,7 @@ from tests.reference import cases
 from tests.tolerances import EXACT, SOLVE
 
 pd = pytest.importorskip("pandas")
-main = pytest.importorskip("jaxent.auditing.cli").main
+main = pytest.importorskip("jaxent.reporting.cli").main
 
 STEPS = 1_500
 BATCHES = np.random.default_rng(0).uniform(0.1, 0.2, (2, 20))

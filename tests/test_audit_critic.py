@@ -19,7 +19,7 @@ from . import logs_of_chains as games
 from .test_error_estimate import trained
 
 pd = pytest.importorskip("pandas")
-main = pytest.importorskip("jaxent.auditing.cli").main
+main = pytest.importorskip("jaxent.reporting.cli").main
 
 DISCOUNT = 0.9
 GAME = games.dense()

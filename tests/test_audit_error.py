@@ -12,11 +12,11 @@ from jaxent.auditing import report
 from jaxent.auditing.agent_estimates import AgentEstimates
 from jaxent.auditing.learned_sum import learned_sum
 from jaxent.auditing.missing_signal import missing_signal
-from jaxent.auditing.plotting import plot_audit
 from jaxent.auditing.result import to_dict
 from jaxent.auditing.team_error import Share, TeamError, error_of_sum
 from jaxent.auditing.verdict import headline, more_steps, shown_number, team_verdict
 from jaxent.data.td_error_fit import ErrorInterval
+from jaxent.plotting import plot_audit
 
 from . import logs_of_chains as games
 

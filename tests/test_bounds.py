@@ -311,7 +311,7 @@ def test_map_is_drawn():
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    from jaxent.auditing.plotting import plot_entanglement_map
+    from jaxent.plotting import plot_entanglement_map
 
     ax = plot_entanglement_map(jnp.array([[0.0, 0.2], [0.1, 0.0]]))
     assert [text.get_text() for text in ax.texts] == ["0.20", "0.10"]

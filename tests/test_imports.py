@@ -22,7 +22,7 @@ def loaded(code):
 def quietly(argv):
     """Code that calls the command, its output thrown away."""
     return (
-        "import contextlib, io\nfrom jaxent.auditing.cli import main\n"
+        "import contextlib, io\nfrom jaxent.reporting.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         f"    main({argv})"
     )

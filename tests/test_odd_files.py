@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxent.auditing import plotting, report
+from jaxent import plotting
+from jaxent.auditing import report
 from jaxent.auditing.agent_estimates import AgentEstimates
 from jaxent.auditing.learned_sum import LearnedSum
 
 pd = pytest.importorskip("pandas")
-main = pytest.importorskip("jaxent.auditing.cli").main
+main = pytest.importorskip("jaxent.reporting.cli").main
 
 BLANK, draw = Figure((1, 1)), plotting.plot_audit
 

@@ -1,1 +1,1 @@
-"""What a person reads: the audit's report, pictures, and the command line."""
+"""How wrong a log's sum of local values is, a verdict, and what to do next."""

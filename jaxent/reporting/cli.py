@@ -17,8 +17,8 @@ from .. import __version__
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..auditing.result import Audit
     from ..data.tables import Log
-    from .result import Audit
 
 USAGE = "usage: jaxent audit FILE [options]   (jaxent audit --help lists them)"
 
@@ -125,7 +125,7 @@ def _read(options: AuditOptions) -> "Log":
 def _read_critic(options: AuditOptions, log: "Log") -> "np.ndarray | None":
     if options.critic is None:
         return None
-    from .critic import critic_along
+    from ..auditing.critic import critic_along
 
     return critic_along(
         options.critic,
@@ -139,7 +139,7 @@ def _read_critic(options: AuditOptions, log: "Log") -> "np.ndarray | None":
 def _audit(options: AuditOptions, log: "Log", critic: "np.ndarray | None") -> "Audit":
     import jax
 
-    from .report import audit
+    from ..auditing.report import audit
 
     try:
         # None: no bar where nobody looks, as in a file.

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..auditing.result import Audit, to_dict
 from ..data.log_table import first_line, printable
 from ..sweeps.files import open_folder, replacing, save_json
-from .result import Audit, to_dict
 
 JSON, PNG = "audit.json", "audit.png"
 _ENDINGS = (".gz", ".csv", ".tsv", ".parquet", ".pq")
@@ -72,7 +72,7 @@ def _write(path: Path, save: Callable[[Path], None], rest: str) -> None:
 
 
 def _save_png(path: Path, found: Audit) -> None:
-    from .plotting import plot_audit
+    from ..plotting import plot_audit
 
     with warnings.catch_warnings(), replacing(path, "wb") as file:
         # A box stands for what the font lacks; the names are in the report.

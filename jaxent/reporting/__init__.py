@@ -1,0 +1,1 @@
+"""What is written down: files of an audit, and the command line."""
