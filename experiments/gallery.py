@@ -162,7 +162,7 @@ def learn(bandit: jaxent.RestlessBandit, updates: int) -> Array:
 
     optimizer = optax.adam(0.1)
     slope = jax.jit(jax.grad(loss))
-    index = jnp.zeros(bandit.num_states)
+    index: Any = jnp.zeros(bandit.num_states)
     state = optimizer.init(index)
     for _ in range(updates):
         change, state = optimizer.update(slope(index), state)

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._reads import Frame, frame, reads
 from ..data.log_table import escaped, printable
+from ..data.td_error_fit import ErrorInterval
 from .next_steps import Step
 from .team_error import Share, TeamError
 from .verdict import footnotes, percent, ranged
@@ -151,20 +152,9 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
 
 def _error(error: TeamError) -> list[str]:
     """What an approximation misses, number by number."""
-    is_sum = error.name != "critic"
-    rows = [("as learned from this log" if is_sum else "as given", error.value)]
-    if is_sum:
-        rows.append(("differences, as learned from this log", error.differences))
-        rows.append(("differences, in the limit of data", error.limit))
-    else:
-        rows.append(("differences", error.differences))
-    bias = error.bias
-    if abs(bias.value) < 1e-2 * (bias.upper - bias.lower):
-        bias = bias._replace(value=np.float64(0))  # of what this log has taught, but for rounding
-    rows.append(("a constant off (mean error)", bias))
     heading = f"error of the {error.name}"
     lines = [f"{heading:<40}{'size':>10}{'of its spread':>26}{'of its mean size':>24}"]
-    for what, part in rows:
+    for what, part in error_rows(error):
         spread, size = _short(error.of_spread(part), 26), _short(error.of_scale(part), 24)
         lines.append(f"  {what:<38}{part.value:>10.4g}{spread:>26}{size:>24}".rstrip())
     seen = "joint pairs" if error.by_pairs else "features of the team"
@@ -176,6 +166,21 @@ def _error(error: TeamError) -> list[str]:
         ends = f"{error.placebo.lower:.4g} .. {error.placebo.upper:.4g}"
         lines.append(f"  features of another time show {ends}: the log drifts or has a rhythm")
     return lines
+
+
+def error_rows(error: TeamError) -> list[tuple[str, ErrorInterval]]:
+    """What the numbers of an error are, and their intervals."""
+    is_sum = error.name != "critic"
+    rows = [("as learned from this log" if is_sum else "as given", error.value)]
+    if is_sum:
+        rows.append(("differences, as learned from this log", error.differences))
+        rows.append(("differences, in the limit of data", error.limit))
+    else:
+        rows.append(("differences", error.differences))
+    bias = error.bias
+    if abs(bias.value) < 1e-2 * (bias.upper - bias.lower):
+        bias = bias._replace(value=np.float64(0))  # of what this log has taught, but for rounding
+    return [*rows, ("a constant off (mean error)", bias)]
 
 
 # Of the spread, from which on what the placebo shows is worth a line.

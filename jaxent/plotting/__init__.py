@@ -18,6 +18,7 @@ from .style import BLUE as BLUE
 from .style import GRAY as GRAY
 from .style import GREEN as GREEN
 from .style import RED as RED
+from .style import as_svg as as_svg
 from .style import draw_floor as draw_floor
 from .style import draw_limit as draw_limit
 from .style import draw_points as draw_points

@@ -9,6 +9,9 @@ from ..auditing.verdict import CARE, MOVED, TRUSTED
 from .maps import AS_WRITTEN, plot_entanglement_map, shown
 from .style import BLUE, GRAY, RED, axes, ink, legend_above
 
+# Agents that have their names beside them.
+_NAMED = 12
+
 
 def plot_audit(found: Audit) -> Figure:
     """The errors and entanglement per agent with intervals, occupancy, and who moves whom.
@@ -87,16 +90,15 @@ def plot_audit_agents(found: Audit, *, ax: Axes | None = None) -> Axes:
     ):
         if here.any():
             ax.errorbar(
-                place[here], value[here], reach[:, here], fmt=mark, color=color, ms=3, lw=0.8,
+                value[here], place[here], xerr=reach[:, here], fmt=mark, color=color, ms=3, lw=0.8,
                 label=label,
             )  # fmt: skip
     if len(order):
         legend_above(ax)
+        ax.set_ylim(len(order) - 0.5, -0.5)
     kind = "lower estimate of E_i" if found.source == "logs" else "E_i by Eq. (10)"
-    ax.axhline(0, color=ink(), lw=0.5)
-    ax.set(xlabel="agents, most entangled first", ylabel=f"{kind}, 95% interval")
-    if len(order) <= 12:
-        names = [shown(found.agents[i]) for i in order]
-        turned = 45 if max(map(len, names), default=0) > 3 else 0
-        ax.set_xticks(place, names, rotation=turned, **AS_WRITTEN)
+    ax.axvline(0, color=ink(), lw=0.5)
+    ax.set(xlabel=f"{kind}, 95% interval", ylabel="agents, most entangled first")
+    if len(order) <= _NAMED:
+        ax.set_yticks(place, [shown(found.agents[i]) for i in order], **AS_WRITTEN)
     return ax

@@ -67,6 +67,8 @@ class AuditOptions:
     """Of the permutations and the placebo."""
     out: Path | None = None
     """Folder for audit.json and audit.png; audit-NAME by default, for a log NAME.csv."""
+    html: Path | None = None
+    """A report to send on, one file that a browser shows: tables, pictures, methods."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,23 +88,36 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_audit(options: AuditOptions) -> int:
     """Read, audit, save, print."""
-    from .outputs import JSON, PNG, default_folder, folder_for_audit, write_audit
+    from .outputs import (
+        JSON,
+        PNG,
+        check_html,
+        default_folder,
+        folder_for_audit,
+        write_audit,
+        write_html,
+    )
 
     out = options.out or default_folder(options.file)
     try:
         if not 0 <= options.seed < _SEEDS:
             raise ValueError(f"--seed: {options.seed} is outside 0..{_SEEDS - 1}")
+        if options.html is not None:
+            check_html(options.html)
         log = _read(options)
         critic = _read_critic(options, log)
         with folder_for_audit(out):
             found = _audit(options, log, critic)
             write_audit(found, options.file, out)
+            if options.html is not None:
+                write_html(found, options.file, options.html)
     except ValueError as error:
         _fail(str(error))
     except KeyboardInterrupt:
         print("jaxent audit: interrupted", file=sys.stderr)
         return 130
-    _say(f"{found}\n\nwrote {out / JSON} and {out / PNG}")
+    also = "" if options.html is None else f", and {options.html}"
+    _say(f"{found}\n\nwrote {out / JSON} and {out / PNG}{also}")
     return 0
 
 

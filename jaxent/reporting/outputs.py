@@ -6,6 +6,7 @@ A refusal leaves nothing behind: a folder that was made for the audit goes with 
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..auditing.result import Audit, to_dict
@@ -60,6 +61,34 @@ def write_audit(found: Audit, file: Path, out: Path) -> None:
     """
     _write(out / JSON, lambda path: save_json(path, {"file": str(file), **to_dict(found)}), "")
     _write(out / PNG, lambda path: _save_png(path, found), f"; {JSON} is written")
+
+
+def check_html(path: Path) -> None:
+    """Refuse, before anything long runs, a report that could not be written.
+
+    Raises:
+        ValueError: for a folder in its place, none to lie in, or no jinja2.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise ValueError(f"--html {printable(path, 200)}: {what}; wanted a file to be written")
+    if find_spec("jinja2") is None:
+        raise ValueError("--html: needs jinja2; pip install 'jaxent[audit]'")
+
+
+def write_html(found: Audit, file: Path, path: Path) -> None:
+    """The report, whole or not at all.
+
+    Raises:
+        ValueError: where it could not be written; the numbers and the picture are.
+    """
+    from .html_report import audit_html
+
+    def save(path: Path) -> None:
+        with replacing(path, "wb") as page:
+            page.write(audit_html(found, source=file.name).encode())
+
+    _write(path, save, f"; {JSON} and {PNG} are written")
 
 
 def _write(path: Path, save: Callable[[Path], None], rest: str) -> None:
