@@ -65,6 +65,38 @@ def two_agents(key: Array) -> tuple[jaxent.WeaklyCoupledMDP, jaxent.PairChain]:
     return mdp, studies.chain_of(mdp, 2 * jax.random.normal(key, mdp.policy_shape))
 
 
+def two_machines() -> tuple[jaxent.WeaklyCoupledMDP, jaxent.PairChain]:
+    """Two machines that wear out, and a mechanic who repairs the worse one: the README's team."""
+    wear = jnp.array([[0.7, 0.3, 0.0], [0.0, 0.6, 0.4], [0.0, 0.0, 1.0]])
+    repair = jnp.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.5, 0.5]])
+    earns = jnp.array([[1.0, 0.5], [0.6, 0.1], [0.0, -0.5]])
+    machine = jaxent.MDP(jnp.stack([wear, repair], axis=1), earns)
+    team = studies.limited((machine, machine), DISCOUNT, 1)
+    return team, jaxent.pair_chain(team, jaxent.index_policy((2, 1, 0), num_agents=2, budget=1))
+
+
+def question(exact: dict[int, jaxent.GroundTruth], limit: jaxent.MeanField, out: Path) -> Path:
+    """How wrong is this sum of values? For a team of two, and as the team grows."""
+    team, chain = two_machines()
+    found = jaxent.decompose(chain, team.rewards, discount=DISCOUNT)
+    seen = np.asarray(found.visited)
+    joint = np.asarray(found.q_joint)[seen]
+    total = joint - np.asarray(found.error)[seen]
+    with plotting.style():
+        figure = Figure(figsize=(7, 2.8), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        ends = [min(joint.min(), total.min()), max(joint.max(), total.max())]
+        left.plot(ends, ends, color=plotting.GRAY, lw=1, ls=":")
+        left.vlines(joint, joint, total, color=plotting.RED, lw=1)
+        left.scatter(joint, total, s=8 + 300 * np.asarray(found.mu)[seen], color=plotting.BLUE)
+        left.set(xlabel="true value of two machines", ylabel="sum of their local values")
+        left.set_title("how wrong is this sum of values?", fontsize="medium")
+        plotting.plot_over_agents("relative error", exact=exact, limit=limit, ax=right)
+        right.set_title("... of an index policy's agents?", fontsize="medium")
+        figure.savefig(out / "question.png", dpi=200)
+    return out / "question.png"
+
+
 def four_servers() -> jaxent.PairChain:
     """Four agents of two pairs; the next one of each is pushed by its left neighbor's."""
     n = 4
@@ -129,8 +161,8 @@ def of_many_states(key: Array) -> dict[str, Picture]:
     return {"brackets": lambda ax: plotting.plot_brackets(found, ax=ax)}
 
 
-def of_bandits(key: Array, config: Config) -> dict[str, Picture]:
-    """Entanglement over N, and a learned index beside Whittle's."""
+def of_bandits(key: Array, config: Config, out: Path) -> tuple[dict[str, Picture], Path]:
+    """Entanglement over N, a learned index beside Whittle's, and the question of the README."""
     exact, simulated = {}, {}
     for size in config.size:
         bandit = jaxent.circulant_bandit(size)
@@ -145,12 +177,13 @@ def of_bandits(key: Array, config: Config) -> dict[str, Picture]:
     few = jaxent.named_bandit("machines", config.size[0]).bandit
     learned = learn(few, config.updates)
     whittle = jaxent.whittle_index(few)
-    return {
+    pictures: dict[str, Picture] = {
         "over_agents": lambda ax: plotting.plot_over_agents(
             "entanglement", exact=exact, simulated=simulated, limit=limit, ax=ax
         ),
         "indices": lambda ax: plotting.plot_indices(learned, whittle, ax=ax),
     }
+    return pictures, question(exact, limit, out)
 
 
 def learn(bandit: jaxent.RestlessBandit, updates: int) -> Array:
@@ -187,9 +220,10 @@ def work(job: command.Job) -> command.Report:
     """Compute and draw."""
     key = jax.random.key(job.seed)
     pictures = of_two_agents(key, job.config) | of_four_servers() | of_many_states(key)
-    pictures |= of_bandits(key, job.config)
-    files = draw(pictures, job.out)
-    drawn = Claim("every picture on both grounds", f"{len(files)} files", len(files) == 22)
+    more, first = of_bandits(key, job.config, job.out)
+    pictures |= more
+    files = [first, *draw(pictures, job.out)]
+    drawn = Claim("every picture on both grounds", f"{len(files)} files", len(files) == 23)
     return command.Report({"pictures": list(pictures)}, [drawn], files)
 
 

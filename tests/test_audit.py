@@ -206,7 +206,7 @@ def test_a_folder_in_the_place_of_a_file(quick, capsys, name):
 
 def test_a_refusal_takes_away_only_what_it_made(quick, capsys, monkeypatch):
     monkeypatch.undo()
-    os.chdir(quick)
+    monkeypatch.chdir(quick)
     (quick / "kept").mkdir()
     assert "discount" in refusal(capsys, "log.csv", "--discount", "2", "--out", "kept/a/b")
     assert left(quick) == ["kept", "log.csv"]

@@ -16,6 +16,8 @@ from .style import BLUE, RED, axes
 AS_WRITTEN = {"parse_math": False, "usetex": False}
 # Letters of a label in a picture; cells of a row whose numbers are written; bars.
 _LONGEST, _WRITTEN, _BARS = 24, 12, 20
+# Digits behind the point, at most.
+_DIGITS = 4
 
 
 class PairErrors(Protocol):
@@ -139,14 +141,13 @@ def _map(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if max(values.shape) <= _WRITTEN:
         digits = max(1 - int(np.floor(np.log10(most))), 0)  # two of the largest number
+        form = f"z.{digits}f" if digits <= _DIGITS else ".0e"
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
                 red, green, blue, _ = image.cmap(image.norm(value))
                 light = 0.3 * red + 0.6 * green + 0.1 * blue > 0.5
                 color = "black" if light else "white"
-                ax.text(
-                    j, i, f"{value:z.{digits}f}", ha="center", va="center", color=color, fontsize=7
-                )
+                ax.text(j, i, f"{value:{form}}", ha="center", va="center", color=color, fontsize=7)
     ax.figure.colorbar(image, ax=ax, label=told)
     return ax
 
