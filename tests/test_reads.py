@@ -2,9 +2,9 @@
 
 import inspect
 import string
-import xml.etree.ElementTree as ET
 from typing import NamedTuple
 
+import html5lib
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +36,11 @@ def fits(text):
     lines = text.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 100
+
+
+def valid(html):
+    """A piece of a page, by a parser that stops at the first error."""
+    html5lib.HTMLParser(strict=True).parse(f"<!DOCTYPE html><title>one</title>{html}")
 
 
 @pytest.mark.parametrize("result", sorted(RESULTS, key=lambda cls: cls.__name__))
@@ -114,7 +119,27 @@ class Odd(NamedTuple):
 def test_whatever_it_holds_it_fits_a_screen_and_a_page(value):
     odd = reads("found {0.value}")(type("Odd", (Odd,), {}))(value)
     fits(str(odd))
-    ET.fromstring(odd._repr_html_())  # well-formed
+    valid(odd._repr_html_())
+
+
+def test_results_with_words_of_their_own():
+    """Brackets, estimates, audits, tables of bounds, merges: one screen, and a valid page."""
+    chain, rewards = appendix_e()
+    key, given = jax.random.key(0), {"discount": 0.9}
+    log = jaxent.chain_trajectory(key, chain, rewards, num_steps=600)
+    local = jaxent.local_q_values(chain, rewards, **given)
+    tables = jaxent.lstd_local_q(log, **given)
+    told = {
+        "Audit": jaxent.audit(log, **given),
+        "ErrorBracket": jaxent.approximation_error(chain, rewards, local, **given),
+        "ErrorEstimate": jaxent.estimate_approximation_error(key, log, tables, **given),
+        "Merge": jaxent.best_merge(chain, rewards, **given),
+        "Report": jaxent.bounds.report(chain, rewards, **given),
+    }
+    assert set(told) == OWN_WORDS
+    for result in told.values():
+        fits(str(result))
+        valid(result._repr_html_())
 
 
 def test_not_converged_is_said_and_markup_is_text():
