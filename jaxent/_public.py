@@ -68,6 +68,9 @@ from .measures.entanglement import entanglement_mu_atv_upper as entanglement_mu_
 from .measures.entanglement import entanglement_mu_tv as entanglement_mu_tv
 from .measures.entanglement import entanglement_tv as entanglement_tv
 from .measures.entanglement import policy_entanglement as policy_entanglement
+from .measures.information import Information as Information
+from .measures.information import policy_information as policy_information
+from .measures.information import transfer_entropy as transfer_entropy
 from .measures.projected_descent import Descent as Descent
 from .measures.projected_descent import SignedProduct as SignedProduct
 from .measures.projected_descent import entanglement_tv_signed as entanglement_tv_signed

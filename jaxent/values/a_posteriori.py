@@ -17,7 +17,7 @@ T*(s, t) = ν_t T(t, s) / ν_s, the contraction of T on functions of mean 0 in L
 least of these bounds is taken term by term.
 
 `projection_sup` and `projection_mu` are the paper's own proof with the transition of Eq. (2) in
-the place of a minimizer.
+the place of a minimizer, `information_l2` with transfer entropy in the place of a distance.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ from ..measures.distances import mu_inf_norm
 from ..models.contracts import ArrayLike, Scalar, View
 from ..numerics.arrays import dot, ratio
 from ..numerics.compiled import jit
-from ..numerics.simplex import total_variation
+from ..numerics.simplex import relative_entropy, total_variation
 from .approximation_error import search
 from .bellman import check_locals, local_q_values
 
@@ -242,12 +242,32 @@ def projection_mu(
     return _projection(chain, rewards, discount, mu, _mean_apart)
 
 
-def _farthest(apart: Array, mu: Array) -> Array:
-    return jnp.where(mu > 0, jnp.abs(apart).sum(-1), 0).max() / 2
+def information_l2(
+    chain: PairChain, rewards: Sequence[ArrayLike], *, discount: Scalar, mu: ArrayLike | None = None
+) -> Array:
+    r"""Bound on the root mean square error, sqrt(Σ_x mu(x) e(x)^2), from transfer entropies.
+
+    discount / (1 - discount) Σ_i sqrt(I_i / 2) span(Q_i), with I_i = I(X_i'; X | X_i) in nats
+    (`transfer_entropy`). By Pinsker's inequality the residual of agent i is at x at most span(Q_i)
+    sqrt(KL / 2), whose mean square is I_i / 2, and values are no larger than rewards over
+    1 - discount in L2(mu) as they are in L1(mu). The mean error is at most the root mean square, so
+    it is bounded too; `projection_mu` is never larger, but says nothing of the mean square.
+    """
+    return _projection(chain, rewards, discount, mu, _told)
 
 
-def _mean_apart(apart: Array, mu: Array) -> Array:
-    return mu_inf_norm(apart, mu).upper / 2
+def _farthest(rows: Array, local: Array, mu: Array) -> Array:
+    return jnp.where(mu > 0, total_variation(rows, local), 0).max()
+
+
+def _mean_apart(rows: Array, local: Array, mu: Array) -> Array:
+    return mu_inf_norm(jnp.where(mu[:, None] > 0, rows - local, 0), mu).upper / 2
+
+
+def _told(rows: Array, local: Array, mu: Array) -> Array:
+    information = mu @ jnp.where(mu > 0, relative_entropy(rows, local), 0)
+    some = information > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, information, 1) / 2), 0 * information)
 
 
 def _projection(
@@ -255,7 +275,7 @@ def _projection(
     rewards: Sequence[ArrayLike],
     discount: Scalar,
     mu: ArrayLike | None,
-    distance: Callable[[Array, Array], Array],
+    distance: Callable[[Array, Array, Array], Array],
 ) -> Array:
     check_discount(discount)
     mu = known_law(chain, mu)
@@ -275,8 +295,8 @@ def _term(
     view: View,
     P: Array,
     q: Array,
-    distance: Callable[[Array, Array], Array],
+    distance: Callable[[Array, Array, Array], Array],
 ) -> Array:
     """d_i span(Q_i) of one view, over what is visited."""
-    apart = jnp.where(mu[:, None] > 0, next_view(chain, view) - view.lift(P), 0)  # [J, X]
-    return distance(apart, mu) * _span(q, view.project(mu) > 0)
+    apart = distance(next_view(chain, view), view.lift(P), mu)  # of laws `[J, X]`
+    return apart * _span(q, view.project(mu) > 0)

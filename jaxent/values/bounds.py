@@ -47,6 +47,7 @@ from ..models.layouts import FactorLayout
 from ..numerics.elimination import discounted_solve
 from .a_posteriori import APosteriori as APosteriori
 from .a_posteriori import a_posteriori as a_posteriori
+from .a_posteriori import information_l2 as information_l2
 from .a_posteriori import projection_mu as projection_mu
 from .a_posteriori import projection_sup as projection_sup
 from .approximation_error import approximation_error
