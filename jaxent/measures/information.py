@@ -174,7 +174,7 @@ def _mean_law(rows: Array, mu: Array, view: View) -> Array:
 
 def _tv_bound(information: Array) -> Array:
     """The largest total variation that a relative entropy allows, by the better of two bounds."""
-    some = information > 0
+    some = information > jnp.finfo(information.dtype).tiny
     nats = jnp.where(some, information, 1)  # with a derivative of 0 where nothing is said
     bound = jnp.minimum(jnp.sqrt(nats / 2), jnp.sqrt(-jnp.expm1(-nats)))
     return jnp.where(some, bound, 0 * information)

@@ -70,17 +70,19 @@ def relative_entropy(p: Array, q: Array) -> Array:
     Relatively accurate where p and q are close: each term is p log(p/q) - p + q >= 0, by its series
     there. Where q underflows to 0 and p does not, the smallest number stands in for q.
     """
-    q = jnp.maximum(q, jnp.finfo(q.dtype).tiny)
-    u = (p - q) / q
-    near = jnp.abs(u) < 1 / 16
-    small = jnp.where(near, u, 0)
+    tiny = jnp.finfo(q.dtype).tiny
+    q = jnp.where((p > 0) & (q < tiny), tiny, q)
+    near = jnp.abs(p - q) < q / 16
+    # Each formula is given ones where the other is taken, so that its derivative is finite there.
+    far = ~near & (p > 0)
+    beside = jnp.where(near, q, 1)
+    u = (jnp.where(near, p, 1) - beside) / beside
     # (1 + u) log(1 + u) - u = u^2 sum_k (-u)^k / ((k + 1) (k + 2))
-    series = jnp.zeros_like(small)
+    series = jnp.zeros_like(u)
     for k in reversed(range(_SERIES)):
-        series = 1 / ((k + 1) * (k + 2)) - small * series
-    far = jnp.where(~near & (p > 0), p, 1)
-    away = jnp.where(p > 0, p * jnp.log(far / jnp.where(near, 1, q)), 0) - p + q
-    return jnp.where(near, q * small**2 * series, away).sum(-1)
+        series = 1 / ((k + 1) * (k + 2)) - u * series
+    logarithm = jnp.log(jnp.where(far, p, 1) / jnp.where(far, q, 1))
+    return jnp.where(near, q * u**2 * series, p * logarithm - p + q).sum(-1)
 
 
 def weighted_median(values: Array, weights: Array) -> Array:

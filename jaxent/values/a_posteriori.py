@@ -266,7 +266,7 @@ def _mean_apart(rows: Array, local: Array, mu: Array) -> Array:
 
 def _told(rows: Array, local: Array, mu: Array) -> Array:
     information = mu @ jnp.where(mu > 0, relative_entropy(rows, local), 0)
-    some = information > 0
+    some = information > 0  # a root has no derivative at 0
     return jnp.where(some, jnp.sqrt(jnp.where(some, information, 1) / 2), 0 * information)
 
 
