@@ -152,6 +152,27 @@ def test_it_bounds_the_root_mean_square_error(seed, kind, sizes, discount):
     assert mean <= square + noise
 
 
+@holds(4, seed=seeds, kind=kinds, sizes=few((2, 3), (2, 2, 2)))
+def test_something_is_told_exactly_where_some_reward_errs(seed, kind, sizes):
+    """Rewards that are 1 in one pair of an agent: all have local values, or something is told."""
+    rng = np.random.default_rng(seed)
+    J = int(np.prod(sizes))
+    P = laws(rng, kind, J, J)
+    law = je.solve_law(chain_of(P, sizes))
+    mu = np.asarray(law.value)
+    if not law.converged or mu[mu > 0].min() < 1e-6:
+        return
+    everything = jax.tree.map(np.asarray, told(sizes)(P, mu)[0])
+    for found, own in zip(everything, pairs_of(sizes)):
+        Q = np.linalg.solve(np.eye(J) - 0.9 * P, np.eye(own.max() + 1)[own])
+        one = np.eye(own.max() + 1)[own]
+        mass = one.T @ mu
+        mean = (one.T @ (mu[:, None] * Q)) / np.where(mass > 0, mass, 1)[:, None]
+        error = np.abs(Q - mean[own])[mu > 0].max()
+        assert error < 1e-10 or found.value > 1e-26
+        assert error > 1e-10 or found.value < 1e-16
+
+
 @cache
 def by_policy(states):
     @jax.jit
