@@ -94,7 +94,6 @@ CASES: dict[str, Callable[[], Callable[[], Any]]] = {
     "entanglement_mu_atv_upper": on_chain(
         lambda je, c, r, mu: je.entanglement_mu_atv_upper(c, mu, agent=0)
     ),
-    "transfer_entropy": on_chain(lambda je, c, r, mu: je.transfer_entropy(c, mu, agent=0)),
     "stationary_distribution": on_chain(lambda je, c, r, mu: je.stationary_distribution(c)),
     "q_values": on_chain(lambda je, c, r, mu: je.q_values(c, r, discount=0.9)),
     "decompose": on_chain(lambda je, c, r, mu: je.decompose(c, r, discount=0.9)),
