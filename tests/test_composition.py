@@ -53,3 +53,46 @@ def test_coarser_may_be_more_and_may_be_less():
     nothing = je.with_views(copy, [np.zeros(4, int)])
     np.testing.assert_allclose(je.entanglement_mu_atv_upper(copy, law, agent=1).value, 0.5)
     assert je.entanglement_mu_atv_upper(nothing, law, agent=0).value < EXACT
+
+
+def test_policies_that_are_mixed_mix_chains():
+    rng = np.random.default_rng(0)
+    mdp, _ = je.example_1()
+    free = je.WeaklyCoupledMDP(mdp.agents, mdp.discount)
+    first, second = rng.dirichlet(np.ones(4), (2, 4)).reshape(2, 2, 2, 2, 2)
+    P, R, mixed = (
+        je.pair_chain(free, policy).matrix()
+        for policy in (first, second, 0.3 * first + 0.7 * second)
+    )
+    np.testing.assert_allclose(mixed, 0.3 * P + 0.7 * R, atol=EXACT)
+
+
+def test_exploring_alone_is_less_entangled():
+    """A local policy a tenth of the time leaves nine tenths, under the law of the mixture."""
+    mdp, _ = je.example_1()
+    free = je.WeaklyCoupledMDP(mdp.agents, mdp.discount)
+    greedy = np.asarray(je.index_policy((0, 1), num_agents=2, budget=1))
+    exploring = je.pair_chain(free, 0.9 * greedy + 0.1 * np.full((2, 2, 2, 2), 0.25))
+    mu = je.stationary_distribution(exploring)
+    for agent in range(2):
+        before, after = (
+            je.entanglement_mu_atv_upper(chain, mu, agent=agent)
+            for chain in (je.pair_chain(free, greedy), exploring)
+        )
+        assert after.value > 0.01
+        assert after.value <= 0.9 * before.value + EXACT
+
+
+def test_the_local_chain_is_a_chain():
+    """The minimizer of a measure, as it comes, with a view of its own."""
+    P = np.random.default_rng(1).dirichlet(np.ones(6), 6)
+    chain = je.PairChain.from_matrix(P, sizes=(3, 2))
+    mu = je.stationary_distribution(chain)
+    found = je.entanglement_mu_atv_upper(chain, mu, agent=0)
+    local = je.PairChain.from_matrix(found.minimizer, sizes=(3,))
+    local = je.with_views(local, [np.array([0, 1, 1])])
+    law = je.marginal(chain, mu, agent=0)
+    lost = je.entanglement_mu_atv_upper(local, law, agent=0)
+    lump = np.array([0, 1, 1])[np.arange(6) // 2]
+    seen = je.entanglement_mu_atv_upper(je.with_views(chain, [lump]), mu, agent=0)
+    assert 0 < seen.value <= found.value + lost.value

@@ -77,6 +77,30 @@ def test_mixtures_and_steps_by_programs(seed, kind, mass, sizes):
     first, second, after, mixed, both = map(np.asarray, solved_three(sizes)(P, R, mu, share))
     assert (mixed <= share * first + (1 - share) * second + SOLVED).all()
     assert (both <= first + after + SOLVED).all()
+    assert abs(second - after)[1] <= np.abs(mu - mu @ P).sum() / 2 + SOLVED
+
+
+@cache
+def discounted(sizes):
+    @jax.jit
+    def measure(P, rate):
+        chain = chain_of(P, sizes)
+        law = je.solve_law(chain)
+        ahead = (1 - rate) * jnp.linalg.solve(jnp.eye(len(P)) - rate * P, P)
+        ahead = ahead / ahead.sum(1, keepdims=True)
+        one = je.entanglement_mu_atv_upper(chain, law.value, agent=0)
+        return law, one, je.entanglement_mu_atv_upper(chain_of(ahead, sizes), law.value, agent=0)
+
+    return measure
+
+
+@holds(4, seed=seeds, kind=kinds, sizes=few(*SIZES), rate=st.sampled_from([0.1, 0.5, 0.9, 0.99]))
+def test_a_discounted_sum_of_steps(seed, kind, sizes, rate):
+    """Under the stationary law, at most 1 / (1 - discount) times the entanglement of a step."""
+    P = drawn(seed, kind, "dense", sizes)[0]
+    law, one, ahead = jax.tree.map(np.asarray, discounted(sizes)(P, rate))
+    if law.converged:
+        assert ahead.lower <= one.upper / (1 - rate) + NOISE / (1 - rate)
 
 
 @cache
@@ -156,9 +180,14 @@ def nearest_5(chain, mu):
     return je.entanglement_atv(chain, agent=0, mu=jnp.ones_like(mu) / len(mu)).minimizer
 
 
+def nearest_8(chain, mu):
+    return je.entanglement_mu_atv(chain, mu, agent=0).minimizer
+
+
 coarse_7 = cache(lambda sizes: coarse(sizes, mean_measures, nearest))
 coarse_2 = cache(lambda sizes: coarse(sizes, mean_measures, limit))
 coarse_5 = cache(lambda sizes: coarse(sizes, solved_measures, nearest_5))
+coarse_8 = cache(lambda sizes: coarse(sizes, solved_measures, nearest_8))
 
 
 @holds(4, seed=seeds, kind=kinds, mass=masses, sizes=few(*SIZES))
@@ -184,7 +213,9 @@ def test_coarser_views(seed, kind, mass, sizes):
 @pytest.mark.slow
 @holds(4, seed=seeds, kind=kinds, mass=masses, sizes=few((3, 2), (4, 2)))
 def test_coarser_views_by_programs(seed, kind, mass, sizes):
-    """Eq. (5) of a coarser view, over all pairs."""
+    """Eq. (5) of a coarser view, over all pairs, and Def. 8."""
     P, _, mu, _ = drawn(seed, kind, mass, sizes)
     fine, seen, lost = map(np.asarray, coarse_5(sizes)(P, mu))
     assert seen[0] <= fine[0] + lost[0] + SOLVED
+    fine, seen, lost = map(np.asarray, coarse_8(sizes)(P, mu))
+    assert seen[1] <= fine[1] + lost[1] + SOLVED
