@@ -2,7 +2,7 @@ r"""Bounds on the decomposition error, the paper's and tighter ones.
 
 The paper's have the form 4 discount sum_i E_i r_max_i / (1 - discount)^2; where agents share one
 reward, e(r) / (1 - discount) of Eq. (14) is added for what is no sum of local rewards (Prop. 4).
-Views that share a signal have the same bounds (Thm 9). Three refinements follow from its own
+Views that share a signal have the same bounds (Thm 9). Four refinements follow from its own
 proofs:
 
 - a transition difference kills constants, so the *span* of a local value (max - min) stands where
@@ -11,6 +11,8 @@ proofs:
 - the proof holds for the transition P_i^pi of Eq. (2) in the place of the minimizer, and without
   the step between the two, so nothing is minimized: discount / (1 - discount) sum_i d_i span(Q_i),
   with d_i the distance of the chain from P_i^pi, at most twice the entanglement;
+- sqrt(I_i / 2), I_i the transfer entropy in nats, in the place of d_i bounds the root mean square
+  error too (`information_l2`);
 - once local values are known the error needs no entanglement at all: it is the value of a residual
   (`a_posteriori`).
 
