@@ -131,6 +131,26 @@ def test_a_structured_chain_and_its_policy():
         assert measured.upper <= by_policy.mean_bound
 
 
+def test_agents_that_share_a_signal():
+    """Their policy's information given (s_i, z), by its definition; and it is the larger again."""
+    rng = np.random.default_rng(8)
+    kernels = tuple(rng.dirichlet(np.ones(2), (2, 2, 2)) for _ in range(2))  # [S, A, Z, S]
+    rewards = tuple(rng.normal(size=(2, 2, 2)) for _ in range(2))
+    policy = rng.dirichlet(np.full(4, 0.3), 8).reshape(2, 2, 2, 2, 2)  # [S, S, Z, A, A]
+    mdp = je.ExogenousMDP(kernels, rewards, rng.dirichlet(np.ones(2), 2), 0.9)
+    chain = je.pair_chain(mdp, policy)
+    mu = np.asarray(je.stationary_distribution(chain))
+    joint = mu.reshape(2, 2, 2, 2, 2)  # s_0, a_0, s_1, a_1, z
+    for agent in range(2):
+        by_policy = je.policy_information(mdp, policy, mu, agent=agent)
+        table = joint.sum(3 - 2 * agent)  # without the other's action
+        order = (1, 2, 0, 3) if agent == 0 else (2, 0, 1, 3)
+        wanted = information.conditional_information(table.transpose(order).reshape(2, 2, 4))
+        np.testing.assert_allclose(by_policy.value, wanted, rtol=1e-12)
+        told = je.transfer_entropy(chain, mu, agent=agent)
+        assert 1e-3 < told.value < by_policy.value
+
+
 def test_a_noisy_copy_by_hand():
     """I = h(c / 2) - h(c) / 2 where agent 1 copies a coin with chance c and else goes to 0."""
     for chance in (0.1, 0.5, 1.0):
