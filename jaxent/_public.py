@@ -140,8 +140,10 @@ from .restless.agents import agent_trajectory as agent_trajectory
 from .restless.agents import simulate_agents as simulate_agents
 from .restless.agents import type_entanglement as type_entanglement
 from .restless.attractor import Attractor as Attractor
-from .restless.attractor import Verdict as Verdict
 from .restless.attractor import check_attractor as check_attractor
+from .restless.exchangeability import Exchangeability as Exchangeability
+from .restless.exchangeability import Verdict as Verdict
+from .restless.exchangeability import check_exchangeability as check_exchangeability
 from .restless.exchangeable import exchangeable_chain as exchangeable_chain
 from .restless.exchangeable import soft_exchangeable_chain as soft_exchangeable_chain
 from .restless.fluid import FluidPolicy as FluidPolicy

@@ -81,6 +81,47 @@ def joint_chain(kernel, num_agents, budget, priority):
     return pairs, out
 
 
+def joint_state_chain(kernel, num_agents, budget, priority):
+    """Joint states of all agents and their chain: list of states, `[S^N, S^N]`."""
+    policy = joint_policy(num_agents, kernel.shape[0], budget, priority)
+    rows = []
+    for s, actions in policy.items():
+        row = np.zeros(len(policy))
+        for a, chance in actions.items():
+            law = np.ones(1)
+            for k in range(num_agents):
+                law = np.kron(law, kernel[s[k], a[k]])
+            row += chance * law
+        rows.append(row)
+    return list(policy), np.array(rows)
+
+
+def permuted_classes(kernel, num_agents, budget, priority):
+    """Whether each closed class of joint states is the same with agents exchanged; laws of counts.
+
+    Closed classes by reachability; their laws of counts are told apart by the counts they visit.
+    """
+    states, P = joint_state_chain(kernel, num_agents, budget, priority)
+    reach = (P > 0) | np.eye(len(P), dtype=bool)
+    for k in range(len(P)):
+        reach |= reach[:, k : k + 1] & reach[k : k + 1]
+    classes = {
+        frozenset(states[j] for j in np.flatnonzero(row))
+        for i, row in enumerate(reach)
+        if reach[row][:, i].all()
+    }
+    swaps = [(i, i + 1) for i in range(num_agents - 1)]
+
+    def exchanged(s, i, j):
+        t = list(s)
+        t[i], t[j] = s[j], s[i]
+        return tuple(t)
+
+    keeps = all(exchanged(s, *swap) in found for found in classes for s in found for swap in swaps)
+    laws = {frozenset(tuple(sorted(s)) for s in found) for found in classes}
+    return keeps, len(laws)
+
+
 def subsidised_values(bandit, subsidy):
     """Discounted values with a subsidy for resting, by policy iteration, and what acting gains."""
     passive, active, reward = (np.asarray(x) for x in bandit[:3])

@@ -89,6 +89,16 @@ def test_lemma_10_as_printed_follows_from_root_two_on():
         assert below.all()
 
 
+def test_lemma_10_is_below_the_bound_that_is_formally_proved():
+    """2 t S exp(-N delta^2 / 2), for every K >= 0: rho is at least 1, so that 2 rho^2 > 1 / 2."""
+    delta = np.array([0.01, 0.1, 0.3, 1.0])
+    for lipschitz in (0.0, 0.3, 1.0, 2.0):
+        for steps in (1, 3):
+            ours = jaxent.multi_step_bound(CIRCULANT, lipschitz, num_steps=steps, delta=delta)
+            proved = 2 * steps * 4 * np.exp(-30 * delta**2 / 2)
+            assert (np.asarray(ours.probability) <= proved).all()
+
+
 def test_lemma_8_under_the_exact_law():
     bandit, priority = jaxent.named_bandit("healthcare", 10)
     kernels = np.asarray(bandit.passive), np.asarray(bandit.active)

@@ -55,6 +55,46 @@ def test_circulant_clearance():
     assert 2.4 < np.sqrt(60) * field.clearance < 2.5
 
 
+def test_the_limit_says_from_which_n_it_holds():
+    """Circulant: sqrt(N) clearance is 2 at N = 41, so 40 agents are too few, and it is said."""
+    field = jaxent.mean_field(CIRCULANT, PRIORITY)
+    assert field.limit_holds_from == np.ceil((2 / float(field.clearance)) ** 2) == 41
+    assert not field.limit_holds(40)
+    assert field.limit_holds(41)
+    assert "from N = 41 on" in str(field)
+    # Two states: from there on the exact values are within a tenth, and sooner they are not.
+    far = []
+    for num_agents in (5, 10, 20, 40):
+        bandit, priority = jaxent.named_bandit("healthcare", num_agents)
+        limit, exact = jaxent.mean_field(bandit, priority), jaxent.ground_truth(bandit, priority)
+        apart = abs(exact.entanglement * np.sqrt(num_agents) / limit.entanglement_limit - 1)
+        assert bool(limit.limit_holds(num_agents)) == (num_agents >= 9) == (apart < 0.1)
+        far.append(float(apart))
+    assert sorted(far, reverse=True) == far
+    # No limit, no N.
+    none = jaxent.mean_field(*jaxent.named_bandit("cyclic", 10))
+    assert np.isnan(none.limit_holds_from)
+    assert not none.limit_holds(10**6)
+
+
+def test_the_radius_is_that_of_the_tangent_space():
+    """K + 1 c' is the same map of the simplex, whatever c; its own spectrum goes anywhere."""
+    field = jaxent.mean_field(CIRCULANT, PRIORITY)
+    K, m = np.asarray(field.linear), np.asarray(field.configuration)
+    rng = np.random.default_rng(0)
+    tangent = rng.normal(size=(5, 4))
+    tangent -= tangent.mean(1, keepdims=True)
+    for size in (0.0, 1.0, 100.0):
+        c = size * rng.normal(size=4)
+        other, offset = K + c[None], np.asarray(field.offset) - c
+        np.testing.assert_allclose(m @ other + offset, m, atol=1e-10)
+        np.testing.assert_allclose(tangent @ other, tangent @ K, atol=1e-10)
+        basis = np.linalg.svd(np.ones((1, 4)))[2][1:].T  # orthonormal, sums to 0
+        radius = np.abs(np.linalg.eigvals(basis.T @ other @ basis)).max()
+        np.testing.assert_allclose(radius, field.spectral_radius, atol=1e-8)
+    assert np.abs(np.linalg.eigvals(other)).max() > 10 * field.spectral_radius
+
+
 def test_limit_of_equation_7():
     """It is that of Eq. (15) one step on: with two states, times the contraction of the piece."""
     bandit, priority = jaxent.named_bandit("healthcare", 60)

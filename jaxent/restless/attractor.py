@@ -8,7 +8,6 @@ visited is a linear program each. A second fixed point, a cycle, or an unstable 
 contrary. What neither finds is said to be undecided.
 """
 
-from enum import IntEnum
 from typing import NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from .._checks import check_positive_int, concrete
 from .._reads import reads
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from .activation import Priority, active_counts, check_priority
+from .exchangeability import Verdict, exchangeable_at
 from .lemmas import tangent_norm
 from .mean_field import affine_pieces, mean_field
 
@@ -28,14 +28,6 @@ _CLOSE = 1e-10  # a cycle returns to within this
 _FAR, _STILL = 1e-3, 1e-13  # an end this far from m* that moves by this little is not merely slow
 _STABLE = 1 - 1e-9  # a norm or radius below this contracts
 _MAX_PERIOD = 24
-
-
-class Verdict(IntEnum):
-    """What is known of the uniform global attractor."""
-
-    FAILS = -1
-    UNDECIDED = 0
-    HOLDS = 1
 
 
 @reads("that every start ends at m*: {0.verdict.name}")
@@ -54,6 +46,10 @@ class Attractor(NamedTuple):
         num_itineraries: how many were looked at.
         gap: largest distance from m* after `num_steps` over the vertices and random starts: where
             undecided, near 0 says that no start tried escapes.
+        exchangeable: whether every stationary law of the joint chain of `num_agents` agents is
+            exchangeable, as far as the kernel or a small chain shows (`check_exchangeability`).
+            Where the attractor HOLDS and m* is non-degenerate it is so from some N on, whatever is
+            said here.
     """
 
     verdict: Verdict
@@ -63,6 +59,7 @@ class Attractor(NamedTuple):
     contraction: float
     num_itineraries: int
     gap: float
+    exchangeable: Verdict
 
 
 def check_attractor(
@@ -77,7 +74,7 @@ def check_attractor(
     """Decide Assumption 1 for an index policy, or say that it is undecided.
 
     Args:
-        bandit: the model; only budget / num_agents matters. Not traced.
+        bandit: the model; but for `exchangeable` only budget / num_agents matters. Not traced.
         priority: states in the order served, `[S]`.
         num_starts: uniform starts on the simplex, besides the S vertices.
         num_steps: of the mean field from each.
@@ -122,6 +119,7 @@ def _decide(
 ) -> Attractor:
     field = _Field(bandit, priority)
     known = mean_field(bandit, priority)
+    alike = Verdict(int(exchangeable_at(bandit, priority)))
     fixed = field.fixed_points()
     star = fixed[0]
     ends = np.concatenate([np.eye(len(star)), starts])
@@ -132,10 +130,10 @@ def _decide(
     orbit = fixed[1:2] if len(fixed) > 1 else _cycle(field, ends[np.abs(ends - star).max(1) > _FAR])
     unstable = bool(known.nondegenerate) and radius > 2 - _STABLE
     if len(orbit) or unstable:
-        return Attractor(Verdict.FAILS, star, orbit, radius, np.inf, 0, gap)
+        return Attractor(Verdict.FAILS, star, orbit, radius, np.inf, 0, gap, alike)
     contraction, looked_at = _contraction(field, max_itineraries)
     verdict = Verdict.HOLDS if contraction < 1 else Verdict.UNDECIDED
-    return Attractor(verdict, star, orbit, radius, contraction, looked_at, gap)
+    return Attractor(verdict, star, orbit, radius, contraction, looked_at, gap, alike)
 
 
 class _Field:

@@ -38,6 +38,7 @@ from ..numerics.elimination import discounted_solve
 from ..numerics.simplex import weighted_median
 from ..values.bellman import QSolution, solve_direct, solve_iterative
 from .activation import IndexPolicy
+from .exchangeability import exchangeable_at
 from .exchangeable import (
     as_float_kernel,
     check_exchangeable,
@@ -81,7 +82,12 @@ class GroundTruth(NamedTuple):
         relative_error: mu_error / $\sum_n \mu(n) |Q(n)|$; 0 where both are 0.
         residual: largest residual of the two solves.
         num_steps: walks they took; 0 where the chain is small enough to eliminate.
-        converged: whether both met their tolerance and the chain is unichain; NaN stands where not.
+        exchangeable: 1 where every stationary law of the joint chain is shown to be exchangeable,
+            so that `law` is that of every start; -1 where the joint chain has laws that tell agents
+            apart, of which nothing here nor Lemma 8 speaks; 0 where neither is shown.
+            `check_exchangeability` looks further.
+        converged: whether both met their tolerance and the counts are unichain; NaN stands where
+            not.
     """
 
     law: Array
@@ -96,6 +102,7 @@ class GroundTruth(NamedTuple):
     relative_error: Array
     residual: Array
     num_steps: Array
+    exchangeable: Array
     converged: Array
 
 
@@ -104,6 +111,9 @@ def ground_truth(
     bandit: RestlessBandit, policy: IndexPolicy, *, memory: int | None = None
 ) -> GroundTruth:
     """Exact stationary law, values, decomposition error and entanglement under an index policy.
+
+    The law is the exchangeable one, that of the counts; a joint chain with several closed classes
+    has others (`exchangeable`).
 
     Differentiable in kernels, rewards and discount, and in index and temperature of a `SoftIndex`,
     by implicit differentiation and Danskin.
@@ -130,7 +140,8 @@ def ground_truth(
     """
     if isinstance(policy, SoftIndex):
         num_agents, budget = check_soft_team(bandit, policy, memory)
-        return _soft_answer(bandit, policy, num_agents, budget)
+        found = _soft_answer(bandit, policy, num_agents, budget)
+        return found._replace(exchangeable=exchangeable_at(bandit, policy))
     num_agents, budget, order = check_exchangeable(bandit, policy)
     itemsize = as_float_kernel(bandit).dtype.itemsize
     check_memory(num_agents, len(order), partial(walk_bytes, itemsize), memory)
@@ -140,7 +151,9 @@ def ground_truth(
     solved = _solve_joint(local, reward, discount, budget, rounded, num_agents=num_agents)
     ahead = walk_ahead(local, rounded, num_agents, budget)
     flow = _walked_flow(solved[0].value, ahead, rounded, num_agents)
-    return _rename(_answer(local, reward, discount, solved, rounded, flow), order, num_agents)
+    found = _answer(local, reward, discount, solved, rounded, flow)
+    found = found._replace(exchangeable=exchangeable_at(bandit, order))
+    return _rename(found, order, num_agents)
 
 
 soft_ground_truth = ground_truth  # its first name for a soft index policy
@@ -222,6 +235,7 @@ def _answer(local, reward, discount, solved: _Solved, rounded: Rounded, served) 
         relative_error=relative(mu_error, (pairs * jnp.abs(q_joint)).sum()),
         residual=jnp.maximum(first.residual, second.residual),
         num_steps=first.num_steps + second.num_steps,
+        exchangeable=jnp.array(0),
         converged=first.converged & second.converged,
     )
 

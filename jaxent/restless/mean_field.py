@@ -22,18 +22,22 @@ from .._checks import renamed
 from .._reads import reads
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex
-from ..numerics.arrays import dot, einsum, ratio, takes_arrays
+from ..numerics.arrays import dot, einsum, nan_unless, ratio, takes_arrays
 from ..numerics.compiled import jit
 from .activation import IndexPolicy, Priority, action_law, by_action, check_index_policy
+from .exchangeability import met_by_kernel
 from .gaussian_limit import Moments, deviation, gaussian_limit, mean_size, spectral_radius
 from .soft_mean_field import SoftMeanField, soft_mean_field
 
 Array = jax.Array
 
+# With this many standard deviations to the border of its piece the limits are taken to hold.
+CLEAR = 2.0
+
 
 @reads(
     "relative error {0.relative_error_limit:.4g} / sqrt(N), E_1 "
-    "{0.entanglement_limit:.4g} / sqrt(N)"
+    "{0.entanglement_limit:.4g} / sqrt(N), from N = {0.limit_holds_from:.0f} on"
 )
 class MeanField(NamedTuple):
     r"""Fixed point, affine piece, and Gaussian limit.
@@ -49,8 +53,13 @@ class MeanField(NamedTuple):
         nondegenerate: some state has $0 < \pi^*(1 \mid s) < 1$ (Assumption 2).
         unique: no other piece has a fixed point.
         clearance: standard deviations of the limit between m* and the nearest border of its piece;
-            at N agents it is $\sqrt N$ times that, and while it is below 2 or 3 the law reaches
-            into other pieces and the limits below are not yet good.
+            at N agents it is $\sqrt N$ times that, and while it is below 2 the law reaches into
+            other pieces and the limits below do not hold yet.
+        limit_holds_from: the N from which it is 2; NaN where there is no limit.
+        exchangeable: whether any two agents can meet from anywhere, by the kernel, at every N: then
+            every stationary law is exchangeable, as Lemma 8 asks. Where the limits below exist and
+            m* attracts, it holds from some N on whatever this says; `check_exchangeability` looks
+            at one N.
         covariance: of the stationary limit of $\sqrt N (m - m^*)$, `[S, S]`.
         value_weights: $w$ of the value of counts n on the piece, $V(n) = w \cdot n + N c$, `[S]`.
         value_constant: $c$.
@@ -74,6 +83,8 @@ class MeanField(NamedTuple):
     nondegenerate: Array
     unique: Array
     clearance: Array
+    limit_holds_from: Array
+    exchangeable: Array
     covariance: Array
     value_weights: Array
     value_constant: Array
@@ -82,6 +93,10 @@ class MeanField(NamedTuple):
     mu_atv_limit: Array
     mu_error_limit: Array
     relative_error_limit: Array
+
+    def limit_holds(self, num_agents: Array | int) -> Array:
+        """Whether so many agents are enough for the limits: N >= `limit_holds_from`."""
+        return jnp.asarray(num_agents) >= self.limit_holds_from
 
     @property
     def piece(self) -> Array:
@@ -148,7 +163,8 @@ def mean_field(bandit: RestlessBandit, policy: IndexPolicy) -> MeanField | SoftM
         $\|Q - \sum_i Q_i\|_\mu / \sqrt N \to \sqrt{2 d \Sigma d^\top / \pi}$.
 
     Args:
-        bandit: the model; only budget / num_agents matters.
+        bandit: the model; only budget / num_agents matters. The limits are for N that go to
+            infinity: of its own N, ask `limit_holds`.
         policy: states in the order served, `[S]`; or a `SoftIndex`.
 
     Returns:
@@ -211,6 +227,8 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     # A radius that rounding could have put below 1 proves nothing.
     gaussian = fixed.unique & nondegenerate & (radius < 1 - tol)
     limit = gaussian_limit(kernel, reward, discount, at, tangent, fixed.value_weights, gaussian)
+    clearance = jnp.where(gaussian, _clearance(fixed, limit.covariance, tol), jnp.nan)
+    from_on = jnp.maximum(jnp.ceil((CLEAR / clearance) ** 2), 1)  # a border at m* is never clear
     return MeanField(
         configuration=m,
         policy=policy,
@@ -220,7 +238,12 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
         spectral_radius=radius,
         nondegenerate=nondegenerate,
         unique=fixed.unique,
-        clearance=jnp.where(gaussian, _clearance(fixed, limit.covariance, tol), jnp.nan),
+        clearance=clearance,
+        limit_holds_from=nan_unless(gaussian, from_on),
+        # Room for both actions, unless nobody or everybody is active.
+        exchangeable=met_by_kernel(
+            kernel, 4, 2 * (share > 0).astype(int) + 2 * (share >= 1), jnp.argsort(priority)
+        ),
         value_weights=fixed.value_weights,
         value_constant=fixed.value_constant,
         mu_atv_limit=jnp.where(

@@ -1,0 +1,65 @@
+"""Properties of joint chains of bandits: which stationary laws they have, and what these obey."""
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+
+import jaxent as je
+
+from .. import oracles_restless
+from .strategies import few, holds, kinds, seeds
+from .test_counts import bandit_of
+
+TEAMS = ((2, 3), (3, 3), (2, 4), (3, 2), (4, 2), (1, 3))
+shares = st.floats(0, 1)
+
+
+@holds(4, seed=seeds, kind=kinds, team=few(*TEAMS), share=shares)
+def test_exchangeable_exactly_where_every_closed_class_is(seed, kind, team, share):
+    """The verdict is that of the joint chain of all agents, with every closed class listed."""
+    rng = np.random.default_rng(seed)
+    bandit = bandit_of(rng, kind, team, share)
+    priority = rng.permutation(team[0])
+    found = je.check_exchangeability(bandit, priority)
+    assert isinstance(found, je.Exchangeability)
+    keeps, laws = oracles_restless.permuted_classes(
+        np.asarray(bandit.kernel), team[1], bandit.budget, priority
+    )
+    assert found.verdict == (je.Verdict.HOLDS if keeps else je.Verdict.FAILS)
+    assert found.num_laws == laws
+    if found.verdict == je.Verdict.FAILS:
+        assert len(found.example) == team[1]
+        i, j = found.pair
+        assert found.example[i] != found.example[j]
+
+
+@holds(4, seed=seeds, kind=kinds, num_states=few(3, 2, 4), share=shares)
+def test_at_a_stable_fixed_point_two_agents_meet(seed, kind, num_states, share):
+    """Where the limit exists, one agent's chain there has one closed class and no period.
+
+    So under the assumptions of Theorem 7 every stationary law is exchangeable from some N on. The
+    radius is that of the tangent space, which adding c' to every row of K does not move.
+    """
+    rng = np.random.default_rng(seed)
+    bandit = bandit_of(rng, kind, (num_states, 20), share)
+    field = je.mean_field(bandit, rng.permutation(num_states))
+    K = np.asarray(field.linear)
+    if np.isnan(field.clearance):
+        assert np.isnan(field.limit_holds_from)
+        return
+    assert field.limit_holds_from >= 1
+    N = float(field.limit_holds_from)
+    if np.isfinite(N):
+        assert field.clearance * np.sqrt(N) >= 2 * (1 - 1e-12)
+        assert N == 1 or field.clearance * np.sqrt(N - 1) < 2
+        assert field.limit_holds(N)
+        assert not field.limit_holds(N - 1)
+    local = np.einsum("sa,sat->st", np.asarray(field.policy), np.asarray(bandit.kernel))
+    step = (local > 1e-200).astype(float)
+    for _ in range(7):  # the support of 128 steps
+        step = (step @ step > 0).astype(float)
+    assert step.all(0).any()
+    other = K + jnp.asarray(rng.normal(size=(1, num_states)))  # the same map of the simplex
+    basis = np.linalg.qr(np.c_[np.ones(num_states), np.eye(num_states)[:, 1:]])[0][:, 1:]
+    radii = [np.abs(np.linalg.eigvals(basis.T @ A @ basis)).max(initial=0) for A in (K, other)]
+    np.testing.assert_allclose(radii, float(field.spectral_radius), atol=1e-4)
