@@ -229,6 +229,9 @@ from .values.monotone_fit import fit_monotone as fit_monotone
 from .values.value_factorization import ValueFit as ValueFit
 from .values.value_factorization import fit_additive as fit_additive
 from .values.value_factorization import split_reward as split_reward
+from .values.worst_reward import WorstReward as WorstReward
+from .values.worst_reward import worst_reward_mu as worst_reward_mu
+from .values.worst_reward import worst_reward_sup as worst_reward_sup
 
 # A module under another name.
 bandits = _named_bandits

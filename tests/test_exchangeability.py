@@ -148,23 +148,6 @@ def test_lemma_8_needs_an_exchangeable_law():
     assert jaxent.entanglement_mu_atv(seen, law, agent=0).lower > 8 / (2 * N)  # the more, the worse
 
 
-def test_under_both_assumptions_two_agents_meet():
-    """The local chain at a stable, non-degenerate m* is unichain and aperiodic, as is proved."""
-    rng = np.random.default_rng(3)
-    looked_at = 0
-    for _ in range(40):
-        S = int(rng.integers(2, 5))
-        bandit = sparse_bandit(rng, S, 10)
-        field = jaxent.mean_field(bandit, tuple(rng.permutation(S).tolist()))
-        if not np.isfinite(field.clearance):
-            continue
-        looked_at += 1
-        local = np.einsum("sa,sat->st", np.asarray(field.policy), np.asarray(bandit.kernel))
-        sizes = np.sort(np.abs(np.linalg.eigvals(local)))
-        assert sizes[-2] < 1 - 1e-9
-    assert looked_at >= 5
-
-
 def test_bad_input():
     with pytest.raises(ValueError, match="bandit: its arrays must be known"):
         jax.jit(lambda P: check_exchangeability(KEEPERS._replace(active=P), (0, 1)).pair)(

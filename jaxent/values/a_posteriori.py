@@ -38,7 +38,8 @@ from ..numerics.arrays import dot, ratio
 from ..numerics.compiled import jit
 from ..numerics.simplex import relative_entropy, total_variation
 from .approximation_error import search
-from .bellman import check_locals, local_q_values
+from .bellman import check_locals, local_q_values, shared_reward
+from .decomposition import reward_entanglement
 
 Array = jax.Array
 
@@ -254,6 +255,38 @@ def information_l2(
     it is bounded too; `projection_mu` is never larger, but says nothing of the mean square.
     """
     return _projection(chain, rewards, discount, mu, _told)
+
+
+def projection_shared(
+    chain: PairChain,
+    reward: ArrayLike,
+    rewards: Sequence[ArrayLike] | None = None,
+    *,
+    discount: Scalar,
+    mu: ArrayLike | None = None,
+) -> Array:
+    r"""mu-norm bound for one shared reward from the local transitions of Eq. (2) (cf. Prop. 4).
+
+    |r - Σ_i r_i|_mu / (1 - discount) + discount / (1 - discount) Σ_i d_i span(Q_i), d_i as in
+    `projection_mu`, for any local rewards r_i: those of least squares (Meta Algorithm 2) too, of
+    which Proposition 4 does not hold.
+
+    Args:
+        chain: any unichain.
+        reward: the shared reward, `[J]` or `[X_0, ..]`.
+        rewards: one local reward a view, `[X_i]`; by default those of `reward_entanglement`, for
+            which this is at most `proposition_4`.
+        discount: in [0, 1).
+        mu: the stationary law, `[J]`, where it is known already.
+    """
+    check_discount(discount)
+    reward = shared_reward(chain, reward)
+    mu = known_law(chain, mu)
+    if rewards is None:
+        rewards = reward_entanglement(chain, reward, mu).minimizer
+    rewards = check_locals(chain, rewards)
+    missed = mu @ jnp.abs(reward - chain.lift(rewards))
+    return missed / (1 - discount) + projection_mu(chain, rewards, discount=discount, mu=mu)
 
 
 def _farthest(rows: Array, local: Array, mu: Array) -> Array:

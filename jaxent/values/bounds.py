@@ -51,6 +51,7 @@ from .a_posteriori import APosteriori as APosteriori
 from .a_posteriori import a_posteriori as a_posteriori
 from .a_posteriori import information_l2 as information_l2
 from .a_posteriori import projection_mu as projection_mu
+from .a_posteriori import projection_shared as projection_shared
 from .a_posteriori import projection_sup as projection_sup
 from .approximation_error import approximation_error
 from .bellman import check_locals, shared_reward

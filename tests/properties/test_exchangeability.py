@@ -42,7 +42,8 @@ def test_at_a_stable_fixed_point_two_agents_meet(seed, kind, num_states, share):
     """
     rng = np.random.default_rng(seed)
     bandit = bandit_of(rng, kind, (num_states, 20), share)
-    field = je.mean_field(bandit, rng.permutation(num_states))
+    priority = rng.permutation(num_states)
+    field = je.mean_field(bandit, priority)
     K = np.asarray(field.linear)
     if np.isnan(field.clearance):
         assert np.isnan(field.limit_holds_from)
@@ -54,7 +55,11 @@ def test_at_a_stable_fixed_point_two_agents_meet(seed, kind, num_states, share):
         assert N == 1 or field.clearance * np.sqrt(N - 1) < 2
         assert field.limit_holds(N)
         assert not field.limit_holds(N - 1)
-    local = np.einsum("sa,sat->st", np.asarray(field.policy), np.asarray(bandit.kernel))
+    chance = np.zeros(num_states)  # by the piece of m*, also where nobody is
+    before = priority[: int(np.flatnonzero(priority == field.pivot)[0])]
+    chance[before], chance[field.pivot] = 1, field.policy[field.pivot, 1]
+    policy = np.stack([1 - chance, chance], 1)
+    local = np.einsum("sa,sat->st", policy, np.asarray(bandit.kernel))
     step = (local > 1e-200).astype(float)
     for _ in range(7):  # the support of 128 steps
         step = (step @ step > 0).astype(float)
