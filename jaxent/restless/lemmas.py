@@ -2,7 +2,7 @@ r"""Theorem 7 piece by piece: why E_1 of an index policy falls like 1 / sqrt(N) 
 
 The proof goes from the measure to the configuration, from one step to many, and from many to m*:
 
-    $E_1 \le |S|^2\, E\|m - m^*\|_\infty$                                     (Lemmas 2 and 8)
+    $E_1 \le \frac12 E\|m - m^*\|_1 \le |S|^2\, E\|m - m^*\|_\infty$     (sharper; Lemmas 2 and 8)
     $E[\|m_1 - \phi(m_0)\|_1 \mid m_0] \le \sqrt{|S| / N}$                    (Lemma 9)
     $P(\|m_t - \Phi_t(m_0)\|_\infty \ge (1 + K + ... + K^t)\, \delta) \le t |S| e^{-2 N \delta^2}$
                                                                           (Lemma 10)
@@ -39,18 +39,22 @@ Array = jax.Array
 
 @reads("{0.policy_distance:.4g} of Eq. (15), at most {0.bound:.4g} by Lemma 8")
 class DeviationBound(NamedTuple):
-    r"""$E_1 \le$ `policy_distance` $\le$ `bound`: Lemma 8 and the middle of its proof.
+    r"""$E_1 \le$ `policy_distance` $\le$ `half_distance` $\le$ `bound`: Lemma 8, and sharper.
 
     Attributes:
         deviation: $E \|m - m^*\|_\infty$.
         policy_distance: $E \sum_s m_s |\pi(1 \mid s, m) - \pi^*(1 \mid s)|$, Eq. (15) at the policy
             of the mean field in place of the best one.
         bound: $|S|^2$ `deviation`.
+        half_distance: $\frac12 E \|m - m^*\|_1$, which is at most $\frac{|S|}{2}$ `deviation`.
+            Between two configurations the chances to be active all move one way, so that what they
+            move by in the mean is what the configurations' own activations differ by.
     """
 
     deviation: Array
     policy_distance: Array
     bound: Array
+    half_distance: Array
 
 
 @reads("beyond {0.radius:.4g} with probability at most {0.probability:.4g}")
@@ -74,7 +78,7 @@ def deviation_bound(
     policy: IndexPolicy,
     field: MeanField | SoftMeanField,
 ) -> DeviationBound:
-    r"""Lemma 8 under any law of configurations.
+    r"""Lemma 8 under any exchangeable law, given as that of configurations, and a sharper bound.
 
     With `configurations(N, S)` and `ground_truth(...).law` it is exact; with the counts of a run
     and equal weights it is an estimate.
@@ -87,7 +91,7 @@ def deviation_bound(
         field: `mean_field(bandit, policy)`; NaN where it has no unique fixed point.
 
     References:
-        Chen and Peng, Lemmas 2 and 8.
+        Chen and Peng, Lemmas 2 and 8; `docs/theory/lemmas.md` for `half_distance`.
     """
     check_bandit(bandit)
     policy = check_index_policy(policy, bandit.num_states)
@@ -100,13 +104,24 @@ def deviation_bound(
     counts = jnp.asarray(counts)
     m = counts.astype(star.dtype) / bandit.num_agents
     chance = action_law(counts, policy, bandit.budget)[..., 1]  # [K, S]
-    apart = jnp.abs(chance - field.policy[None, :, 1])
+    apart = jnp.abs(chance - _chances_at(field, policy)[None])
     deviation = weights @ jnp.abs(m - star[None]).max(1)
     return DeviationBound(
         deviation=deviation,
         policy_distance=weights @ (m * apart).sum(1),
         bound=bandit.num_states**2 * deviation,
+        half_distance=weights @ jnp.abs(m - star[None]).sum(1) / 2,
     )
+
+
+def _chances_at(field: MeanField | SoftMeanField, policy: IndexPolicy) -> Array:
+    """Chances to be active at m*, `[S]`; of a state where nobody is, by its place in the order."""
+    chance = field.policy[:, 1]
+    if isinstance(field, SoftMeanField):
+        return chance
+    place = jnp.argsort(jnp.asarray(policy))
+    other = (place < place[field.pivot]).astype(chance.dtype)
+    return jnp.where(jnp.arange(len(chance)) == field.pivot, chance, other)
 
 
 def one_step_bound(bandit: RestlessBandit) -> Array:

@@ -21,7 +21,7 @@ the place of a minimizer, `information_l2` with transfer entropy in the place of
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -282,11 +282,10 @@ def projection_shared(
     check_discount(discount)
     reward = shared_reward(chain, reward)
     mu = known_law(chain, mu)
-    if rewards is None:
-        rewards = reward_entanglement(chain, reward, mu).minimizer
-    rewards = check_locals(chain, rewards)
-    missed = mu @ jnp.abs(reward - chain.lift(rewards))
-    return missed / (1 - discount) + projection_mu(chain, rewards, discount=discount, mu=mu)
+    fit: Any = reward_entanglement(chain, reward, mu).minimizer if rewards is None else rewards
+    each = check_locals(chain, fit)
+    missed = mu @ jnp.abs(reward - chain.lift(each))
+    return missed / (1 - discount) + projection_mu(chain, each, discount=discount, mu=mu)
 
 
 def _farthest(rows: Array, local: Array, mu: Array) -> Array:

@@ -456,6 +456,8 @@ def test_lemma_8(seed, kind, team, share):
     assert isinstance(found, je.DeviationBound)
     assert isinstance(truth, je.GroundTruth)
     assert truth.entanglement <= found.policy_distance + 1e-9
+    assert found.policy_distance <= found.half_distance + 1e-9
+    assert found.half_distance <= found.bound + 1e-9
     assert found.policy_distance <= found.bound + 1e-9
 
 

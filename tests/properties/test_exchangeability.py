@@ -1,5 +1,8 @@
 """Properties of joint chains of bandits: which stationary laws they have, and what these obey."""
 
+from functools import cache
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
@@ -68,3 +71,44 @@ def test_at_a_stable_fixed_point_two_agents_meet(seed, kind, num_states, share):
     basis = np.linalg.qr(np.c_[np.ones(num_states), np.eye(num_states)[:, 1:]])[0][:, 1:]
     radii = [np.abs(np.linalg.eigvals(basis.T @ A @ basis)).max(initial=0) for A in (K, other)]
     np.testing.assert_allclose(radii, float(field.spectral_radius), atol=1e-4)
+
+
+@cache
+def chances_of(num_states, num_agents):
+    @jax.jit
+    def look(counts, index, temperature, budget):
+        policy = je.SoftIndex(index, temperature)
+        return jax.vmap(lambda n: policy.chances(n, budget))(counts)
+
+    return look
+
+
+@holds(4, seed=seeds, team=few((3, 7), (2, 5), (4, 6)), share=shares, cold=st.floats(1e-3, 50))
+def test_between_two_configurations_all_chances_move_one_way(seed, team, share, cold):
+    """So the mean change of a policy is that of one number, at most half of |m - m*|_1.
+
+    Lemma 8 with 1/2 in the L1 norm, for priorities and soft index policies, and any m*.
+    """
+    rng = np.random.default_rng(seed)
+    S, N = team
+    n, star = (rng.multinomial(N, rng.dirichlet(np.ones(S) * 0.7)) for _ in range(2))
+    budget = round(share * N)
+    order = rng.permutation(S)
+    # A priority: of a state where nobody is, the chance is that of its place in the order.
+    chances = []
+    for m in (n, star):
+        before, p = 0, np.zeros(S)
+        for s in order:
+            p[s] = np.clip((budget - before) / m[s], 0, 1) if m[s] else float(before < budget)
+            before += m[s]
+        served = np.asarray(je.restless.activate(jnp.asarray(m), jnp.asarray(order), budget))
+        np.testing.assert_allclose(p * m, served, atol=1e-12)
+        chances.append(p)
+    soft = chances_of(S, N)(np.stack([n, star]), rng.normal(size=S), cold, budget)
+    for p, p_star in (chances, np.asarray(soft)):
+        moved = p - p_star
+        here = n > 0
+        assert (moved[here] >= -1e-9).all() or (moved[here] <= 1e-9).all()
+        mean = n @ np.abs(moved) / N
+        np.testing.assert_allclose(mean, np.abs((n - star) @ p_star) / N, atol=1e-9)
+        assert mean <= np.abs(n - star).sum() / (2 * N) + 1e-9
