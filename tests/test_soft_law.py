@@ -72,3 +72,36 @@ def test_a_contraction_bounds_every_number_of_agents():
         assert exact.entanglement <= (root + 6 / num_agents) / (2 * (1 - rho))
         hard = jaxent.ground_truth(bandit, tuple(rng.permutation(3).tolist()))
         assert hard.entanglement <= root / (2 * (1 - rho))
+
+
+@pytest.mark.slow
+def test_the_experiment_draws_its_figure(tmp_path):
+    argv = ["--case", "healthcare-warm", "--sizes", "10", "20", "40", "--large", "20", "40"]
+    code = soft_law.main([*argv, "--steps", "400", "--runs", "4", "--out", str(tmp_path)])
+    assert code == 0
+    assert (tmp_path / "soft_law.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (["--case", "ring-warm"], "--case: 'ring-warm' is not one of"),
+        (["--sizes", "10"], "--sizes: at least two"),
+        (["--large", "10", "15"], "--large: at least two, multiples of 10"),
+        (["--runs", "1"], "--runs: at least 2"),
+    ],
+)
+def test_bad_options_end_with_one_line(argv, match, capsys):
+    with pytest.raises(SystemExit) as stop:
+        soft_law.main(argv)
+    assert stop.value.code == 2
+    assert match in capsys.readouterr().err
+
+
+def test_slopes_have_intervals():
+    """Exact powers have their exponent and no width; two points have no interval."""
+    sizes = np.array([10, 20, 40])
+    found, half = soft_law.slope(sizes, 3 * sizes**-0.5)
+    assert abs(found + 0.5) < 1e-12
+    assert half < 1e-6
+    assert np.isnan(soft_law.slope(sizes[:2], [1.0, 2.0])[1])
