@@ -120,6 +120,22 @@ def test_lemma_8_under_the_exact_law():
     np.testing.assert_allclose(bound.bound, 4 * bound.deviation, atol=EXACT)
 
 
+def test_the_sharper_lemma_8_is_attained_in_the_limit():
+    """E|(m - m*) p*| has the limit of E_1 itself: sqrt(2 p* Sigma p* / pi) / sqrt(N)."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        num_states = int(rng.integers(2, 6))
+        budget = int(rng.integers(3, 17))
+        bandit = jaxent.RestlessBandit(*oracle.random_bandit(seed, num_states, 20, budget))
+        order = rng.permutation(num_states).tolist()
+        field = jaxent.mean_field(bandit, order)
+        chance = np.zeros(num_states)
+        chance[order[: order.index(int(field.pivot))]] = 1
+        chance[field.pivot] = field.policy[field.pivot, 1]
+        limit = np.sqrt(2 / np.pi * (chance @ np.asarray(field.covariance) @ chance))
+        np.testing.assert_allclose(field.entanglement_limit, limit, rtol=1e-9)
+
+
 def test_lemma_8_at_the_fixed_point():
     field = jaxent.mean_field(CIRCULANT, PRIORITY)
     # Weights need not sum to 1.

@@ -144,8 +144,8 @@ def met_by_kernel(kernel: Array, num_agents: Any, budget: Any, rank: Array) -> A
 def apart_for_ever(kernel: Array, num_agents: Any, budget: Any, rank: Array) -> Array:
     """Pairs of states that two agents can hold apart by some actions for ever, bool `[S, S]`.
 
-    A tighter order than any policy's own is allowed for: of two agents in different states the one
-    served later is active only if the other is.
+    Actions are those that the budget leaves room for and, of two agents whose states have places in
+    an order, those in which the one served later is not active alone.
     """
     num_states = kernel.shape[0]
     edges = (lax.stop_gradient(kernel) > 0).astype(jnp.float32)  # [S, A, S]

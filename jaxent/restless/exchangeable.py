@@ -172,6 +172,9 @@ def exchangeable_chain(
 ) -> PairChain:
     """The exact chain of (tagged agent's pair, configuration of the others and rounding).
 
+    Its stationary law is the exchangeable one of the joint chain of all agents, which has others
+    where it has several closed classes (`check_exchangeability`).
+
     Of a population of several types one agent of each is tagged: the chain has one view a type, and
     `lift` takes a function of the pair for each. It is for few agents, its policy may be anything
     that goes by counts (`population_chain`).
