@@ -35,6 +35,7 @@ def test_entanglement_and_error_follow_the_square_root(name, temperature):
     assert (entanglement <= bounds).all()
 
 
+@pytest.mark.slow
 def test_where_the_fixed_point_is_not_stable_there_is_no_such_law():
     """The cold cyclic bandit: no limit is given, and sqrt(N) E_1 grows."""
     assert not soft_law.limits("cyclic", 0.1)["converged"]
@@ -51,6 +52,7 @@ def contracting(rng, num_states, num_agents):
     return jaxent.RestlessBandit(*kernel, reward, num_agents, budget, 0.9)
 
 
+@pytest.mark.slow
 def test_a_contraction_bounds_every_number_of_agents():
     """E_1 <= (sqrt(S / N) + 2 S / N) / (2 (1 - rho)), rho = 1/2 whatever the policy.
 
