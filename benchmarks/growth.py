@@ -31,7 +31,8 @@ from matplotlib.lines import Line2D
 
 import jaxent
 from benchmarks.__main__ import versions, write_between
-from experiments import command, drawing
+from experiments import command
+from jaxent import plotting
 
 GIB = 2**30
 MEMORIES = (4, 16, 80)
@@ -391,7 +392,7 @@ def figure(results: dict[str, list[dict]], out: Path) -> list[Path]:
     """Time and memory, one column for each thing that grows, one color for each kind of job."""
     axes = list(dict.fromkeys(JOBS[name].axis for name in results))
     kinds = list(dict.fromkeys(JOBS[name].title.split(",")[0] for name in results))
-    with drawing.style():
+    with plotting.style():
         drawn = Figure(figsize=(2.1 * len(axes), 4.2), layout="constrained")
         panels = drawn.subplots(2, len(axes), squeeze=False, sharey="row", sharex="col")
         for name, points in results.items():

@@ -17,7 +17,8 @@ import scipy
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing
+from experiments import command
+from jaxent import plotting
 
 
 class Config(NamedTuple):
@@ -53,7 +54,7 @@ TEMPERATURES = {"warm": 1.0, "cold": 0.02}
 NAMES = tuple(f"{n}-{t}" for n in ("healthcare", "degenerate", "cyclic") for t in TEMPERATURES)
 # The cyclic bandit has three states: exact values take as many agents' groups as these.
 MOST = {"cyclic": 40}
-COLORS = (drawing.GREEN, drawing.BLUE, drawing.GRAY, drawing.RED)
+COLORS = (plotting.GREEN, plotting.BLUE, plotting.GRAY, plotting.RED)
 MARKERS = "so^D"
 
 
@@ -140,7 +141,7 @@ def case(name: str, seed: int, config: Config) -> dict:
 
 def figures(results: dict[str, dict], out: Path) -> list[Path]:
     """sqrt(N) E_1 with its estimates, and error / sqrt(N), with their limits."""
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(7.0, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         for (name, result), color, marker in zip(results.items(), COLORS, MARKERS, strict=False):
@@ -158,9 +159,9 @@ def figures(results: dict[str, dict], out: Path) -> list[Path]:
             for axes, key in ((left, "entanglement_limit"), (right, "mu_error_limit")):
                 if result["limits"]["converged"]:
                     axes.axhline(result["limits"][key], color=color, lw=0.8, ls=":")
-        drawing.logarithmic(left, "number of agents $N$", r"$\sqrt{N}\,E_1$", legend="best")
+        plotting.set_logarithmic(left, "number of agents $N$", r"$\sqrt{N}\,E_1$", legend="best")
         label = r"mean error $/\ \sqrt{N}$"
-        drawing.logarithmic(right, "number of agents $N$", label, legend="best")
+        plotting.set_logarithmic(right, "number of agents $N$", label, legend="best")
         return command.save_figure(figure, out / "soft_law")
 
 

@@ -39,7 +39,7 @@ def public(name):
 def test_a_page_says_what_it_rests_on(page):
     """Hypotheses and who checks them, functions that can be imported, a test, a formal proof."""
     text, found = page.read_text(), card(page)
-    assert '!!! quote "Statement' in text
+    assert "> **Statement" in text
     functions = NAME.findall(found["function"])
     assert functions
     assert all(map(public, functions)), functions

@@ -86,8 +86,8 @@ def worst_reward_sup(
         >>> import jaxent
         >>> chain = jaxent.PairChain.from_matrix(jaxent.appendix_e(), sizes=(2, 2))
         >>> worst = jaxent.worst_reward_sup(chain, discount=0.9, agent=1)
-        >>> print(f"{worst.lower:.3f} {worst.error:.3f} {worst.upper:.3f}", worst.local_value)
-        0.237 0.450 4.500 [1. 0.]
+        >>> print(f"{worst.lower:.3f} {worst.error:.3f} {worst.upper:.3f}")
+        0.237 0.450 4.500
 
     References:
         Beyond Chen and Peng, Theorem 4: `docs/theory/worst-reward.md`.
