@@ -56,12 +56,12 @@ class Config(NamedTuple):
     """
 
     control: tuple[str, ...] = CONTROLS
-    traffic: tuple[int, ...] = (150, 350)
-    epochs: int = 4000
+    traffic: tuple[int, ...] = (100, 200)
+    epochs: int = 6000
     permutations: int = 199
 
 
-QUICK = Config(control=("shared", "alone"), traffic=(250,), epochs=600, permutations=49)
+QUICK = Config(control=("shared", "alone"), traffic=(150,), epochs=2000, permutations=49)
 
 HELP = {
     "control": f"who decides, of {', '.join(CONTROLS)}",
