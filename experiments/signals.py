@@ -1,6 +1,7 @@
 """Traffic signals in SUMO, audited: who is moved by whom, and may their delays be added up?
 
-Agents are the nine signals of a 3 x 3 grid, epochs are five seconds. A signal's state is which way
+Agents are the nine signals of a 3 x 3 grid, epochs are fifteen seconds,
+in which a vehicle gets from one to the next. A signal's state is which way
 is green and how long the queues of both ways are; its action is to keep or to switch; its reward
 is minus the vehicles that stand. Who decides: a fixed plan, SUMO's actuated one, or one plan for
 all that serves the way with more vehicles standing in the whole grid. The last makes every signal
@@ -35,9 +36,10 @@ from jaxent.data.log_influence import influence_from_logs
 # Which way is green, and the queue of each way as none, a few, many.
 WAYS = ("ns", "ew")
 CONTROLS = ("fixed", "clock", "actuated", "shared", "alone")
-EPOCH, WARM = 5, 120
-# The fixed plan comes round in 90 s; its clock is told in parts of 15 s.
-ROUND, PART = 18, 3
+# A vehicle takes fifteen seconds from one signal to the next, and so long is an epoch.
+EPOCH, WARM = 15, 40
+# Epochs in which the fixed plan comes round.
+ROUND = 6
 DISCOUNT = 0.9
 SIGNALS = 9
 # Vehicles that stand: up to so many are a few.
@@ -51,13 +53,13 @@ class Config(NamedTuple):
         control: who decides: fixed, clock (fixed, and the clock is a signal), actuated, shared, or
             alone (actuated crossings in worlds of their own).
         traffic: vehicles an hour that enter at each of the twelve ends of the grid.
-        epochs: of five seconds each, of every log.
+        epochs: of fifteen seconds each, of every log.
         permutations: of the test of no entanglement.
     """
 
     control: tuple[str, ...] = CONTROLS
     traffic: tuple[int, ...] = (100, 200)
-    epochs: int = 6000
+    epochs: int = 4000
     permutations: int = 199
 
 
@@ -66,7 +68,7 @@ QUICK = Config(control=("shared", "alone"), traffic=(150,), epochs=2000, permuta
 HELP = {
     "control": f"who decides, of {', '.join(CONTROLS)}",
     "traffic": "vehicles an hour that enter at each end of the grid",
-    "epochs": "of five seconds each, of every log",
+    "epochs": "of fifteen seconds each, of every log",
     "permutations": "of the test of no entanglement",
 }
 
@@ -185,7 +187,7 @@ def played(
         every = [Signal(sumo, name) for name in sorted(signals)]
         for epoch in range(epochs + WARM):
             states = [signal.state() for signal in every]
-            if control == "shared" and epoch % 2 == 0:
+            if control == "shared":
                 total = {way: sum(s.standing(way) for s in every) for way in WAYS}
                 for signal in every:
                     ahead = total[WAYS[1 - WAYS.index(signal.way())]] > total[signal.way()]
@@ -220,7 +222,7 @@ def log_of(control: str, rate: int, epochs: int, seed: int) -> jaxent.Trajectory
     states = np.array([row[0] for row in rows])
     green = np.array([[label[:2] for label in row[0]] for row in rows])
     switched = np.vstack([green[1:] != green[:-1], np.zeros((1, SIGNALS), bool)])
-    clock = np.arange(WARM, WARM + epochs) % ROUND // PART
+    clock = np.arange(WARM, WARM + epochs) % ROUND
     return jaxent.Trajectory.from_arrays(
         states,
         np.where(switched, "switch", "keep"),

@@ -39,7 +39,7 @@ def test_signals_are_those_of_the_grid():
     pytest.importorskip("libsumo", reason="signals are SUMO's: pip install 'jaxent[signals]'")
     log = signals.log_of("clock", 250, 120, seed=1)
     assert log.states.shape == (120, signals.SIGNALS)
-    assert log.num_signals == signals.ROUND // signals.PART
+    assert log.num_signals == signals.ROUND
     assert (log.rewards <= 0).all()
     green = np.array([label[:2] for label in log.labels.states])[log.states]
     # One clock: all are green the same way, and come round in 90 seconds.
