@@ -218,6 +218,10 @@ from .values.decomposition import Decomposition as Decomposition
 from .values.decomposition import decompose as decompose
 from .values.decomposition import decomposition_error as decomposition_error
 from .values.decomposition import reward_entanglement as reward_entanglement
+from .values.exploration import epsilon_greedy as epsilon_greedy
+from .values.exploration import uniform_policy as uniform_policy
+from .values.greedy_fixed_point import GreedyFixedPoint as GreedyFixedPoint
+from .values.greedy_fixed_point import greedy_fixed_point as greedy_fixed_point
 from .values.greedy_gap import GreedyGap as GreedyGap
 from .values.greedy_gap import greedy_gap as greedy_gap
 from .values.igm import IGMWitness as IGMWitness
@@ -226,6 +230,11 @@ from .values.locality import LocalityOrder as LocalityOrder
 from .values.locality import OrderGap as OrderGap
 from .values.locality import locality_order as locality_order
 from .values.monotone_fit import fit_monotone as fit_monotone
+from .values.order_fits import fit_igm as fit_igm
+from .values.order_fits import fit_isotonic as fit_isotonic
+from .values.order_fits import fit_weighted as fit_weighted
+from .values.reward_interaction import RewardInteraction as RewardInteraction
+from .values.reward_interaction import reward_interaction as reward_interaction
 from .values.value_factorization import ValueFit as ValueFit
 from .values.value_factorization import fit_additive as fit_additive
 from .values.value_factorization import split_reward as split_reward

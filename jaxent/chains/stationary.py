@@ -18,7 +18,7 @@ import numpy as np
 import scipy
 from jax import lax
 
-from .._checks import check_shape, concrete
+from .._checks import check_shape, check_stochastic, concrete
 from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..numerics.arrays import dot, nan_unless
@@ -94,6 +94,30 @@ def known_law(chain: PairChain, mu: ArrayLike | None) -> Array:
         return stationary_distribution(chain)
     check_shape("mu", mu, (chain.num_pairs,))
     return jnp.asarray(mu).astype(chain.dtype)
+
+
+def law_of_pairs(chain: PairChain, mu: ArrayLike | None, law: ArrayLike | None) -> Array:
+    """The law that errors are weighed by, `[J]`: `law`, of a team that explores, or the policy's.
+
+    Raises:
+        ValueError: where both are given, or `law` is none, or the policy leaves what `law` visits.
+    """
+    if law is None:
+        return known_law(chain, mu)
+    if mu is not None:
+        raise ValueError("mu: errors are weighed by law, so no stationary law is asked; leave out")
+    check_chain(chain)
+    check_shape("law", law, (chain.num_pairs,))
+    check_stochastic("law", law)
+    law = jnp.asarray(law).astype(chain.dtype)
+    if concrete(chain, law):
+        gone = np.flatnonzero((np.asarray(chain.vm(law)) > 0) & ~(np.asarray(law) > 0))
+        if len(gone):
+            raise ValueError(
+                f"law[{gone[0]}] is 0, but the policy of the chain goes there: its worth would be "
+                "a guess; explore more (the stationary law of uniform_policy has every pair)"
+            )
+    return law
 
 
 def solve_law(chain: PairChain) -> LawSolution:

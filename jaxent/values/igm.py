@@ -16,6 +16,7 @@ import numpy as np
 from .._checks import concrete
 from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
+from ..chains.views import view_code
 from ..models.contracts import ArrayLike
 from ..models.parts import TablePolicy
 from ..numerics.compiled import jit
@@ -174,6 +175,21 @@ class JointForm(NamedTuple):
         order = self._order()
         inverse = sorted(range(len(order)), key=order.__getitem__)
         return f.reshape([self.shape[k] for k in order]).transpose(inverse)
+
+    def seen(self, chain: PairChain) -> tuple[np.ndarray, ...]:
+        """What each agent sees in each joint state, int `[S]`, where its view is that and its
+        action; else a ValueError."""
+        if len(chain.views) != len(self.actions):
+            raise ValueError(f"chain: has {len(chain.views)} views of {len(self.actions)} agents")
+        places = np.unravel_index(np.arange(prod(self.actions)), self.actions)
+        found = []
+        for i, size in enumerate(self.actions):
+            code = np.asarray(self.by_state(jnp.asarray(view_code(chain.view(i)))))
+            seen = code[:, 0] // size
+            if not np.array_equal(code, seen[:, None] * size + places[i]):
+                raise ValueError(f"chain: view {i} is not what agent {i} observes and its action")
+            found.append(seen)
+        return tuple(found)
 
     def _order(self) -> tuple[int, ...]:
         axes = len(self.shape)

@@ -11,7 +11,7 @@ from jax import lax
 
 from .._checks import check_discount, check_positive_int, renamed
 from ..chains.pair_chain import PairChain, check_chain
-from ..chains.stationary import known_law
+from ..chains.stationary import law_of_pairs
 from ..models.contracts import ArrayLike, Scalar
 from ..models.parts import TablePolicy
 from ..numerics.compiled import jit
@@ -35,6 +35,7 @@ def fit_monotone(
     *,
     discount: Scalar,
     mu: ArrayLike | None = None,
+    law: ArrayLike | None = None,
     num_starts: int = 64,
     hidden: int = 8,
     num_targets: int = 100,
@@ -65,6 +66,7 @@ def fit_monotone(
         rewards: as for `fit_additive`.
         discount: in [0, 1).
         mu: the stationary law, `[J]`, where it is known already.
+        law: of a team that explores, `[J]`, to take samples from instead; E_mu is then under it.
         num_starts: how many there are; 1 is a single training from local values 0. Static.
         hidden: units of the mixture. Static.
         num_targets: how often the target is renewed. Static.
@@ -105,10 +107,10 @@ def fit_monotone(
     check_discount(discount)
     reward = joint_reward(chain, rewards)
     q_joint = q_values(chain, reward, discount=discount)
-    mu = known_law(chain, mu)
+    mu = law_of_pairs(chain, mu, law)
     rates = {"learning_rate": float(learning_rate), "tol": float(tol)}
     total, *rest = _monotone(key, chain, reward, discount, mu, **sizes, **rates)
-    return value_fit(chain, reward, discount, mu, q_joint, total, *rest)
+    return value_fit(chain, reward, discount, mu, q_joint, total, *rest, own=law is None)
 
 
 _STATIC = ("num_starts", "hidden", "num_targets", "steps_per_target", "learning_rate", "tol")

@@ -21,8 +21,9 @@ with (Tsitsiklis and Van Roy 1997)
 
     ||Q - Q_tot||_2,mu <= ||Q - Π Q||_2,mu / sqrt(1 - discount^2).
 
-Under another law than that of the policy neither need hold. Monotone functions are no convex set:
-there may be several fixed points or none, and what is returned says whether it is near one.
+Under another law than that of the policy (`law=`, of a team that explores) neither need hold.
+Monotone functions are no convex set: there may be several fixed points or none, and what is
+returned says whether it is near one. order_fits.py has classes that are found exactly.
 """
 
 from typing import NamedTuple
@@ -33,12 +34,12 @@ from jax import lax
 
 from .._reads import reads
 from ..chains.pair_chain import PairChain
-from ..chains.stationary import known_law
+from ..chains.stationary import known_law, law_of_pairs
 from ..chains.views import marginal
 from ..models.contracts import ArrayLike, Scalar
 from ..numerics.compiled import jit
 from ..numerics.krylov import gmres
-from .approximation_error import ErrorBracket, bracket
+from .approximation_error import ErrorBracket, bracket, under_any_law
 from .bellman import Rewards, joint_reward, q_values, shared_reward
 from .decomposition import Decomposition
 
@@ -56,7 +57,7 @@ class ValueFit(NamedTuple):
         q_joint: $Q$, exact, `[J]`.
         q_total: $Q_{tot}$, the fit, `[J]`; what it says where not visited is arbitrary.
         q_local: $Q_i$ of each view, `[X_i]` each. In a monotone fit they only order.
-        mu: the stationary law, `[J]`.
+        mu: the law it was fitted under, `[J]`: the stationary one, or that of a team that explores.
         visited: `mu > 0`, bool `[J]`.
         error: $Q - Q_{tot}$, `[J]`; 0 where not visited.
         bracket: what `approximation_error` certifies of the mean and of the largest |error|.
@@ -82,7 +83,12 @@ class ValueFit(NamedTuple):
 
 
 def fit_additive(
-    chain: PairChain, rewards: Rewards, *, discount: Scalar, mu: ArrayLike | None = None
+    chain: PairChain,
+    rewards: Rewards,
+    *,
+    discount: Scalar,
+    mu: ArrayLike | None = None,
+    law: ArrayLike | None = None,
 ) -> ValueFit:
     r"""The sum of local functions at which joint TD stops (VDN). Differentiable.
 
@@ -103,6 +109,10 @@ def fit_additive(
             `[J]` or `[X_0, ..]`: only the joint one is learned from.
         discount: in [0, 1).
         mu: the stationary law, `[J]`, where it is known already.
+        law: of a team that explores, `[J]`, to take samples from instead, as a replay buffer has
+            them. The chain's policy is still what is evaluated, D is the diagonal of this law, and
+            the norm in which the fit is nearest is L2 of it. P may stretch that norm: the bound
+            above is lost, and for some discounts there may be no solution.
 
     Returns:
         `ValueFit`, whose residual is the largest entry of what the equation leaves, each row over
@@ -117,8 +127,9 @@ def fit_additive(
     """
     reward = joint_reward(chain, rewards)
     q_joint = q_values(chain, reward, discount=discount)
-    mu = known_law(chain, mu)
-    return value_fit(chain, reward, discount, mu, q_joint, *_additive(chain, reward, discount, mu))
+    weights = law_of_pairs(chain, mu, law)
+    solved = _additive(chain, reward, discount, weights)
+    return value_fit(chain, reward, discount, weights, q_joint, *solved, own=law is None)
 
 
 def split_reward(
@@ -208,8 +219,11 @@ def value_fit(
     residual: Array,
     num_steps: Array,
     converged: Array,
+    *,
+    own: bool = True,
 ) -> ValueFit:
-    """A fit beside the true values."""
+    """A fit beside the true values; `own` where the law is that of the chain's policy."""
+    found = bracket(chain, reward, q_total, mu, discount)
     return ValueFit(
         q_joint=q_joint,
         q_total=q_total,
@@ -217,7 +231,7 @@ def value_fit(
         mu=mu,
         visited=mu > 0,
         error=_apart(q_joint, q_total, mu),
-        bracket=bracket(chain, reward, q_total, mu, discount),
+        bracket=found if own else under_any_law(found),
         residual=residual,
         num_steps=num_steps,
         converged=converged,
