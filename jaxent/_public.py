@@ -32,6 +32,8 @@ from .data.local_learning import lstd_local_q as lstd_local_q
 from .data.local_learning import network_local_q as network_local_q
 from .data.log_entanglement import LogsEstimate as LogsEstimate
 from .data.log_entanglement import entanglement_from_logs as entanglement_from_logs
+from .data.log_interaction import InteractionEstimate as InteractionEstimate
+from .data.log_interaction import reward_interaction_from_log as reward_interaction_from_log
 from .data.other_agents import pair_counts as pair_counts
 from .data.other_agents import state_counts as state_counts
 from .data.reward_split import RewardFit as RewardFit

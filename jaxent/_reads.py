@@ -24,31 +24,39 @@ _LINES, _HEAD, _WIDTH = 40, 3, 100
 # Numbers written out, items of a list that get a line of their own, and items of one line.
 _NUMBERS, _ITEMS, _INLINE = 8, 6, 16
 
+# What an error of values under the play of a policy does not say; every report of one says so.
+NOT_SAID = (
+    "A small error along this play says nothing about actions that it hardly takes, hence not "
+    "whether the policy is good: ask greedy_gap, or audit a log that explores."
+)
+
 _Result = TypeVar("_Result")
 
 
-def reads(sentence: str) -> Callable[[type[_Result]], type[_Result]]:
+def reads(sentence: str, *, note: str = "") -> Callable[[type[_Result]], type[_Result]]:
     """Give the class of a result `__str__` and `_repr_html_`; in its `repr` functions have names.
 
     Args:
         sentence: what the result says, `{0.field:.4g}` where a field is to stand. Where that is
             traced or of a batch there is not one number to tell, and the fields speak alone. A
             result with `converged` says where it is not.
+        note: what it does not say, in a sentence below the fields.
     """
 
     def wrap(cls: Any) -> Any:
         plain = cls.__repr__
 
         def __str__(self) -> str:
-            head, *rows = _screen(_table(self, sentence))
+            foot = noted(note)
+            head, *rows = _screen(_table(self, sentence), len(foot))
             head = textwrap.wrap(head, _WIDTH, max_lines=_HEAD, placeholder=" ..")
-            return "\n".join([*head, *map(_fit, rows)])
+            return "\n".join([*head, *map(_fit, rows), *foot])
 
         def _repr_html_(self) -> str:
             (name, says), *rows = _table(self, sentence)
             cells = "".join(
                 f"<tr><th>{html.escape(name)}</th><td>{html.escape(what)}</td></tr>"
-                for name, what in rows
+                for name, what in (*rows, *([("not said", note)] if note else []))
             )
             return f"<table><caption>{html.escape(f'{name}: {says}')}</caption>{cells}</table>"
 
@@ -67,6 +75,11 @@ def reads(sentence: str) -> Callable[[type[_Result]], type[_Result]]:
         return cls
 
     return wrap
+
+
+def noted(note: str) -> list[str]:
+    """A note in lines of a screen."""
+    return textwrap.wrap(note, _WIDTH)
 
 
 def frame(columns: Mapping[str, Any]) -> Frame:
@@ -91,9 +104,9 @@ def _table(result: Any, sentence: str) -> list[tuple[str, str]]:
     ]
 
 
-def _screen(table: list[tuple[str, str]]) -> list[str]:
+def _screen(table: list[tuple[str, str]], below: int) -> list[str]:
     (name, says), *rows = table
-    most = _LINES - _HEAD
+    most = _LINES - _HEAD - below
     if len(rows) > most:
         rows = [*rows[: most - 1], ("...", f"{len(rows) - most + 1} more")]
     width = max((len(label) for label, _ in rows), default=0)

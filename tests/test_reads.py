@@ -2,6 +2,7 @@
 
 import inspect
 import string
+import textwrap
 from typing import NamedTuple
 
 import html5lib
@@ -12,7 +13,8 @@ import pytest
 
 import jaxent
 from jaxent import PairChain
-from jaxent._reads import reads
+from jaxent._reads import NOT_SAID, reads
+from jaxent.auditing.result import to_dict
 
 RESULTS = {
     value
@@ -75,7 +77,34 @@ def test_a_decomposition_in_a_terminal():
         "  mu          [0.25 0.25 0.25 0.25]",
         "  visited     [True True True True]",
         "  error       [0.45 0.45 -0.45 -0.45]",
+        *textwrap.wrap(NOT_SAID, 100),
     ]  # fmt: skip
+
+
+def test_every_report_of_an_error_says_what_it_does_not_say():
+    """One sentence, in print, in a notebook, in what the functions say of themselves."""
+    chain, rewards = appendix_e()
+    found = jaxent.decompose(chain, rewards, discount=0.9)
+    log = jaxent.chain_trajectory(jax.random.key(0), chain, rewards, num_steps=500)
+    tables = jaxent.lstd_local_q(log, discount=0.9)
+    reports = [
+        found,
+        jaxent.fit_additive(chain, rewards, discount=0.9),
+        jaxent.approximation_error(chain, rewards, found.q_local, discount=0.9),
+        jaxent.estimate_approximation_error(jax.random.key(1), log, tables, discount=0.9),
+    ]
+    for report in reports:
+        assert NOT_SAID in " ".join(str(report).split())
+        assert NOT_SAID in report._repr_html_()
+        fits(str(report))
+    audited = jaxent.audit(log, discount=0.9, num_permutations=9)
+    assert NOT_SAID in " ".join(str(audited).split())
+    assert to_dict(audited)["not_said"] == NOT_SAID
+    for function in (
+        *(jaxent.decompose, jaxent.approximation_error, jaxent.fit_additive, jaxent.fit_monotone),
+        *(jaxent.estimate_approximation_error, jaxent.audit),
+    ):
+        assert NOT_SAID in " ".join(function.__doc__.split())
 
 
 def test_batches_and_traces_have_no_one_number():

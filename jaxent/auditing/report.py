@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._checks import check_discount, check_positive_int
+from .._reads import NOT_SAID
 from ..data.estimators import student
 from ..data.local_learning import LocalQ
 from ..data.local_pairs import check_few_pairs
@@ -32,6 +33,7 @@ from ..data.tables import Log, count_gaps, read_log
 from ..data.trajectory import Trajectory
 from .agent_estimates import AgentEstimates, from_logs, from_policy, influence_map
 from .critic import critic_along
+from .exploration import exploration
 from .learned_sum import LearnedSum, learned_sum
 from .next_steps import Findings, next_steps
 from .preparation import count_visits, in_units, own_rewards
@@ -66,6 +68,12 @@ def audit(
     seed: int | None = None,
 ) -> Audit:
     r"""How wrong a log's sum of local values is, or a critic; who is entangled; what to do next.
+
+    A small error along this play says nothing about actions that it hardly takes, hence not whether
+    the policy is good: ask greedy_gap, or audit a log that explores.
+
+    Where the log explores, or says how likely each action was, the report tells besides how much of
+    the reward no sum of local rewards explains by uniform play (`reward_interaction_from_log`).
 
     Args:
         trajectory: of at least two agents and 50 epochs; or a log, or the table or the path of one,
@@ -175,6 +183,8 @@ def audit(
         sampling=learned.sampling * unit,
         influence=influence,
         reward_error=reward_error,
+        explored=exploration(paid, visits, min_visits),
+        not_said=NOT_SAID,
         notes=notes + rough,
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 from .._reads import Frame, frame, reads
 from ..data.log_table import escaped, printable
 from ..data.td_error_fit import ErrorInterval
+from .exploration import Exploration
 from .next_steps import Step
 from .team_error import Share, TeamError
 from .verdict import footnotes, percent, ranged
@@ -63,6 +64,8 @@ class Audit(NamedTuple):
         influence: row i is moved by column j, `[N, N]`; `[0, 0]` for many agents or with a policy.
         reward_error: root mean square of a shared reward that no sum of local ones explains,
             relative to the reward; 0 for local rewards.
+        explored: what the log shows of actions, and how the reward is made where all are tried.
+        not_said: what a small error does not say, in one sentence.
         notes: gaps and whatever else the reader should know.
     """
 
@@ -97,6 +100,8 @@ class Audit(NamedTuple):
     sampling: float
     influence: np.ndarray
     reward_error: float
+    explored: Exploration
+    not_said: str
     notes: tuple[str, ...]
 
     @property
@@ -130,18 +135,34 @@ def _report(a: Audit) -> list[str]:
             above += ["", *_error(error)]
     if a.reward_error:
         above += [f"  the split of the shared reward leaves {percent(a.reward_error)} unexplained"]
-    below = ["", *_worst_case(a)]
+    above += [*_wrapped(a.not_said), *a.explored.lines(shared=a.reward_error > 0)]
+    report: list[str] = []
+    for num_notes in range(_NOTES, -1, -1):  # as many as leave the rest its room
+        below = ["", *_worst_case(a), *_rare(a), *_notes(a, num_notes)]
+        report = [*above, "", *_agents(a, _HEIGHT - len(above) - len(below) - 1), *below]
+        if len(report) <= _HEIGHT:
+            break
+    return report
+
+
+def _rare(a: Audit) -> list[str]:
     rare = np.isnan(a.q_local) & (a.occupancy > 0)
-    if rare.any():
-        below += [
-            f"not enough data: {int(rare.sum())} local pairs of "
-            f"{int(rare.any(1).sum())} agents were seen, but too seldom",
-        ]
-    for note in a.notes[:_NOTES]:
-        below += _wrapped(f"note: {escaped(note)}", indent="  ")
-    if len(a.notes) > _NOTES:
-        below.append(f"note: {len(a.notes) - _NOTES} more notes, in the JSON")
-    return [*above, "", *_agents(a, _HEIGHT - len(above) - len(below) - 1), *below]
+    if not rare.any():
+        return []
+    return [
+        f"not enough data: {int(rare.sum())} local pairs of "
+        f"{int(rare.any(1).sum())} agents were seen, but too seldom"
+    ]
+
+
+def _notes(a: Audit, number: int) -> list[str]:
+    """The first notes, and how many more there are."""
+    told = []
+    for note in a.notes[:number]:
+        told += _wrapped(f"note: {escaped(note)}", indent="  ")
+    if len(a.notes) > number:
+        told.append(f"note: {len(a.notes) - number} more notes, in the JSON")
+    return told
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:

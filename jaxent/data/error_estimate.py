@@ -61,7 +61,7 @@ from .._checks import (
     concrete,
     is_key,
 )
-from .._reads import Frame, frame, reads
+from .._reads import NOT_SAID, Frame, frame, noted, reads
 from .estimators import student
 from .local_learning import LocalQ
 from .local_limit import learned_limit, local_steps, table_sum
@@ -78,7 +78,7 @@ _CUT = 0.01
 _ROUNDING = 64 * float(np.finfo(np.float64).eps)
 
 
-@reads("mean |error| {0.value:.4g} in [{0.lower:.4g}, {0.upper:.4g}]")
+@reads("mean |error| {0.value:.4g} in [{0.lower:.4g}, {0.upper:.4g}]", note=NOT_SAID)
 class ErrorEstimate(NamedTuple):
     r"""The error e = Q - f of an approximation f of the team's value, from a log.
 
@@ -141,7 +141,7 @@ class ErrorEstimate(NamedTuple):
                 f"features of another time show {told(self.placebo)}: the log drifts or has a "
                 "rhythm, which the rest does not tell from an error"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *noted(NOT_SAID)])
 
     def to_frame(self) -> Frame:
         """What `centered` is by agent and local pair, a row each."""
@@ -167,6 +167,9 @@ def estimate_approximation_error(
 
     mean |Q - f| and mean |Q - f - mean of Q - f| over the log, each with an interval: LSTD of the
     TD errors of f, cross-fitted. In NumPy and double precision, whatever JAX's default.
+
+    A small error along this play says nothing about actions that it hardly takes, hence not whether
+    the policy is good: ask greedy_gap, or audit a log that explores.
 
     Args:
         key: of `jax.random.key`, for the placebo.

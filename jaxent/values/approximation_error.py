@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._checks import check_discount, check_positive, check_positive_int
-from .._reads import Frame, frame, reads
+from .._reads import NOT_SAID, Frame, frame, noted, reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import eliminated, law_of_pairs
 from ..models.contracts import ArrayLike, Kernel, PolicyPart, Scalar
@@ -45,7 +45,7 @@ _SHOWN = 10
 _BLOCK = 1024
 
 
-@reads("mean |error| {0.value:.6g} in [{0.lower:.6g}, {0.upper:.6g}]")
+@reads("mean |error| {0.value:.6g} in [{0.lower:.6g}, {0.upper:.6g}]", note=NOT_SAID)
 class ErrorBracket(NamedTuple):
     r"""The error of an approximation f of Q, bracketed; norms are over visited pairs.
 
@@ -85,7 +85,8 @@ class ErrorBracket(NamedTuple):
         return (
             f"mean |error| {value:.6g} in [{lower:.6g}, {upper:.6g}]{of}\n"
             f"max |error| in [{float(self.sup_lower):.6g}, {float(self.sup_upper):.6g}]\n"
-            f"{int(self.num_matvecs)} products with the chain{told}; error: {self.error.shape}"
+            f"{int(self.num_matvecs)} products with the chain{told}; error: {self.error.shape}\n"
+            + "\n".join(noted(NOT_SAID))
         )
 
     def to_frame(self) -> Frame:
@@ -109,6 +110,9 @@ def approximation_error(
     ||Q - f||_μ = Σ_x μ(x) |Q(x) - f(x)| and max |Q - f| over visited pairs, each in a bracket that
     holds whether or not it is narrow: Q is never solved for. `value` is differentiable (implicitly)
     in the chain, the reward, the approximation and the discount.
+
+    A small error along this play says nothing about actions that it hardly takes, hence not whether
+    the policy is good: ask greedy_gap, or audit a log that explores.
 
     Args:
         chain: any unichain.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_positive_int, check_shape, check_stochastic
-from .._reads import Frame, frame, reads
+from .._reads import NOT_SAID, Frame, frame, reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import known_law
 from ..chains.views import marginal
@@ -29,7 +29,8 @@ Array = jax.Array
 
 @reads(
     "the sum of local values is off by {0.mu_error:.4g} in the mean, "
-    "{0.relative_error:.2%} of the value, and {0.sup_error:.4g} at most"
+    "{0.relative_error:.2%} of the value, and {0.sup_error:.4g} at most",
+    note=NOT_SAID,
 )
 class Decomposition(NamedTuple):
     r"""Joint values, local values, and the gap.
@@ -79,6 +80,9 @@ def decompose(
     mu: ArrayLike | None = None,
 ) -> Decomposition:
     r"""Solve jointly and per view, and compare (Eq. 1). Differentiable.
+
+    A small error along this play says nothing about actions that it hardly takes, hence not whether
+    the policy is good: ask greedy_gap, or audit a log that explores.
 
     Args:
         chain: any unichain.

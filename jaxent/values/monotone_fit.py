@@ -60,6 +60,9 @@ def fit_monotone(
     E_mu (Q_tot - r - discount P Q_tot)^2 is returned: its root over 1 - discount bounds the error
     in L2(mu).
 
+    A small error along this play says nothing about actions that it hardly takes, hence not whether
+    the policy is good: ask greedy_gap, or audit a log that explores.
+
     Args:
         key: of `jax.random.key`, for the starts; vmap it for several fits.
         chain: of a joint policy table.

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._reads import reads
+from .._reads import NOT_SAID, reads
 from ..chains.pair_chain import PairChain
 from ..chains.stationary import known_law, law_of_pairs
 from ..chains.views import marginal
@@ -49,7 +49,7 @@ Array = jax.Array
 _ROUNDING = 256
 
 
-@reads("off by {0.mu_error:.4g} in the mean and {0.sup_error:.4g} at most")
+@reads("off by {0.mu_error:.4g} in the mean and {0.sup_error:.4g} at most", note=NOT_SAID)
 class ValueFit(NamedTuple):
     r"""A joint function made of local ones, and how far it is from the true values.
 
@@ -102,6 +102,9 @@ def fit_additive(
 
     At discount 0 it is the projection in L2(mu): `fit_additive(chain, q, discount=0)` for a joint
     function q is the best sum of local ones in hindsight.
+
+    A small error along this play says nothing about actions that it hardly takes, hence not whether
+    the policy is good: ask greedy_gap, or audit a log that explores.
 
     Args:
         chain: any unichain; only `mv` and `lift` are asked of it.

@@ -9,7 +9,8 @@ import jaxent
 # Results: the functions that return them are in some property.
 RESULTS = {
     *("Decomposition", "Entanglement", "EntanglementInterval", "ErrorBracket"),
-    *("FluidPriority", "GreedyGap", "IGMWitness", "LawSolution", "SampledValue"),
+    *("FluidPriority", "GreedyFixedPoint", "GreedyGap", "IGMWitness", "InteractionEstimate"),
+    *("LawSolution", "RewardInteraction", "SampledValue"),
     *("FluidPolicy", "FluidPriority", "LawSolution"),
     *(
         "LagrangeIndex",
