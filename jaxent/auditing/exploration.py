@@ -29,6 +29,7 @@ class Exploration(NamedTuple):
         covered: share of uniform play that the log has; NaN for less than 200 epochs.
         source: of the weights, as of `InteractionEstimate`; "" where it is not told.
         min_visits: of `enough`.
+        shared: whether the reward is one for all.
     """
 
     enough: float
@@ -39,8 +40,9 @@ class Exploration(NamedTuple):
     covered: float
     source: str
     min_visits: int
+    shared: bool
 
-    def lines(self, *, shared: bool) -> list[str]:
+    def lines(self) -> list[str]:
         """For the report: of uniform play where there is something to see, or a shared reward."""
         told = []
         if self.enough < 1:
@@ -48,13 +50,13 @@ class Exploration(NamedTuple):
                 f"actions: of all in the states that occur {percent(self.enough)} are seen "
                 f"{self.min_visits} times or more, {percent(self.never)} never"
             )
-        if self.source and (shared or self.lower > 0):
+        if self.source and (self.shared or self.lower > 0):
             told.append(
                 f"by uniform play {percent(self.share)} ({percent(self.lower)} to "
                 f"{percent(self.upper)}) of the variance of the reward is in no sum of local "
                 "rewards"
             )
-        elif self.covered < _ENOUGH:
+        elif self.shared and self.covered < _ENOUGH:
             told.append(
                 f"of uniform play this log has {percent(self.covered)}, too little to tell how the "
                 "reward is made"
@@ -83,4 +85,6 @@ def exploration(trajectory: Trajectory, visits: np.ndarray, min_visits: int) -> 
         if min(covered, found.repeated) >= _ENOUGH:
             share, lower, upper = (float(x) for x in (found.share, found.lower, found.upper))
             source = found.source
-    return Exploration(enough, never, share, lower, upper, covered, source, min_visits)
+    return Exploration(
+        enough, never, share, lower, upper, covered, source, min_visits, trajectory.shares_reward
+    )

@@ -135,7 +135,7 @@ def _report(a: Audit) -> list[str]:
             above += ["", *_error(error)]
     if a.reward_error:
         above += [f"  the split of the shared reward leaves {percent(a.reward_error)} unexplained"]
-    above += [*_wrapped(a.not_said), *a.explored.lines(shared=a.reward_error > 0)]
+    above += [*_wrapped(a.not_said), *a.explored.lines()]
     report: list[str] = []
     for num_notes in range(_NOTES, -1, -1):  # as many as leave the rest its room
         below = ["", *_worst_case(a), *_rare(a), *_notes(a, num_notes)]
