@@ -1,5 +1,6 @@
 """Control by fits of local values under exploration, against dense NumPy."""
 
+import json
 from functools import partial
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxent as je
+from experiments import control as experiment
 
 from .test_order_fits import GAMES, chain_of, matrix_game, played, team_of
 from .tolerances import EXACT, SOLVE
@@ -225,3 +227,50 @@ def test_what_explores_nothing_is_refused():
         je.approximation_error(chain, jnp.zeros(9), jnp.zeros(9), discount=0.5, law=law[1:])
     with pytest.raises(ValueError, match="greedy_fixed_point: searches for a policy"):
         jax.jit(lambda p: je.greedy_fixed_point(p, je.fit_additive).gap.lost)(mdp)
+
+
+def test_how_well_a_number_warns():
+    """All pairs of a game that fails and one that does not; ties, and rounding, count half."""
+    rng = np.random.default_rng(0)
+    score, fails = rng.integers(0, 4, 30) / 3, rng.random(30) < 0.4
+    pairs = [np.sign(a - b) / 2 + 0.5 for a in score[fails] for b in score[~fails]]
+    np.testing.assert_allclose(experiment.ranked(score, fails), np.mean(pairs), rtol=EXACT)
+    noisy = score + 1e-13 * rng.normal(size=30)
+    np.testing.assert_allclose(experiment.ranked(noisy, fails), np.mean(pairs), rtol=EXACT)
+    assert np.isnan(experiment.ranked(score, np.zeros(30, bool)))
+
+
+def test_games_of_the_experiment():
+    """All are models; the same seed gives the same ones."""
+    games, again = (experiment.games(3, experiment.Config(games=1)) for _ in range(2))
+    assert len(games) == len(experiment.MATRIX) + 2 + len(experiment.FAMILIES)
+    for name, mdp in games.items():
+        je.check_mdp(mdp)
+        np.testing.assert_array_equal(mdp.rewards, again[name].rewards)
+
+
+@pytest.mark.slow
+def test_experiment(tmp_path):
+    toy = ["--games", "1", "--states", "3", "--out", str(tmp_path)]
+    assert experiment.main(toy) in (0, 1)  # too few games to hold the claims to
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / f"control.{suffix}").stat().st_size > 1000
+    stored = json.loads((tmp_path / "results.json").read_text())
+    for row in stored["games"]:
+        if "half seen" not in row["game"]:
+            assert row["regret"]["QPLEX"] < 1e-6
+        if row["game"].startswith("sum, alone"):
+            assert max(row["regret"].values()) < 1e-6
+    experiment.main([*toy, "--resume"])
+    assert json.loads((tmp_path / "results.json").read_text()) == stored
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [(["--games", "0"], "--games: at least 1"), (["--states", "9"], "--states: 9 is more than 8")],
+)
+def test_experiment_ends_with_one_line(argv, match, capsys):
+    with pytest.raises(SystemExit) as stop:
+        experiment.main(argv)
+    assert stop.value.code == 2
+    assert match in capsys.readouterr().err

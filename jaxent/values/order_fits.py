@@ -78,8 +78,9 @@ def fit_isotonic(
         `ValueFit`. Its local values only tell the order of actions, 0 the worst. Its residual is
         the share of the variance of Q by which another function of the class may be nearer to the
         target, plus what the last renewal moved, as a share of the spread of Q; both are rounding
-        where converged. Where agents see less than the state and not all choices could be tried,
-        the first is what could not be ruled out.
+        where converged. A fixed point need not exist: then orders lead to each other in circles,
+        and the residual tells by how much the last is beaten. Where agents see less than the state
+        and not all choices could be tried, the first is what could not be ruled out.
 
     Raises:
         ValueError: inside a trace, for a chain without a joint policy table or whose views are not
@@ -335,22 +336,28 @@ def _search(
 
 
 def _fixed_point(team: _Team, of: Class) -> _Solved:
-    """Choices that are the cheapest for the target that they lead to."""
+    """Choices that are the cheapest for the target that they lead to, or the last that were tried:
+    there need be none, and then two or more lead to each other."""
     target = total = team.q_joint
-    chosen, moved, steps = None, 0.0, 0
+    chosen, moved, steps, left = None, 0.0, 0, _ROUNDS
     enough = jnp.asarray(team.enough, team.chain.dtype)
-    for _ in range(_ROUNDS):
+    while True:
         found = _search(team, of, team.form.by_state(target), team.weight, chosen)
-        if chosen is not None and found.kept:
+        if chosen is not None and (found.kept or left == 0):
             return _solved(team, total, chosen, found.gap, moved, steps)
-        chosen = found.choice
+        chosen, left = found.choice, left - 1
         total, target, change, more = renewed(
-            of, team.chain, team.form, team.reward, team.discount, total, team.weight,
-            jnp.asarray(chosen.by_state), enough,
-        )  # fmt: skip
+            of,
+            team.chain,
+            team.form,
+            team.reward,
+            team.discount,
+            total,
+            team.weight,
+            jnp.asarray(chosen.by_state),
+            enough,
+        )
         moved, steps = float(change), steps + int(more)
-    assert chosen is not None
-    return _solved(team, total, chosen, np.inf, moved, steps)
 
 
 def _hindsight(team: _Team, of: Class) -> _Solved:
