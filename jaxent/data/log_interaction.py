@@ -87,7 +87,8 @@ def reward_interaction_from_log(
 ) -> InteractionEstimate:
     r"""The share of a team's reward that no sum of local rewards explains, under uniform play.
 
-    Weights are those of recorded action laws, if there are any; else by what was done: 1 over how
+    Weights are those of recorded action laws, if there are any, taken as laws of agents that decide
+    independently of each other given what each is recorded to see; else by what was done: 1 over how
     often the joint action was taken in the joint state, where joint pairs come 20 times on average,
     else the product of the same for each agent by itself. States are as often as in the log. In
     NumPy and double precision, whatever JAX's default.
