@@ -106,6 +106,30 @@ def test_the_error_under_exploration_is_certified():
     assert tight.upper - tight.lower < loose.upper - loose.lower
 
 
+def test_a_law_that_will_not_do_is_nan_inside_a_trace():
+    """No law, or one that the policy leaves: NaN and a flag; a good one as outside."""
+    mdp, _ = team_of(0, ((0, 0, 1, 1), (0, 1, 1, 0)))
+    chain, _, law = played(mdp, 0)
+
+    @jax.jit
+    def look(law):
+        fit = je.fit_additive(chain, mdp.rewards, discount=0.8, law=law)
+        bracket = je.approximation_error(chain, mdp.rewards, jnp.ones(24), discount=0.8, law=law)
+        return fit.q_total, fit.converged, bracket.value, bracket.converged
+
+    outside = je.fit_additive(chain, mdp.rewards, discount=0.8, law=law)
+    total, converged, _, narrow = look(law)
+    np.testing.assert_allclose(total, outside.q_total, atol=1e-9)
+    assert converged
+    assert narrow
+    for wrong in (2 * law, jnp.eye(24)[0]):
+        total, converged, value, narrow = look(wrong)
+        assert not converged
+        assert not narrow
+        assert jnp.isnan(total).all()
+        assert jnp.isnan(value)
+
+
 def test_a_trained_mixture_under_exploration():
     """On a policy that is sure, a replay of uniform play shows what the policy never does."""
     pay = np.array(GAMES["qtran"])

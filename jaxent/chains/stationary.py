@@ -18,7 +18,7 @@ import numpy as np
 import scipy
 from jax import lax
 
-from .._checks import check_shape, check_stochastic, concrete
+from .._checks import check_shape, check_stochastic, concrete, stochastic
 from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..numerics.arrays import dot, nan_unless
@@ -100,7 +100,8 @@ def law_of_pairs(chain: PairChain, mu: ArrayLike | None, law: ArrayLike | None) 
     """The law that errors are weighed by, `[J]`: `law`, of a team that explores, or the policy's.
 
     Raises:
-        ValueError: where both are given, or `law` is none, or the policy leaves what `law` visits.
+        ValueError: where both are given, or `law` is none, or the policy leaves what `law` visits;
+            inside a trace the law is NaN for the latter two.
     """
     if law is None:
         return known_law(chain, mu)
@@ -117,7 +118,8 @@ def law_of_pairs(chain: PairChain, mu: ArrayLike | None, law: ArrayLike | None) 
                 f"law[{gone[0]}] is 0, but the policy of the chain goes there: its worth would be "
                 "a guess; explore more (the stationary law of uniform_policy has every pair)"
             )
-    return law
+    kept = ~((chain.vm(law) > 0) & ~(law > 0)).any()
+    return nan_unless(stochastic(law[None]) & kept, law)
 
 
 def solve_law(chain: PairChain) -> LawSolution:

@@ -88,10 +88,10 @@ def reward_interaction_from_log(
     r"""The share of a team's reward that no sum of local rewards explains, under uniform play.
 
     Weights are those of recorded action laws, if there are any, taken as laws of agents that decide
-    independently of each other given what each is recorded to see; else by what was done: 1 over how
-    often the joint action was taken in the joint state, where joint pairs come 20 times on average,
-    else the product of the same for each agent by itself. States are as often as in the log. In
-    NumPy and double precision, whatever JAX's default.
+    independently of each other, each by what it saw; else by what was done: 1 over how often the
+    joint action was taken in the joint state, where joint pairs come 20 times on average, else the
+    product of the same for each agent by itself. States are as often as in the log. In NumPy and
+    double precision, whatever JAX's default.
 
     Args:
         trajectory: T epochs of N agents. Rewards of agents are added up.

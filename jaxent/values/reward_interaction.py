@@ -84,5 +84,6 @@ def reward_interaction(
     left = jnp.where(law > 0, reward - chain.lift(local), 0)
     error, variance = law @ left**2, law @ (reward - law @ reward) ** 2
     noise = (64 * jnp.finfo(law.dtype).eps * jnp.abs(reward).max()) ** 2
-    share = jnp.where(variance > noise, ratio(error, variance, jnp.zeros_like(error)), 0)
+    # 0 where the reward is a constant, NaN where there is no law.
+    share = jnp.where(variance > noise, ratio(error, variance), 0 * variance)
     return RewardInteraction(share, jnp.sqrt(error), jnp.sqrt(variance), local, left, law)
