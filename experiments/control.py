@@ -23,7 +23,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxent
-from experiments import command, drawing
+from experiments import command
+from jaxent import plotting
 
 DISCOUNT = 0.9
 # A team fails that loses more than this share of what there is to gain.
@@ -295,14 +296,14 @@ def claims(rows: list[Row], seed: int) -> list[command.Claim]:
 def figures(rows: list[Row], seed: int, out: Path) -> list[Path]:
     """Regret of VDN over what warns best, and how well each number warns."""
     found = told(rows, "VDN", seed)
-    with drawing.style():
+    with plotting.style():
         figure = Figure(figsize=(7.0, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         named = [row for row in rows if row.game in MATRIX or row.game.startswith("two")]
         others = [row for row in rows if row not in named]
         for part, color, marker, label in (
-            (named, drawing.RED, "s", "named games"),
-            (others, drawing.BLUE, "o", "random games"),
+            (named, plotting.RED, "s", "named games"),
+            (others, plotting.BLUE, "o", "random games"),
         ):
             x = [row.warnings["reward"] for row in part]
             y = [row.regret["VDN"] for row in part]
@@ -312,8 +313,8 @@ def figures(rows: list[Row], seed: int, out: Path) -> list[Path]:
         place = np.arange(len(WARNINGS))[::-1]
         values = np.array([found[name].auc for name in WARNINGS])
         ends = np.array([[t.auc - t.lower, t.upper - t.auc] for t in found.values()]).T
-        right.errorbar(values, place, xerr=ends, fmt="o", color=drawing.BLUE, capsize=2)
-        right.axvline(0.5, color=drawing.GRAY, lw=0.8, ls=":")
+        right.errorbar(values, place, xerr=ends, fmt="o", color=plotting.BLUE, capsize=2)
+        right.axvline(0.5, color=plotting.GRAY, lw=0.8, ls=":")
         right.set_yticks(place, [WARNINGS[name] for name in WARNINGS])
         right.set(xlabel="AUC: warns of VDN's failures", xlim=(0, 1.02))
         return command.save_figure(figure, out / "control")
