@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import jaxent
 from jaxent import plotting
-from jaxent.plotting.style import DARK_GROUND, LIGHT_GROUND
+from jaxent.plotting.looks import DARK_GROUND, LIGHT_GROUND
 
 
 def new_axes():

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from ..auditing.result import Audit
 from ..auditing.verdict import CARE, MOVED, TRUSTED
 from .maps import AS_WRITTEN, plot_entanglement_map, shown
-from .style import BLUE, GRAY, RED, axes, ink, legend_above
+from .looks import BLUE, GRAY, RED, axes, ink, legend_above
 
 # Agents that have their names beside them.
 _NAMED = 12

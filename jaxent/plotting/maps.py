@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from ..data.error_estimate import ErrorEstimate
 from ..data.log_table import printable
-from .style import BLUE, RED, axes
+from .looks import BLUE, RED, axes
 
 # No dollar begins a formula, and no underscore an index.
 AS_WRITTEN = {"parse_math": False, "usetex": False}
