@@ -24,7 +24,7 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 # A row of probabilities may miss 1 by rounding: by 64 machine epsilons for each entry.
-_ROW_EPS = 64.0
+ROW_EPS = 64.0
 
 
 def concrete(*arrays: Any) -> bool:
@@ -77,7 +77,7 @@ def check_stochastic(name: str, array: Any) -> None:
         )
     eps = np.finfo(rows.dtype if np.issubdtype(rows.dtype, np.floating) else np.float64).eps
     total = rows.astype(np.float64).sum(-1)
-    off = np.argwhere(np.abs(total - 1) > _ROW_EPS * eps * max(1, rows.shape[-1]))
+    off = np.argwhere(np.abs(total - 1) > ROW_EPS * eps * max(1, rows.shape[-1]))
     if len(off):
         place = ", ".join(map(str, off[0]))
         row = f"row [{place}]" if place else "it"
@@ -97,7 +97,7 @@ def _origin(rows: np.ndarray, total: np.ndarray) -> str:
     for coarse in (np.float16, np.float32):
         eps = float(np.finfo(coarse).eps)
         rounded = rows.dtype.itemsize > np.dtype(coarse).itemsize and _is_of(coarse, rows)
-        if rounded and apart <= _ROW_EPS * eps * max(1, rows.shape[-1]):
+        if rounded and apart <= ROW_EPS * eps * max(1, rows.shape[-1]):
             return (
                 f"its entries were rounded to {np.dtype(coarse).name} before they became "
                 f"{rows.dtype.name}: "
@@ -117,7 +117,7 @@ def stochastic(rows: jax.Array) -> jax.Array:
     eps = jnp.finfo(rows.dtype).eps
     # A product with ones and a minimum: the same sums, several times faster on a CPU.
     total = jnp.matmul(rows, jnp.ones_like(rows[(0,) * (rows.ndim - 1)]), precision="highest")
-    return (rows.min() >= 0) & (jnp.abs(total - 1).max() <= _ROW_EPS * eps * rows.shape[-1])
+    return (rows.min() >= 0) & (jnp.abs(total - 1).max() <= ROW_EPS * eps * rows.shape[-1])
 
 
 def check_permutation(name: str, array: Any, size: int) -> None:

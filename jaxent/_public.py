@@ -16,6 +16,7 @@ from .chains.views import marginal as marginal
 from .chains.views import view_transition as view_transition
 from .chains.views import with_views as with_views
 from .data import learning as learning
+from .data.acting import Acted as Acted
 from .data.environments import from_gymnax as from_gymnax
 from .data.environments import from_jaxmarl as from_jaxmarl
 from .data.error_estimate import ErrorEstimate as ErrorEstimate
@@ -39,6 +40,7 @@ from .data.other_agents import state_counts as state_counts
 from .data.reward_split import RewardFit as RewardFit
 from .data.reward_split import fit_local_rewards as fit_local_rewards
 from .data.reward_split import with_rewards as with_rewards
+from .data.rollouts import rollout as rollout
 from .data.sampling_error import SampledValue as SampledValue
 from .data.sampling_error import sampling_error as sampling_error
 from .data.tables import Log as Log

@@ -3,7 +3,7 @@
 An environment is traced, so the first step stands for all: what an agent lacks there it never gets.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -79,36 +79,38 @@ def number_of(given: Any, agent: Hashable, when: str, what: str) -> Array:
     return value.reshape(())
 
 
-def end_of_all(given: Any) -> Array:
-    """Whether the game has ended."""
+def ends_of(given: Any, agents: Sequence[Hashable]) -> tuple[Array, Array]:
+    """Whether the game has ended, and which agents are out, `[N]`."""
     if not isinstance(given, Mapping) or "__all__" not in given:
         has = ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
         raise ValueError(
             f'env: step says whether each agent is done ({has}), but not "__all__": whether the '
             "game has ended and starts anew"
         )
-    return number_of(given["__all__"], "__all__", "env: step", "an end").astype(bool)
+    # An agent of which nothing is said plays on.
+    ends = [
+        number_of(given.get(a, False), a, "env: step", "an end").astype(bool)
+        for a in ("__all__", *agents)
+    ]
+    return ends[0], jnp.stack(ends[1:])
 
 
-def explain_change(
-    agents: Sequence[Hashable], step: Callable[..., Any], carry: Any, key: Array
-) -> str | None:
+def explain_change(agents: Sequence[Hashable], before: Any, after: Any) -> str | None:
     """Which agent's observation, or that the state, changes from `reset` to `step`, if any does."""
 
     def form(tree: Any) -> Any:
         return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
 
     def told(tree: Any) -> str:
-        leaves = jax.tree.leaves(jax.eval_shape(lambda: tree))
-        return ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
+        leaves = jax.tree.leaves(tree)
+        return ", ".join(f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in leaves)
 
-    (seen, state), _ = jax.eval_shape(step, carry, key)
-    for agent, before, after in zip(agents, carry[0], seen, strict=True):
-        if form(before) != form(after):
+    for agent, old, new in zip(agents, before[0], after[0], strict=True):
+        if form(old) != form(new):
             return (
-                f"env: reset shows agent {agent} {told(before)}, but step {told(after)}; every "
+                f"env: reset shows agent {agent} {told(old)}, but step {told(new)}; every "
                 "observation of an agent has one shape and type"
             )
-    if form(carry[1]) != form(state):
+    if form(before[1]) != form(after[1]):
         return "env: the state that step gives has other shapes or types than that of reset"
     return None

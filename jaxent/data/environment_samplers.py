@@ -1,50 +1,39 @@
 """Environments of three packages by one set of methods: a step from any state, as often as asked.
 
-JaxMARL and gymnax start a game that has ended anew by themselves and say that it has ended; in
-Jumanji a state holds the key of what is random.
+JaxMARL and gymnax start a game that has ended anew by themselves, so their `step_env` is asked
+where there is one: it shows what was seen last. In Jumanji a state holds the key of what is random.
 """
 
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .environment_contract import agents_of, by_agent, end_of_all, number_of, parts_of
+from .environment_contract import agents_of, by_agent, ends_of, number_of, parts_of
 
 Array = jax.Array
-_Seen = TypeVar("_Seen", covariant=True)
 
 
-class TimeStep(Protocol[_Seen]):
-    """What a step of a `SpecifiedEnvironment` gives beside the state; it has a `reward` as well."""
+class Stepped(NamedTuple):
+    """What a step gives.
 
-    @property
-    def observation(self) -> _Seen:
-        """What is seen: of several agents, leaves with a row for each, and what all see."""
-        ...
+    Attributes:
+        observations: one for each agent.
+        state: of the environment.
+        rewards: `[N]`, or `[1]` for one that the team shares.
+        ended: whether the game is over.
+        truncated: whether only the clock ended it; None where the environment does not tell.
+        out: whether an agent takes no further part, `[N]`.
+    """
 
-    def last(self) -> Any:
-        """Whether the game has ended."""
-        ...
-
-
-class SpecifiedEnvironment(Protocol[_Seen]):
-    """A game as Jumanji's are: a state holds the key of what is random."""
-
-    @property
-    def action_spec(self) -> Any:
-        """What may be done; it has `num_values`, one number for each agent."""
-        ...
-
-    def reset(self, key: Array) -> tuple[Any, TimeStep[_Seen]]:
-        """The first state, and what is seen there."""
-        ...
-
-    def step(self, state: Any, action: Any) -> tuple[Any, TimeStep[_Seen]]:
-        """The next state, and what is seen there."""
-        ...
+    observations: tuple[Any, ...]
+    state: Any
+    rewards: Array
+    ended: Array
+    truncated: Array | None
+    out: Array
 
 
 class Sampler(NamedTuple):
@@ -54,17 +43,23 @@ class Sampler(NamedTuple):
         agents: their names.
         num_actions: of each.
         reset: key to observations and state.
-        step: key, state and actions `[N]` to observations, state, rewards `[N]` or `[1]`, the end.
+        step: key, state and actions `[N]` to `Stepped`.
+        masks: observations and state to which actions each agent may choose, or to None where
+            nothing is forbidden.
+        restarts: whether a game that has ended starts anew by itself, so that what a step shows
+            then is the start.
     """
 
     agents: tuple[Hashable, ...]
     num_actions: tuple[int, ...]
     reset: Callable[..., Any]
-    step: Callable[..., Any]
+    step: Callable[..., Stepped]
+    masks: Callable[..., tuple[Array, ...] | None]
+    restarts: bool = False
 
 
-def environment_sampler(env: Any, params: object) -> Sampler:
-    """The environment by the methods that its package gives it."""
+def environment_sampler(env: Any, params: object, remedy: str) -> Sampler:
+    """The environment by the methods of its package; `remedy` says what else there is."""
     if hasattr(env, "agents"):
         return _of_jaxmarl(env)
     if hasattr(env, "default_params"):
@@ -73,18 +68,15 @@ def environment_sampler(env: Any, params: object) -> Sampler:
         return _of_jumanji(env)
     raise ValueError(
         f"env: {type(env).__name__} has neither `agents` (JaxMARL), `default_params` (gymnax) nor "
-        "`action_spec` (Jumanji); tabulate takes the rules of a game as functions"
+        f"`action_spec` (Jumanji); {remedy}"
     )
 
 
 def _of_jaxmarl(env: Any) -> Sampler:
     agents = agents_of(env)
-    sizes = tuple(_finite(a, getattr(env.action_space(a), "n", None)) for a in agents)
-    return Sampler(agents, sizes, *jaxmarl_steps(env, agents))
-
-
-def jaxmarl_steps(env: Any, agents: tuple[Any, ...]) -> tuple[Callable[..., Any], ...]:
-    """`reset` and `step` of a `Sampler`, from the methods of a JaxMARL environment."""
+    sizes = tuple(finite(a, env.action_space(a)) for a in agents)
+    inner = _steps_alone(env)
+    one_step = env.step_env if inner else env.step
 
     def reset(key):
         two = "two things: what is seen, and the state"
@@ -94,22 +86,52 @@ def jaxmarl_steps(env: Any, agents: tuple[Any, ...]) -> tuple[Callable[..., Any]
     def step(key, state, actions):
         named = dict(zip(agents, actions, strict=True))
         five = "five things: what is seen, the state, rewards, ends, anything else"
-        given = parts_of(env.step(key, state, named), "step", five, 5, 5)
+        given = parts_of(one_step(key, state, named), "step", five, 5, 5)
         observations, state, rewards, ends, _ = given
         each = zip(agents, by_agent(rewards, agents, "step", "reward"), strict=True)
         paid = jnp.stack([number_of(r, a, "env: step", "a reward").astype(float) for a, r in each])
-        return by_agent(observations, agents, "step", "observation"), state, paid, end_of_all(ends)
+        seen = by_agent(observations, agents, "step", "observation")
+        ended, out = ends_of(ends, agents)
+        return Stepped(seen, state, paid, ended, None, out)
 
-    return reset, step
+    return Sampler(agents, sizes, reset, step, _masks_by_name(env, agents), restarts=not inner)
+
+
+def _steps_alone(env: Any) -> bool:
+    """Whether the environment has a `step_env` of its own, below its own `step`.
+
+    A wrapper that lends the methods of what it wraps has another state; a class whose `step` is
+    newer than its `step_env` does more in the former.
+    """
+    if "step_env" in vars(env):
+        return True
+    found = {
+        name: next((k for k, c in enumerate(type(env).__mro__) if name in vars(c)), None)
+        for name in ("step", "step_env")
+    }
+    if found["step_env"] is None:
+        return False
+    return found["step"] is None or found["step_env"] <= found["step"]
+
+
+def _masks_by_name(env: Any, agents: tuple[Any, ...]) -> Callable[..., Any]:
+    def masks(observations, state):
+        for name in ("get_avail_actions", "get_legal_moves"):
+            # Not what a wrapper lends: it takes the state of what is wrapped.
+            if name in vars(env) or hasattr(type(env), name):
+                try:
+                    given = getattr(env, name)(state)
+                except NotImplementedError:  # of JaxMARL's base class
+                    continue
+                return by_agent(given, agents, name, "mask")
+        return None
+
+    return masks
 
 
 def _of_gymnax(env: Any, params: Any) -> Sampler:
-    size = _finite(0, getattr(env.action_space(params), "n", None))
-    return Sampler((0,), (size,), *gymnax_steps(env, params))
-
-
-def gymnax_steps(env: Any, params: Any) -> tuple[Callable[..., Any], ...]:
-    """`reset` and `step` of a `Sampler`, from the methods of a gymnax environment."""
+    size = finite(0, env.action_space(params))
+    inner = _steps_alone(env) and hasattr(env, "is_truncated")
 
     def reset(key):
         two = "two things: what is seen, and the state"
@@ -119,20 +141,25 @@ def gymnax_steps(env: Any, params: Any) -> tuple[Callable[..., Any], ...]:
     def step(key, state, actions):
         # Before version 1 there is one flag for the end, then one for each way to end.
         five = "five things: what is seen, the state, a reward, one or more ends, anything else"
-        given = parts_of(env.step(key, state, actions[0], params), "step", five, 5, None)
+        given = (env.step_env if inner else env.step)(key, state, actions[0], params)
+        given = parts_of(given, "step", five, 5, None)
         observation, state, reward, *ends, _ = given
-        end = jnp.stack([number_of(x, 0, "env: step", "an end").astype(bool) for x in ends]).any()
+        if inner:
+            ends = [ends[0], env.is_truncated(state, params)]
+        ends = [number_of(x, 0, "env: step", "an end").astype(bool) for x in ends]
+        terminated, ended = ends[0], jnp.stack(ends).any()
         paid = number_of(reward, 0, "env: step", "a reward").astype(float)
-        return (observation,), state, paid.reshape(1), end
+        still = jnp.zeros(1, bool)
+        return Stepped((observation,), state, paid.reshape(1), ended, ended & ~terminated, still)
 
-    return reset, step
+    return Sampler((0,), (size,), reset, step, lambda *_: None, restarts=not inner)
 
 
 def _of_jumanji(env: Any) -> Sampler:
     named = getattr(env.action_spec, "num_values", None)
     values = np.zeros((0, 0), int) if named is None else np.asarray(named)
     if values.ndim > 1:
-        _finite(0, None)
+        finite(0, env.action_spec)
     one = np.ndim(values) == 0
     sizes = tuple(int(n) for n in np.atleast_1d(values))
     agents = tuple(range(len(sizes)))
@@ -160,17 +187,30 @@ def _of_jumanji(env: Any) -> Sampler:
         paid = jnp.asarray(after.reward, float).reshape(-1)
         if paid.shape not in ((1,), (len(agents),)):
             raise ValueError(f"env: step gives a reward of shape {list(after.reward.shape)}")
-        return rows(after.observation), state, paid, jnp.asarray(after.last()).reshape(())
+        ended = jnp.asarray(after.last()).reshape(())
+        truncated, out = None, jnp.zeros(len(agents), bool)
+        if hasattr(after, "discount"):
+            over = jnp.asarray(after.discount).reshape(-1) == 0  # for good
+            truncated = ended & ~over.all()
+            out = over if len(over) == len(agents) > 1 else out
+        return Stepped(rows(after.observation), state, paid, ended, truncated, out)
 
-    return Sampler(agents, sizes, reset, step)
+    def masks(observations, state):
+        if not hasattr(observations[0], "action_mask"):
+            return None
+        return tuple(x.action_mask for x in observations)
+
+    return Sampler(agents, sizes, reset, step, masks)
 
 
-def _finite(agent: Hashable, size: Any) -> int:
+def finite(agent: Hashable, space: Any) -> int:
     """A_i, or a ValueError if it is no number."""
+    size = getattr(space, "n", None)
     if size is None or np.ndim(size):
+        kind = f" ({type(space).__name__})" if space is not None else ""
         raise ValueError(
-            f"env: the actions of agent {agent} are no finite set; wanted a Discrete space, so "
-            "wrap the environment in one that has a few actions"
+            f"env: the actions of agent {agent} are no finite set{kind}; wanted a Discrete "
+            "space, so wrap the environment in one that has a few actions"
         )
     return int(size)
 

@@ -17,14 +17,13 @@ from .._checks import check_discount, check_positive_int, is_key
 from ..models.contracts import Scalar
 from ..models.state_search import Expanded, clean, search
 from ..models.tabulated import Tabulated, model_of
-from .environment_samplers import (
-    Sampler,
+from .environment_protocols import (
+    Environment,
+    Observation,
+    SingleAgentEnvironment,
     SpecifiedEnvironment,
-    environment_sampler,
-    new_keys,
-    without_keys,
 )
-from .environments import Environment, Observation, SingleAgentEnvironment
+from .environment_samplers import Sampler, environment_sampler, new_keys, without_keys
 
 Array = jax.Array
 
@@ -86,7 +85,8 @@ def tabulate_env(
         raise ValueError("num_keys: 1 key cannot tell whether a step is random; wanted 2 or more")
     check_discount(discount)
     check_positive_int("max_states", max_states)
-    game = environment_sampler(given, params)
+    remedy = "tabulate takes the rules of a game as functions"
+    game = environment_sampler(given, params, remedy)
     actions = np.array(list(np.ndindex(*game.num_actions)), np.int32)  # [A, N]
     keep, tell = encode or (lambda seen: seen), strip or (lambda state: state)
 
@@ -106,11 +106,11 @@ def tabulate_env(
         def sample(key):
             key, inner = jax.random.split(key)
             before = new_keys(both[0], form, inner)
-            observations, state, paid, end = game.step(key, before, jnp.asarray(actions)[place])
-            after = held(observations, state)
+            step = game.step(key, before, jnp.asarray(actions)[place])
+            after = held(step.observations, step.state)
             _check_form(both, after)
             after = jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), after, both)
-            return after, told(after), paid, end
+            return after, told(after), step.rewards, step.ended
 
         after, keys, paid, ended = jax.vmap(sample)(jax.random.split(own, num_keys))
         return Expanded(after, keys, jnp.ones(num_keys), paid, ended)

@@ -32,6 +32,7 @@ RESULTS = {
 
 ELSEWHERE = {
     *("from_gymnax", "from_jaxmarl"),  # play other packages' games: tests/test_environments.py
+    *("Acted", "rollout"),  # the same, and in small ones: tests/test_rollouts.py
     "tabulate_env",  # the same: tests/test_tabulate_env.py
     *("product_grid", "sweep"),  # processes, devices and folders: tests/test_sweep.py
 }

@@ -1,0 +1,618 @@
+"""Rollouts of policies as people have them, in small games whose rules plain Python replays."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxent as je
+
+from .relays import (
+    KEY,
+    NAMES,
+    ParallelRing,
+    RestartingRing,
+    Ring,
+    SpecifiedRing,
+    replay,
+)
+from .tolerances import EXACT
+
+
+def at_random(key, observations, masks):
+    """Uniformly among what the masks allow, and the laws of that."""
+    keys = dict(zip(masks, jax.random.split(key, len(masks))))
+    laws = {a: masks[a] / masks[a].sum() for a in masks}
+    drawn = {a: jax.random.categorical(keys[a], jnp.log(laws[a])) for a in masks}
+    return je.Acted(drawn, laws)
+
+
+def in_numpy(key, observations, masks):
+    """The same for NumPy."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    laws = {a: m / m.sum() for a, m in masks.items()}
+    return je.Acted({a: rng.choice(len(law), p=law) for a, law in laws.items()}, laws)
+
+
+def played(seen):
+    """What a log holds, by place."""
+    labels = np.array([np.atleast_1d(x) for x in seen.labels.states])
+    rows = labels[seen.states] * seen.present[..., None]
+    return rows, seen.present, seen.rewards, seen.episode
+
+
+def assert_is_replayed(seen, limit, num_envs=1, separate=False, tells=True):
+    """Row for row what plain Python makes of the same actions."""
+    runs = np.split(np.asarray(seen.actions), num_envs)
+    episode = 0
+    for e, actions in enumerate(runs):
+        rows = slice(e * len(actions), (e + 1) * len(actions))
+        wanted = list(replay(actions, limit, separate, tells))
+        wanted[3] = wanted[3] + episode
+        episode = wanted[3][-1] + 1
+        for ours, theirs in zip(played(seen), wanted):
+            np.testing.assert_allclose(ours[rows], theirs, atol=EXACT)
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("num_envs", [1, 5])
+def test_rows_are_the_game(limit, separate, num_envs):
+    """Agents that go out, ends for good and by the clock, masks, and many environments at once."""
+    options = {"num_envs": num_envs, "time_limit": limit, "separate_episodes": separate}
+    seen = je.rollout(KEY, Ring(), at_random, num_steps=80, **options)
+    assert seen.num_epochs == 80 * num_envs
+    assert seen.labels.agents == NAMES
+    assert_is_replayed(seen, limit, num_envs, separate, tells=False)
+    assert not seen.present.all()
+    # What follows what: never over an end by the clock, nor from one environment to the next.
+    assert (seen.episode.max() > num_envs - 1) == (separate or limit is not None)
+    last = np.flatnonzero(np.diff(seen.episode))
+    assert not seen.follows[last].any()
+
+
+def test_each_environment_has_a_key_of_its_own():
+    """Environment e of E plays as one alone does with its key."""
+    both = je.rollout(KEY, Ring(), at_random, num_steps=30, num_envs=2, time_limit=6)
+    for e, key in enumerate(jax.random.split(KEY, 2)):
+        alone = je.rollout(key, Ring(), at_random, num_steps=30, time_limit=6)
+        np.testing.assert_array_equal(both.actions[30 * e : 30 * (e + 1)], alone.actions)
+
+
+def test_a_game_that_starts_anew_by_itself():
+    """The same log; the clock of the call shows what is seen last, unless the game ends then."""
+    seen = je.rollout(KEY, RestartingRing(), at_random, num_steps=80)
+    assert_is_replayed(seen, None)
+
+    def stays(key, observations, masks):
+        return je.Acted(at_random(key, observations, masks).actions | {"a": 0})
+
+    seen = je.rollout(KEY, RestartingRing(), stays, num_steps=80, time_limit=5)
+    assert_is_replayed(seen, 5)
+    assert seen.episode[-1] == 79 // 6
+
+
+@pytest.mark.parametrize(("ring", "rows"), [(Ring, 3), (RestartingRing, 2)])
+def test_an_end_as_the_time_is_up_is_the_clocks(ring, rows):
+    """Two meet at step 2. Where that starts anew by itself, the last row is lost, not the end."""
+
+    def meet(key, observations, carry):
+        return je.Acted({"a": 1, "b": jnp.where(carry == 0, 2, 0), "c": 0}, carry=carry + 1)
+
+    seen = je.rollout(KEY, ring(), meet, num_steps=60, time_limit=2, carry=0)
+    np.testing.assert_array_equal(seen.episode, np.arange(60) // rows)
+    anew = je.rollout(KEY, ring(), meet, num_steps=60, time_limit=3, carry=0)
+    assert (anew.episode == 0).all()
+    np.testing.assert_array_equal(anew.actions[:, 1], np.arange(60) % 2 * -2 + 2)
+
+
+def test_the_words_of_jumanji():
+    """Masks in what is seen, agents out by their discounts, its own clock told from an end."""
+
+    def policy(key, observations, masks):
+        for i in range(3):
+            assert masks[i] is observations[i].action_mask
+        return at_random(key, observations, masks)
+
+    keep = lambda agent, seen: jnp.stack([seen.place, seen.clock])  # noqa: E731
+    seen = je.rollout(KEY, SpecifiedRing(6), policy, num_steps=120, num_envs=2, features=keep)
+    assert seen.labels.agents == (0, 1, 2)
+    assert seen.num_states == 1
+    for e in range(2):
+        rows = slice(120 * e, 120 * (e + 1))
+        wanted, present, paid, episode = replay(seen.actions[rows], 6)
+        np.testing.assert_array_equal(seen.observations[rows, :, 0], wanted_places(wanted))
+        np.testing.assert_array_equal(seen.present[rows], present)
+        np.testing.assert_allclose(seen.rewards[rows], paid, atol=EXACT)
+        np.testing.assert_array_equal(np.diff(seen.episode[rows]), np.diff(episode))
+    assert seen.episode.max() > 10
+    assert (seen.observations[..., 1] <= 1).all()
+
+
+def wanted_places(rows):
+    return np.stack([rows[:, 0, 0], rows[:, 1, 1], rows[:, 2, 0]], 1)
+
+
+@pytest.mark.parametrize("limit", [6, 1000])
+def test_the_words_of_pettingzoo(limit):
+    """A loop in Python, policies on NumPy; who is out is not asked."""
+
+    def policy(key, observations, masks):
+        assert all(isinstance(x, np.ndarray) for x in observations.values())
+        assert set(masks) == set(observations)
+        return in_numpy(key, observations, masks)
+
+    seen = je.rollout(KEY, ParallelRing(limit), policy, num_steps=150)
+    assert_is_replayed(seen, limit)
+    np.testing.assert_allclose(seen.action_laws.sum(-1), seen.present, atol=EXACT)
+    again = je.rollout(KEY, ParallelRing(limit), policy, num_steps=150)
+    np.testing.assert_array_equal(seen.actions, again.actions)
+
+
+def test_one_agent_whose_clock_is_told():
+    """gymnax's words: the two ways to end, and a step that shows what is seen last."""
+
+    class Walk:
+        default_params = SimpleNamespace(fields=3, limit=4)
+
+        def action_space(self, params):
+            return SimpleNamespace(n=2)
+
+        def reset(self, key, params):
+            return jnp.zeros((), int), (jnp.zeros((), int), jnp.zeros((), int))
+
+        def step_env(self, key, state, action, params):
+            place, clock = state[0] + action, state[1] + 1
+            return place, (place, clock), 1.0 * place, place >= params.fields, {}
+
+        def is_truncated(self, state, params):
+            return state[1] >= params.limit
+
+        def step(self, key, state, action, params):
+            raise AssertionError("hides what is seen last")
+
+    seen = je.from_gymnax(KEY, Walk(), lambda key, seen: (seen < 1).astype(int), num_steps=10)
+    np.testing.assert_array_equal(seen.states[:, 0], [0, 1, 1, 1, 1, 0, 1, 1, 1, 1])
+    np.testing.assert_array_equal(seen.episode, [0] * 5 + [1] * 5)
+    np.testing.assert_array_equal(seen.rewards[:, 0], [1, 1, 1, 1, 0] * 2)
+    # Three steps lead to the end, which is one of the chain.
+    seen = je.rollout(KEY, Walk(), lambda key, seen: {0: 1}, num_steps=9)
+    np.testing.assert_array_equal(seen.states[:, 0], [0, 1, 2] * 3)
+    assert seen.follows.all()
+    short = SimpleNamespace(fields=9, limit=2)
+    seen = je.rollout(KEY, Walk(), lambda key, seen: {0: 1}, num_steps=9, params=short)
+    np.testing.assert_array_equal(seen.states[:, 0], [0, 1, 2] * 3)
+    np.testing.assert_array_equal(seen.episode, np.arange(9) // 3)
+
+
+class Gym:
+    """One agent in gymnasium's words; the fifth step is the clock's."""
+
+    observation_space = None
+    action_space = SimpleNamespace(n=3)
+
+    def reset(self, seed=None):
+        self.place = 0
+        return np.array([0.0]), {"action_mask": np.array([1, 1, 0])}
+
+    def step(self, action):
+        self.place += 1
+        mask = {"action_mask": np.array([1, 1, self.place == 2])}
+        return np.array([self.place / 2]), float(action), False, self.place == 5, mask
+
+
+def test_one_agent_in_python():
+    def policy(key, observations, masks):
+        return {0: int(np.flatnonzero(masks[0])[-1])}
+
+    seen = je.rollout(KEY, Gym(), policy, num_steps=12, features=True)
+    np.testing.assert_array_equal(seen.observations[:, 0, 0], [0, 0.5, 1, 1.5, 2, 2.5] * 2)
+    np.testing.assert_array_equal(seen.actions[:, 0], [1, 1, 2, 1, 1, 1] * 2)
+    np.testing.assert_array_equal(seen.rewards[:, 0], [1, 1, 2, 1, 1, 0] * 2)
+    np.testing.assert_array_equal(seen.episode, np.arange(12) // 6)
+
+
+def test_a_truncated_agent_leaves_a_last_row():
+    """In PettingZoo one may be truncated while the others go on, and another may come later."""
+
+    class Comes:
+        possible_agents = ("x", "y", "z")
+
+        def action_space(self, agent):
+            return SimpleNamespace(n=2)
+
+        def reset(self, seed=None):
+            self.clock = 0
+            return {"x": 0, "y": 0}, {}
+
+        def step(self, actions):
+            self.clock += 1
+            wanted = {1: {"x", "y"}, 2: {"x", "y"}, 3: {"y", "z"}, 4: {"y", "z"}}
+            assert set(actions) == wanted[self.clock]
+            who = set(actions) | ({"z"} if self.clock == 2 else set())
+            over = self.clock == 4
+            # Of x it goes on to tell, as some do.
+            seen = dict.fromkeys(who | {"x"}, self.clock)
+            late = {a: a == "x" and self.clock >= 2 for a in seen}
+            ends = {a: over and a != "x" for a in seen}
+            return seen, dict.fromkeys(actions, 1.0), ends, late, {}
+
+    def policy(key, observations):
+        return dict.fromkeys(observations, 1)
+
+    seen = je.rollout(KEY, Comes(), policy, num_steps=8, shared_reward=False)
+    there = [[1, 1, 0], [1, 1, 0], [1, 1, 1], [0, 1, 1]]
+    np.testing.assert_array_equal(seen.present, np.array(there * 2, bool))
+    paid = [[1, 1, 0], [1, 1, 0], [0, 1, 1], [0, 1, 1]]
+    np.testing.assert_array_equal(seen.rewards, paid * 2)
+    np.testing.assert_array_equal(seen.follows[2], [False, True, True])
+    np.testing.assert_array_equal(seen.follows[3], [False, True, False])
+
+
+def test_a_recurrent_policy_starts_anew_with_each_game():
+    """It counts its steps; a carry of several leaves, for each of many environments."""
+
+    def policy(key, observations, carry):
+        assert carry["count"].shape == ()
+        acts = dict.fromkeys(NAMES, carry["count"] % 2)
+        carry = {"count": carry["count"] + 1, "seen": carry["seen"] + observations["c"]}
+        return je.Acted(acts, carry=carry)
+
+    carry = {"count": 0, "seen": jnp.zeros(2, int)}
+    options = {"carry": carry, "time_limit": 6, "num_envs": 3, "separate_episodes": True}
+    seen = je.rollout(KEY, Ring(), policy, num_steps=70, **options)
+    np.testing.assert_array_equal(
+        seen.actions[:, 0][seen.present[:, 0]], (seen.time % 2)[seen.present[:, 0]]
+    )
+    assert_is_replayed(seen, 6, 3, True, tells=False)
+    assert len(np.unique(seen.episode)) > 12
+
+    def in_python(key, observations, carry):
+        return je.Acted(dict.fromkeys(observations, carry % 2), carry=carry + 1)
+
+    seen = je.rollout(KEY, ParallelRing(6), in_python, num_steps=70, carry=0)
+    there = seen.present[:, 0]
+    np.testing.assert_array_equal(seen.actions[there, 0], seen.time[there] % 2)
+    assert_is_replayed(seen, 6)
+
+
+class Bits:
+    """Two agents with a bit each, which flips by chance; each is asked to repeat the last one."""
+
+    agents = ("a", "b")
+
+    def action_space(self, agent):
+        return SimpleNamespace(n=2)
+
+    def reset(self, key):
+        state = jnp.zeros(2, int)
+        return {"a": state[0], "b": state[1]}, state
+
+    def step(self, key, state, actions):
+        push = jnp.stack([actions["b"], actions["a"]])
+        flips = jax.random.bernoulli(key, 0.2 + 0.5 * push * state, (2,)).astype(int)
+        state = jnp.where(flips == 1, 1 - state, state)
+        paid = {"a": 1.0 * state[0], "b": 1.0 * state[1]}
+        return {"a": state[0], "b": state[1]}, state, paid, {"__all__": jnp.array(False)}, {}
+
+
+def test_a_recurrent_policy_against_the_exact_chain():
+    """Pairs occur as often as by the law of (bits, memory), within 4 standard errors of 64 runs."""
+
+    def policy(key, observations, carry):
+        keys = jax.random.split(key, 2)
+        slips = [jax.random.bernoulli(k, 0.1).astype(int) for k in keys]
+        acts = {a: carry[i] ^ slips[i] for i, a in enumerate(observations)}
+        return je.Acted(acts, carry=jnp.stack(list(observations.values())))
+
+    steps = 60
+    seen = je.rollout(KEY, Bits(), policy, num_steps=steps, num_envs=64, carry=jnp.ones(2, int))
+    # The chain over (bits, memory, action), each of two: its law at every step, from the start.
+    law, mean = np.zeros((2,) * 4), np.zeros((2, 2))
+    law[0, 0, 1, 1] = 1
+    for _ in range(steps):
+        after = np.zeros_like(law)
+        for (s, t, m, n), chance in np.ndenumerate(law):
+            for a, b in np.ndindex(2, 2):
+                p = chance * (0.9 if a == m else 0.1) * (0.9 if b == n else 0.1)
+                mean[s, a] += p / steps
+                first, second = 0.2 + 0.5 * b * s, 0.2 + 0.5 * a * t
+                for x, y in np.ndindex(2, 2):
+                    to = p * (first if x != s else 1 - first) * (second if y != t else 1 - second)
+                    after[x, y, s, t] += to
+        law = after
+    pairs = (seen.states[:, 0] * 2 + seen.actions[:, 0]).reshape(64, steps)
+    for pair in range(4):
+        shares = (pairs == pair).mean(1)
+        error = shares.std(ddof=1) / 8
+        assert abs(shares.mean() - mean.ravel()[pair]) < 4 * error
+
+
+def test_recorded_laws_feed_the_audit():
+    """Agent a reads the bit of b: by the laws it is entangled, and b is not."""
+
+    def policy(key, observations):
+        b = observations["b"]
+        laws = {
+            "a": jnp.stack([0.9 - 0.6 * b, 0.1 + 0.6 * b]),
+            "b": jnp.stack([0.5 + 0.2 * b, 0.5 - 0.2 * b]),
+        }
+        keys = dict(zip(laws, jax.random.split(key)))
+        return je.Acted({k: jax.random.categorical(keys[k], jnp.log(laws[k])) for k in laws}, laws)
+
+    seen = je.rollout(KEY, Bits(), policy, num_steps=2000)
+    assert seen.action_laws.shape == (2000, 2, 2)
+    np.testing.assert_allclose(seen.action_laws[:, 0, 1], 0.1 + 0.6 * seen.states[:, 1], atol=EXACT)
+    report = je.audit(seen, discount=0.9, policy=seen.action_laws)
+    # Eq. (10): what of its law the bit of a alone does not tell, weighted by how often it is seen.
+    own = seen.states[:, 0]
+    spread = 0
+    for s in range(2):
+        chances = seen.action_laws[own == s, 0, 1]
+        spread += np.abs(chances - np.median(chances)).sum() / len(own)
+    np.testing.assert_allclose(report.entanglement, [spread, 0], atol=EXACT)
+
+
+def test_a_team_with_and_without_a_policy_of_the_others():
+    """Only the team is recorded; the others play by the policy too, or by their own."""
+
+    def steps(key, observations):
+        return dict.fromkeys(observations, 1)
+
+    def stays(key, observations, masks):
+        assert set(observations) == set(masks) == {"b"}
+        return {"b": 0}
+
+    every = je.rollout(KEY, Ring(), steps, num_steps=40)
+    both = je.rollout(KEY, Ring(), steps, num_steps=40, team=("c", "a"))
+    assert both.labels.agents == ("c", "a")
+    assert both.num_actions == 3
+    order = [2, 0]
+    np.testing.assert_array_equal(played(both)[0][..., 0], played(every)[0][:, order, 0])
+    np.testing.assert_array_equal(both.rewards, every.rewards[:, order])
+    np.testing.assert_array_equal(both.present, every.present[:, order])
+
+    def of_two(key, observations):
+        assert set(observations) == {"a", "c"}
+        return je.Acted({"a": 1, "c": 1}, {a: jnp.array([0.2, 0.8]) for a in observations})
+
+    apart = je.rollout(KEY, Ring(), of_two, num_steps=40, team=("a", "c"), others=stays)
+    everybodys = np.stack([apart.actions[:, 0], 0 * apart.actions[:, 0], apart.actions[:, 1]], 1)
+    _, present, paid, _ = replay(everybodys, None)
+    np.testing.assert_array_equal(apart.present, present[:, ::2])
+    np.testing.assert_allclose(apart.rewards, paid[:, ::2], atol=EXACT)
+    np.testing.assert_array_equal(apart.action_laws[0, 0], [0.2, 0.8, 0])
+    in_python = je.rollout(
+        KEY, ParallelRing(99), of_two, num_steps=40, team=("a", "c"), others=stays
+    )
+    np.testing.assert_array_equal(in_python.rewards, apart.rewards)
+    one = je.rollout(KEY, Ring(), steps, num_steps=9, team="a")
+    assert one.num_agents == 1
+
+
+def test_signal_encode_and_features():
+    """The clock as a signal; states by name; numbers that are kept beside."""
+    options = {
+        "signal": lambda state: state[2] % 3,
+        "encode": lambda agent, seen: seen + 5 if agent == "a" else jnp.zeros((), int),
+        "features": True,
+    }
+    seen = je.rollout(KEY, Ring(), at_random, num_steps=60, time_limit=9, **options)
+    assert seen.labels.signals == (0, 1, 2)
+    assert set(seen.labels.states) <= {0, 5, 6, 7, 8}
+    wanted, present, _, _ = replay(seen.actions, 9, tells=False)
+    np.testing.assert_array_equal(seen.observations, wanted)
+    assert seen.observations.dtype == np.float64
+    places = np.array(seen.labels.states)[seen.states[:, 0]]
+    np.testing.assert_array_equal(places[present[:, 0]], 5 + wanted[present[:, 0], 0, 0])
+    own = je.rollout(KEY, Ring(), at_random, num_steps=60, time_limit=9, separate_episodes=True)
+    options["features"] = lambda seen: jax.tree.leaves(seen)[0]
+    fewer = je.rollout(
+        KEY, Ring(), at_random, num_steps=60, time_limit=9, separate_episodes=True, **options
+    )
+    np.testing.assert_array_equal(fewer.signal, own.time % 3)
+    assert fewer.observations.shape == (60, 3, 2)
+    in_python = je.rollout(
+        KEY,
+        ParallelRing(6),
+        in_numpy,
+        num_steps=40,
+        signal=lambda env: env.game.clock % 3,
+        encode=lambda seen: seen[0],
+        features=lambda agent, seen: seen if agent == "b" else seen[:1] / 2,
+    )
+    wanted, _, _, _ = replay(in_python.actions, 6)
+    np.testing.assert_array_equal(in_python.observations[:, 0], wanted[:, 0] / 2)
+    np.testing.assert_array_equal(in_python.observations[:, 1], wanted[:, 1])
+    assert set(in_python.labels.signals) == {0, 1, 2}
+
+
+def test_numbers_that_never_come_again_are_kept_without_a_table():
+    """What a table refuses, naming the remedy, is kept as it is; in single precision too."""
+
+    class Noisy(Bits):
+        def step(self, key, state, actions):
+            seen, *rest = super().step(key, state, actions)
+            noise = jax.random.normal(key, (2,), jnp.float32)
+            return {"a": seen["a"] + noise[0], "b": seen["b"] + noise[1]}, *rest
+
+        def reset(self, key):
+            seen, state = super().reset(key)
+            return {a: jnp.asarray(x, jnp.float32) for a, x in seen.items()}, state
+
+    stays = lambda key, seen: dict.fromkeys(seen, 0)  # noqa: E731
+    with pytest.raises(ValueError, match=r"in 1024 steps, .*features=True that keeps them"):
+        je.rollout(KEY, Noisy(), stays, num_steps=10**8)
+    seen = je.rollout(KEY, Noisy(), stays, num_steps=3000, features=True)
+    assert seen.observations.shape == (3000, 2, 1)
+    assert seen.observations.dtype == np.float32
+    assert seen.num_states == 1
+    assert len(np.unique(seen.observations)) > 5000
+
+
+def test_a_reward_that_is_shared():
+    """Of those who are there; and where the environment gives one, there is one."""
+
+    class Team(Ring):
+        def step_env(self, key, state, actions):
+            seen, state, _, ends, info = super().step_env(key, state, actions)
+            paid = {a: jnp.where(ends[a], 7.0, 1.0 * state[2]) for a in NAMES}
+            return seen, state, paid, ends, info
+
+    seen = je.rollout(KEY, Ring(), at_random, num_steps=50)
+    with pytest.raises(ValueError, match=r"shared_reward: at step \d+ agent b is paid"):
+        je.rollout(KEY, Ring(), at_random, num_steps=50, shared_reward=True)
+    with pytest.raises(ValueError, match=r"shared_reward: at step \d+ agent"):
+        je.rollout(KEY, Team(), at_random, num_steps=50, shared_reward=True)
+
+    class Once(SpecifiedRing):
+        def timed(self, state, key, paid, over):
+            state, step = super().timed(state, key, paid, over)
+            return state, SimpleNamespace(**{**vars(step), "reward": paid.sum()})
+
+    one = je.rollout(KEY, Once(5), at_random, num_steps=50, features=True)
+    assert one.shares_reward
+    _, _, paid, _ = replay(one.actions, 5)
+    np.testing.assert_allclose(one.rewards, paid.sum(1), atol=EXACT)
+    assert not seen.shares_reward
+
+
+def act(**actions):
+    return lambda key, observations: {"a": 0, "b": 0, "c": 0} | actions
+
+
+def with_law(**laws):
+    def policy(key, observations):
+        fair = {a: np.full(n, 1 / n) for a, n in zip(NAMES, (2, 3, 2))}
+        return je.Acted(dict.fromkeys(observations, 0), fair | laws)
+
+    return policy
+
+
+def with_carry(carry):
+    following = carry
+    return lambda key, seen, carry: je.Acted(dict.fromkeys(seen, 0), carry=following)
+
+
+def too_far(key, seen):
+    """b goes on by 2 from field 1."""
+    place = seen["b"]["place"] if isinstance(seen["b"], dict) else seen["b"][1]
+    return dict.fromkeys(seen, 0) | {"b": 1 + (place == 1)}
+
+
+class Masked(Ring):
+    def __init__(self, masks):
+        self.masks = masks
+
+    def get_avail_actions(self, state):
+        return self.masks
+
+
+class Nan(Ring):
+    """What a sees has a NaN from step 3 on."""
+
+    def step_env(self, key, state, actions):
+        seen, state, *rest = super().step_env(key, state, actions)
+        return self.spoiled(seen, state), state, *rest
+
+    def reset(self, key):
+        return self.spoiled(*super().reset(key)), super().reset(key)[1]
+
+    def spoiled(self, seen, state):
+        return seen | {"a": jnp.where(state[2] >= 3, jnp.nan, seen["a"])}
+
+
+@pytest.mark.parametrize(
+    ("env", "policy", "options", "match"),
+    [
+        (object(), act(), {}, "env: object has neither `agents`.* nor `possible_agents`"),
+        ("MPE_simple_v3", act(), {}, "env: str has neither .*; an environment by name"),
+        (Ring(), act(), {"num_envs": 0}, "num_envs: 0 is not"),
+        (Ring(), act(), {"time_limit": 0}, "time_limit: 0 is not"),
+        (Ring(), act(), {"time_limit": 2.5}, "time_limit: 2.5 is not"),
+        (Ring(), act(), {"team": ("a", "d")}, "team: 'd' does not name agents"),
+        (Ring(), act(), {"team": ()}, "team: .* does not name agents"),
+        (Ring(), act(), {"team": ("a", "a")}, r"team: \['a', 'a'\] does not"),
+        (Ring(), act(), {"others": act()}, "others: say who is in the team, team="),
+        (Ring(), act(b=3), {}, r"actions\[0, 1\] is 3: .* agent b at step 0, who has 0 to 2"),
+        (Ring(), act(a=2), {"num_envs": 2}, r"agent a at step 0 of environment 0, who has 0 to 1"),
+        (Ring(), act(c=-1), {}, r"actions\[0, 2\] is -1"),
+        (Ring(), act(c=0.5), {}, "agent c an action of float64, wanted an int"),
+        (Ring(), act(c=jnp.zeros(2)), {}, r"policy: gives agent c an action of shape \[2\]"),
+        (Ring(), lambda key, seen: jnp.zeros(3), {}, r"policy: wanted a dict .* of shape \[3\]"),
+        (Ring(), lambda key, seen: (act()(0, 0), 1), {}, "policy: wanted a dict .* got tuple"),
+        (Ring(), act(d=0), {}, r"policy: wanted a dict .* got one for \['a', 'b', 'c', 'd'\]"),
+        (Ring(), lambda key, seen, mask: {}, {}, r"policy: takes \(key, seen, mask\); wanted poli"),
+        (Ring(), lambda key, seen, carry: {}, {}, "policy: takes a carry; pass the first one as"),
+        (Ring(), act(), {"carry": 0}, "carry: the policy has no parameter of this name; wanted"),
+        (Bits(), at_random, {}, "policy: takes masks, but the environment has none"),
+        (Ring(), with_carry(None), {"carry": 0}, "policy: gives no carry"),
+        (
+            Ring(),
+            with_carry(jnp.zeros(2)),
+            {"carry": 0},
+            r"a carry of float64\[2\], wanted int64\[\]",
+        ),
+        (
+            Ring(),
+            too_far,
+            {},
+            "policy: at step 1 agent b chooses action 2, which its mask forbids",
+        ),
+        (
+            Masked({"a": jnp.ones(2), "b": jnp.ones(2), "c": 1}),
+            act(),
+            {},
+            r"mask of agent b has shape \[2\], wanted \[3\]",
+        ),
+        (Masked({"a": jnp.ones(2)}), act(), {}, "get_avail_actions gives no mask of agent b"),
+        (Ring(), with_law(b=np.ones(2) / 2), {}, r"agent b a law of shape \[2\], wanted \[3\]"),
+        (Ring(), with_law(a=np.ones(2)), {}, "law of agent a at step 0 is no law: its sum is 2"),
+        (Ring(), with_law(a=np.array([2, -1])), {}, "is no law: its sum is 1, its least entry -1"),
+        (Ring(), with_law(a=np.array([np.nan, 1])), {}, "law of agent a at step 0 is no law"),
+        (
+            Ring(),
+            with_law(a=np.array([0, 1])),
+            {},
+            "gives the action that was chosen, 0, no chance",
+        ),
+        (Ring(), lambda key, seen: je.Acted(act()(0, 0), {"a": 1}), {}, r"law of shape \[\]"),
+        (
+            Ring(),
+            lambda key, seen: je.Acted(act()(0, 0), {"b": np.ones(3) / 3}),
+            {},
+            "no law of agent a",
+        ),
+        (
+            Ring(),
+            lambda key, seen: je.Acted(act()(0, 0), np.ones(3)),
+            {},
+            "laws as ndarray of shape",
+        ),
+        (Nan(), act(), {}, r"observations\[3, 0, 0\] is nan: what agent a sees at step 3; every"),
+        (
+            Nan(),
+            act(),
+            {"features": True, "num_envs": 2},
+            r"features\[3, 0, 0\] is nan: .* at step 3 of environment 0",
+        ),
+        (Ring(), act(), {"signal": lambda state: state[0]}, r"signal: wanted one integer .* \[3\]"),
+        (Ring(), act(), {"signal": lambda state: 0.5}, "signal: wanted one integer"),
+        (Ring(), act(), {"encode": lambda agent, seen: 0.5}, "encode: wanted one integer"),
+        (
+            Ring(),
+            act(a=1),
+            {"signal": lambda s: s[2], "max_states": 5, "features": True},
+            "signal: 40 different",
+        ),
+        (ParallelRing(5), act(), {"num_envs": 2}, "num_envs: ParallelRing is played in Python"),
+        (ParallelRing(5), too_far, {}, "policy: at step 1 agent b chooses action 2, which its"),
+        (ParallelRing(5), act(a=9), {}, r"actions\[0, 0\] is 9"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(env, policy, options, match):
+    with pytest.raises(ValueError, match=match) as raised:
+        je.rollout(KEY, env, policy, **{"num_steps": 40, **options})
+    assert "\n" not in str(raised.value)
