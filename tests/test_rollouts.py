@@ -94,16 +94,18 @@ def test_a_game_that_starts_anew_by_itself():
     assert seen.episode[-1] == 79 // 6
 
 
-@pytest.mark.parametrize(("ring", "rows"), [(Ring, 3), (RestartingRing, 2)])
+@pytest.mark.parametrize(("ring", "rows"), [(Ring, 3), (RestartingRing, 2), (ParallelRing, 3)])
 def test_an_end_as_the_time_is_up_is_the_clocks(ring, rows):
     """Two meet at step 2. Where that starts anew by itself, the last row is lost, not the end."""
 
     def meet(key, observations, carry):
         return je.Acted({"a": 1, "b": jnp.where(carry == 0, 2, 0), "c": 0}, carry=carry + 1)
 
-    seen = je.rollout(KEY, ring(), meet, num_steps=60, time_limit=2, carry=0)
+    options = {"num_steps": 60, "carry": 0, "encode": lambda seen: 0}
+    ring = ring(99) if ring is ParallelRing else ring()
+    seen = je.rollout(KEY, ring, meet, time_limit=2, **options)
     np.testing.assert_array_equal(seen.episode, np.arange(60) // rows)
-    anew = je.rollout(KEY, ring(), meet, num_steps=60, time_limit=3, carry=0)
+    anew = je.rollout(KEY, ring, meet, time_limit=3, **options)
     assert (anew.episode == 0).all()
     np.testing.assert_array_equal(anew.actions[:, 1], np.arange(60) % 2 * -2 + 2)
 

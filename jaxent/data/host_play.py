@@ -165,12 +165,14 @@ def _go_on(
 ) -> tuple[dict[Any, Any], set[Any]]:
     """Who has a next row and what is seen there, and for whom that is the last one."""
     seen, leaving = {}, set()
+    # Where all end as the time is up, it is the clock's end.
+    clocks = late and all(_of("termination", terminated, a) for a in playing)
     for agent in [*playing, *(a for a in after if a not in playing and a not in gone)]:
         if agent in playing:
             over = [bool(_of(k, x, agent)) for k, x in _ends(terminated, truncated)]
         else:  # newly there
             over = [bool(x.get(agent, False)) for _, x in _ends(terminated, truncated)]
-        if over[0]:
+        if over[0] and not clocks:
             continue
         seen[agent] = _of("observation", after, agent)
         if over[1] or late:

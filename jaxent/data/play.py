@@ -99,24 +99,26 @@ def stretches(
     step = partial(_step, game, cast, eye, carry, time_limit)
 
     def start(key):
-        observations, state = game.reset(key)
+        reset_key, play_key = jax.random.split(key)
+        observations, state = game.reset(reset_key)
         none = jnp.zeros(len(game.agents), bool)
-        return _Now(observations, state, carry, none, none[0], jnp.zeros((), jnp.int32))
+        now = _Now(observations, state, carry, none, none[0], jnp.zeros((), jnp.int32))
+        return now, play_key
 
-    def play(now, key):
-        return lax.scan(step, now, jax.random.split(key, length))
+    def play(now, key, k):
+        return lax.scan(step, now, jax.random.split(jax.random.fold_in(key, k), length))
 
     # One environment is played as it is, by the key that it is given.
     many = num_envs > 1
-    keys = jax.random.split(key, num_envs) if many else key
-    keys = jax.vmap(jax.random.split)(keys) if many else jax.random.split(key)
-    each = jax.vmap if many else lambda function: function
-    reset_keys, play_keys = keys[..., 0], keys[..., 1]
-    now, play = jax.jit(each(start))(reset_keys), jax.jit(each(play))
+    if many:
+        begin = jax.jit(lambda key: jax.vmap(start)(jax.random.split(key, num_envs)))
+        play = jax.jit(jax.vmap(play, (0, 0, None)))
+    else:
+        begin, play = jax.jit(start), jax.jit(play)
+    now, keys = begin(key)
     for k in range(-(-num_steps // length)):
-        own = each(lambda key, k=k: jax.random.fold_in(key, k))(play_keys)
         try:
-            now, rows = play(now, own)
+            now, rows = play(now, keys, k)
         except (TypeError, ValueError):  # of JAX, which does not know agents
             change = _change(game, key)
             if change is None:
@@ -181,10 +183,9 @@ def _ends(
     ended: Array, truncated: Array | None, clock: Array, time_limit: int | None
 ) -> tuple[Array, Array]:
     """Whether the game is over, and whether only by the clock."""
+    # An end when the time is up is taken for the clock's, whatever the environment says.
     due = jnp.zeros((), bool) if time_limit is None else clock >= time_limit
-    if truncated is None:  # an end when the time is up is taken for the clock's
-        return ended | due, due
-    return ended | due, truncated | (due & ~ended)
+    return ended | due, due if truncated is None else truncated | due
 
 
 def _out(before: Array, told: Array, closes: Array) -> Array:

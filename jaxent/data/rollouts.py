@@ -108,8 +108,9 @@ def rollout(
             integer that all see.
         shared_reward: whether the reward is one for all agents.
         separate_episodes: whether a game that starts anew is another episode.
-        time_limit: steps after which a game is ended by the clock. Where an environment does not
-            tell its own clock from an end for good (JaxMARL), an end at this step is the clock's.
+        time_limit: steps after which a game is ended by the clock. An end at this very step is
+            taken for the clock's, so where an environment does not tell its clock from an end for
+            good (JaxMARL; RobotWarehouse of Jumanji), say here what its clock is.
         max_states: more local states than this are refused; what an audit takes if not given,
             1023 pairs of state and action.
 
