@@ -41,6 +41,7 @@ contents = {
         "Overview <docs/how-to/index>",
         "docs/how-to/own-model",
         "docs/how-to/environment-as-model",
+        "docs/how-to/rollouts",
         "docs/how-to/own-bandit",
         "docs/how-to/populations",
         "docs/how-to/measures",

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxent as je
+
 NAMES = ("a", "b", "c")
 SIZES = (2, 3, 2)
 KEY = jax.random.key(0)
@@ -205,3 +207,31 @@ class ParallelRing:
         seen, infos = self.told(who)
         self.agents = [a for a in self.agents if not terminated[a] and not truncated[a]]
         return seen, {NAMES[i]: paid[i] for i in who}, terminated, truncated, infos
+
+
+class Bits:
+    """Two agents with a bit each, which flips by chance; each is asked to repeat the last one."""
+
+    agents = ("a", "b")
+
+    def action_space(self, agent):
+        return SimpleNamespace(n=2)
+
+    def reset(self, key):
+        state = jnp.zeros(2, int)
+        return {"a": state[0], "b": state[1]}, state
+
+    def step(self, key, state, actions):
+        push = jnp.stack([actions["b"], actions["a"]])
+        flips = jax.random.bernoulli(key, 0.2 + 0.5 * push * state, (2,)).astype(int)
+        state = jnp.where(flips == 1, 1 - state, state)
+        paid = {"a": 1.0 * state[0], "b": 1.0 * state[1]}
+        return {"a": state[0], "b": state[1]}, state, paid, {"__all__": jnp.array(False)}, {}
+
+
+def at_random(key, observations, masks):
+    """Uniformly among what the masks allow, and the laws of that."""
+    keys = dict(zip(masks, jax.random.split(key, len(masks))))
+    laws = {a: masks[a] / masks[a].sum() for a in masks}
+    drawn = {a: jax.random.categorical(keys[a], jnp.log(laws[a])) for a in masks}
+    return je.Acted(drawn, laws)

@@ -12,21 +12,15 @@ import jaxent as je
 from .relays import (
     KEY,
     NAMES,
+    Bits,
     ParallelRing,
     RestartingRing,
     Ring,
     SpecifiedRing,
+    at_random,
     replay,
 )
 from .tolerances import EXACT
-
-
-def at_random(key, observations, masks):
-    """Uniformly among what the masks allow, and the laws of that."""
-    keys = dict(zip(masks, jax.random.split(key, len(masks))))
-    laws = {a: masks[a] / masks[a].sum() for a in masks}
-    drawn = {a: jax.random.categorical(keys[a], jnp.log(laws[a])) for a in masks}
-    return je.Acted(drawn, laws)
 
 
 def in_numpy(key, observations, masks):
@@ -280,26 +274,6 @@ def test_a_recurrent_policy_starts_anew_with_each_game():
     assert_is_replayed(seen, 6)
 
 
-class Bits:
-    """Two agents with a bit each, which flips by chance; each is asked to repeat the last one."""
-
-    agents = ("a", "b")
-
-    def action_space(self, agent):
-        return SimpleNamespace(n=2)
-
-    def reset(self, key):
-        state = jnp.zeros(2, int)
-        return {"a": state[0], "b": state[1]}, state
-
-    def step(self, key, state, actions):
-        push = jnp.stack([actions["b"], actions["a"]])
-        flips = jax.random.bernoulli(key, 0.2 + 0.5 * push * state, (2,)).astype(int)
-        state = jnp.where(flips == 1, 1 - state, state)
-        paid = {"a": 1.0 * state[0], "b": 1.0 * state[1]}
-        return {"a": state[0], "b": state[1]}, state, paid, {"__all__": jnp.array(False)}, {}
-
-
 def test_a_recurrent_policy_against_the_exact_chain():
     """Pairs occur as often as by the law of (bits, memory), within 4 standard errors of 64 runs."""
 
@@ -479,142 +453,3 @@ def test_a_reward_that_is_shared():
     _, _, paid, _ = replay(one.actions, 5)
     np.testing.assert_allclose(one.rewards, paid.sum(1), atol=EXACT)
     assert not seen.shares_reward
-
-
-def act(**actions):
-    return lambda key, observations: {"a": 0, "b": 0, "c": 0} | actions
-
-
-def with_law(**laws):
-    def policy(key, observations):
-        fair = {a: np.full(n, 1 / n) for a, n in zip(NAMES, (2, 3, 2))}
-        return je.Acted(dict.fromkeys(observations, 0), fair | laws)
-
-    return policy
-
-
-def with_carry(carry):
-    following = carry
-    return lambda key, seen, carry: je.Acted(dict.fromkeys(seen, 0), carry=following)
-
-
-def too_far(key, seen):
-    """b goes on by 2 from field 1."""
-    place = seen["b"]["place"] if isinstance(seen["b"], dict) else seen["b"][1]
-    return dict.fromkeys(seen, 0) | {"b": 1 + (place == 1)}
-
-
-class Masked(Ring):
-    def __init__(self, masks):
-        self.masks = masks
-
-    def get_avail_actions(self, state):
-        return self.masks
-
-
-class Nan(Ring):
-    """What a sees has a NaN from step 3 on."""
-
-    def step_env(self, key, state, actions):
-        seen, state, *rest = super().step_env(key, state, actions)
-        return self.spoiled(seen, state), state, *rest
-
-    def reset(self, key):
-        return self.spoiled(*super().reset(key)), super().reset(key)[1]
-
-    def spoiled(self, seen, state):
-        return seen | {"a": jnp.where(state[2] >= 3, jnp.nan, seen["a"])}
-
-
-@pytest.mark.parametrize(
-    ("env", "policy", "options", "match"),
-    [
-        (object(), act(), {}, "env: object has neither `agents`.* nor `possible_agents`"),
-        ("MPE_simple_v3", act(), {}, "env: str has neither .*; an environment by name"),
-        (Ring(), act(), {"num_envs": 0}, "num_envs: 0 is not"),
-        (Ring(), act(), {"time_limit": 0}, "time_limit: 0 is not"),
-        (Ring(), act(), {"time_limit": 2.5}, "time_limit: 2.5 is not"),
-        (Ring(), act(), {"team": ("a", "d")}, "team: 'd' does not name agents"),
-        (Ring(), act(), {"team": ()}, "team: .* does not name agents"),
-        (Ring(), act(), {"team": ("a", "a")}, r"team: \['a', 'a'\] does not"),
-        (Ring(), act(), {"others": act()}, "others: say who is in the team, team="),
-        (Ring(), act(b=3), {}, r"actions\[0, 1\] is 3: .* agent b at step 0, who has 0 to 2"),
-        (Ring(), act(a=2), {"num_envs": 2}, r"agent a at step 0 of environment 0, who has 0 to 1"),
-        (Ring(), act(c=-1), {}, r"actions\[0, 2\] is -1"),
-        (Ring(), act(c=0.5), {}, "agent c an action of float64, wanted an int"),
-        (Ring(), act(c=jnp.zeros(2)), {}, r"policy: gives agent c an action of shape \[2\]"),
-        (Ring(), lambda key, seen: jnp.zeros(3), {}, r"policy: wanted a dict .* of shape \[3\]"),
-        (Ring(), lambda key, seen: (act()(0, 0), 1), {}, "policy: wanted a dict .* got tuple"),
-        (Ring(), act(d=0), {}, r"policy: wanted a dict .* got one for \['a', 'b', 'c', 'd'\]"),
-        (Ring(), lambda key, seen, mask: {}, {}, r"policy: takes \(key, seen, mask\); wanted poli"),
-        (Ring(), lambda key, seen, carry: {}, {}, "policy: takes a carry; pass the first one as"),
-        (Ring(), act(), {"carry": 0}, "carry: the policy has no parameter of this name; wanted"),
-        (Bits(), at_random, {}, "policy: takes masks, but the environment has none"),
-        (Ring(), with_carry(None), {"carry": 0}, "policy: gives no carry"),
-        (
-            Ring(),
-            with_carry(jnp.zeros(2)),
-            {"carry": 0},
-            r"a carry of float64\[2\], wanted int64\[\]",
-        ),
-        (
-            Ring(),
-            too_far,
-            {},
-            "policy: at step 1 agent b chooses action 2, which its mask forbids",
-        ),
-        (
-            Masked({"a": jnp.ones(2), "b": jnp.ones(2), "c": 1}),
-            act(),
-            {},
-            r"mask of agent b has shape \[2\], wanted \[3\]",
-        ),
-        (Masked({"a": jnp.ones(2)}), act(), {}, "get_avail_actions gives no mask of agent b"),
-        (Ring(), with_law(b=np.ones(2) / 2), {}, r"agent b a law of shape \[2\], wanted \[3\]"),
-        (Ring(), with_law(a=np.ones(2)), {}, "law of agent a at step 0 is no law: its sum is 2"),
-        (Ring(), with_law(a=np.array([2, -1])), {}, "is no law: its sum is 1, its least entry -1"),
-        (Ring(), with_law(a=np.array([np.nan, 1])), {}, "law of agent a at step 0 is no law"),
-        (
-            Ring(),
-            with_law(a=np.array([0, 1])),
-            {},
-            "gives the action that was chosen, 0, no chance",
-        ),
-        (Ring(), lambda key, seen: je.Acted(act()(0, 0), {"a": 1}), {}, r"law of shape \[\]"),
-        (
-            Ring(),
-            lambda key, seen: je.Acted(act()(0, 0), {"b": np.ones(3) / 3}),
-            {},
-            "no law of agent a",
-        ),
-        (
-            Ring(),
-            lambda key, seen: je.Acted(act()(0, 0), np.ones(3)),
-            {},
-            "laws as ndarray of shape",
-        ),
-        (Nan(), act(), {}, r"observations\[3, 0, 0\] is nan: what agent a sees at step 3; every"),
-        (
-            Nan(),
-            act(),
-            {"features": True, "num_envs": 2},
-            r"features\[3, 0, 0\] is nan: .* at step 3 of environment 0",
-        ),
-        (Ring(), act(), {"signal": lambda state: state[0]}, r"signal: wanted one integer .* \[3\]"),
-        (Ring(), act(), {"signal": lambda state: 0.5}, "signal: wanted one integer"),
-        (Ring(), act(), {"encode": lambda agent, seen: 0.5}, "encode: wanted one integer"),
-        (
-            Ring(),
-            act(a=1),
-            {"signal": lambda s: s[2], "max_states": 5, "features": True},
-            "signal: 40 different",
-        ),
-        (ParallelRing(5), act(), {"num_envs": 2}, "num_envs: ParallelRing is played in Python"),
-        (ParallelRing(5), too_far, {}, "policy: at step 1 agent b chooses action 2, which its"),
-        (ParallelRing(5), act(a=9), {}, r"actions\[0, 0\] is 9"),
-    ],
-)
-def test_what_does_not_fit_is_refused_in_one_line(env, policy, options, match):
-    with pytest.raises(ValueError, match=match) as raised:
-        je.rollout(KEY, env, policy, **{"num_steps": 40, **options})
-    assert "\n" not in str(raised.value)

@@ -115,7 +115,7 @@ class _Table:
 
 
 def _unique(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Different rows in order, and which of them each is; of single numbers in a tenth of the time."""
+    """Different rows in order, and which of them each is; single numbers take much less time."""
     if rows.shape[1] == 1:
         table, codes = np.unique(rows[:, 0], return_inverse=True)
         return table[:, None], codes
