@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxent as je
+from jaxent.auditing import learned_sum
 
 from .relays import (
     KEY,
@@ -453,3 +454,38 @@ def test_a_reward_that_is_shared():
     _, _, paid, _ = replay(one.actions, 5)
     np.testing.assert_allclose(one.rewards, paid.sum(1), atol=EXACT)
     assert not seen.shares_reward
+
+
+@pytest.mark.parametrize("ring", [Ring, ParallelRing])
+def test_what_is_seen_last_counts_in_no_mean_of_rewards(ring):
+    """Where 1 is paid for every step, values are 10 at discount 0.9, however often time is up."""
+
+    def paid(given):
+        seen, state, rewards, *rest = given
+        return seen, state, dict.fromkeys(rewards, 1.0), *rest
+
+    class Paid(Ring):
+        def step_env(self, key, state, actions):
+            return paid(super().step_env(key, state, actions))
+
+    class PaidInPython(ParallelRing):
+        def step(self, actions):
+            seen, rewards, *rest = super().step(actions)
+            return seen, dict.fromkeys(rewards, 1.0), *rest
+
+    policy = lambda key, observations: dict.fromkeys(observations, 0)  # noqa: E731
+    env = PaidInPython(4) if ring is ParallelRing else Paid()
+    options = {"num_steps": 100, "time_limit": 4}
+    seen = je.rollout(KEY, env, policy, **options)
+    np.testing.assert_array_equal(seen.last_seen, np.stack([seen.time == 4] * 3, 1))
+    np.testing.assert_array_equal(seen.paid, ~seen.last_seen)
+    back = je.read_log(je.to_frame(seen)).trajectory
+    assert back.num_epochs == seen.paid.any(1).sum()
+    assert (back.rewards == 1).all()
+    found = je.lstd_local_q(seen, discount=0.9)
+    np.testing.assert_allclose(found.value[found.occupancy > 0], 10, atol=1e-9)
+    learned = learned_sum.learned_sum(seen, 0.9)
+    np.testing.assert_allclose(learned.scale, 30, atol=1e-9)
+    shared = je.rollout(KEY, env, policy, shared_reward=True, **options)
+    fit = je.fit_local_rewards(shared)
+    np.testing.assert_allclose([fit.error, fit.scale], [0, 1], atol=1e-9)

@@ -63,7 +63,7 @@ def learned_sum(trajectory: Trajectory, discount: float) -> LearnedSum:
         discount: in [0, 1).
     """
     present = np.asarray(trajectory.present)
-    rewards, mean = _centered(np.asarray(trajectory.rewards), present)
+    rewards, mean = _centered(np.asarray(trajectory.rewards), np.asarray(trajectory.paid))
     apart, occupancy = _learned(trajectory, rewards, discount)
     constant = mean / (1 - discount)  # [N]
     moves = _moves(trajectory, rewards, apart, discount)  # [N, X, K]
@@ -97,7 +97,7 @@ def _learned(
     """Values and occupancy, `[N, X]`; as many agents at a time as memory should hold."""
     agents = np.arange(trajectory.num_agents)
     some = min(max(_CELLS // trajectory.num_pairs**2, 1), len(agents))
-    parts = []
+    parts, last_seen = [], trajectory.last_seen
     for start in range(0, len(agents), some):
         group = np.resize(agents[start : start + some], some)  # of one size, compiled once
         seen = replace(
@@ -105,6 +105,7 @@ def _learned(
             states=np.asarray(trajectory.states)[:, group],
             actions=np.asarray(trajectory.actions)[:, group],
             present=np.asarray(trajectory.present)[:, group],
+            last_seen=last_seen if last_seen is None else np.asarray(last_seen)[:, group],
             # In JAX's default float, so that nothing is learned in more than it computes.
             rewards=jnp.asarray(rewards[:, group], float),
             labels=trajectory.labels._replace(agents=tuple(group.tolist())),

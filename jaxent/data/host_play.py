@@ -129,6 +129,7 @@ def _rows(
             made = _act(cast, own_key, seen, masks, carry)
             row = _row(cast, eye, seen, game.env, made, masks)
             playing = [a for a in seen if a not in leaving]
+            row["last_seen"] = [cast.agents[i] in leaving for i in cast.team]
             row["rewards"] = [0.0] * len(cast.team)
             row["ended"], row["cut"] = False, not playing
             if row["wrong"]:
@@ -282,6 +283,7 @@ def _stack(rows: list[dict[str, Any]], cast: Cast) -> Played:
         laws=laws,
         rewards=table("rewards").astype(float),
         present=table("present"),
+        last_seen=table("last_seen"),
         ended=table("ended"),
         cut=table("cut"),
         forbidden=table("forbidden"),

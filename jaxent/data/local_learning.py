@@ -84,7 +84,7 @@ def local_flow(trajectory: Trajectory, *, types: ArrayLike | None = None) -> Loc
         jnp.asarray(trajectory.pairs),
         jnp.asarray(rewards),
         jnp.asarray(trajectory.follows),
-        jnp.asarray(trajectory.present),
+        jnp.asarray(trajectory.paid),
         types,
         num_types,
         trajectory.num_pairs,
@@ -92,17 +92,17 @@ def local_flow(trajectory: Trajectory, *, types: ArrayLike | None = None) -> Loc
 
 
 @jit(static_argnames=("num_types", "num_pairs"))
-def _count(pairs, rewards, follows, present, types, num_types, num_pairs) -> LocalFlow:
-    assert pairs.shape == rewards.shape == present.shape  # [T, N]
+def _count(pairs, rewards, follows, paid, types, num_types, num_pairs) -> LocalFlow:
+    assert pairs.shape == rewards.shape == paid.shape  # [T, N]
     group = jnp.broadcast_to(types[None], pairs.shape)
     one = follows.astype(rewards.dtype)
     flow = jnp.zeros((num_types, num_pairs, num_pairs), rewards.dtype)
     flow = flow.at[group[1:], pairs[:-1], pairs[1:]].add(one)
-    seen, paid = (
+    seen, total = (
         jnp.zeros((num_types, num_pairs), rewards.dtype).at[group, pairs].add(x)
-        for x in (present.astype(rewards.dtype), jnp.where(present, rewards, 0))
+        for x in (paid.astype(rewards.dtype), jnp.where(paid, rewards, 0))
     )
-    return LocalFlow(flow, ratio(paid, seen))
+    return LocalFlow(flow, ratio(total, seen))
 
 
 @takes_arrays("flow", "reward", "features", "types")

@@ -33,6 +33,8 @@ class Played(NamedTuple):
         laws: that actions were drawn from, `[.., N, A]`, 0 beyond what an agent has; or None.
         rewards: `[.., N]`, or `[.., 1]` of the team.
         present: whether the agent takes part, `[.., N]`.
+        last_seen: whether the row is only of what it sees as the clock has ended its game,
+            `[.., N]`.
         ended: whether the game ends for good with this row.
         cut: whether another game is in the next row, of which nothing here tells.
         forbidden: whether the action is none that the agent may choose, of all agents,
@@ -45,6 +47,7 @@ class Played(NamedTuple):
     laws: Any
     rewards: Any
     present: Any
+    last_seen: Any
     ended: Any
     cut: Any
     forbidden: Any
@@ -171,6 +174,7 @@ def _step(
         None if chosen.laws is None else _laws(chosen.laws, max(cast.num_actions)),
         rewards if len(rewards) == 1 else rewards[team],
         ~now.out[team],
+        now.closing & ~now.out[team],
         ended & ~truncated & ~now.closing,
         now.closing | (truncated & lost),
         _forbidden(masks, chosen.actions) & ~now.out,

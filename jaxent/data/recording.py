@@ -68,6 +68,7 @@ def record(
         labels=labels,
         present=present,
         observations=None if features is None else _at(present, features),
+        last_seen=_flat(rows.last_seen) if rows.last_seen.any() else None,
         action_laws=None if laws is None else _at(present, laws),
     )
 
@@ -181,17 +182,18 @@ def _check_laws(rows: Played, names: list[Hashable], at: Any) -> None:
 
 def _rewards(rows: Played, cast: Cast, shared_reward: bool) -> np.ndarray:
     """`[T, N]`, 0 for who is out; or one for all `[T]`."""
-    paid, present = _flat(rows.rewards), _flat(rows.present)
-    if paid.shape == present.shape:  # what is said of who is out counts where nobody is there
-        paid = np.where(present | ~present.any(1, keepdims=True), paid, 0)
+    paid, there = _flat(rows.rewards), _flat(rows.present)
+    acts = there & ~_flat(rows.last_seen)
+    if paid.shape == acts.shape:  # what is said of who is out counts where nobody is there
+        paid = np.where(acts | ~there.any(1, keepdims=True), paid, 0)
     check_finite("rewards", paid)
     if paid.shape[-1] == 1 < len(cast.team):
         return paid[:, 0]
     if not shared_reward:
-        return np.where(present, paid, 0)
-    first = np.where(present.any(1), present.argmax(1), 0)
+        return np.where(acts, paid, 0)
+    first = np.where(acts.any(1), acts.argmax(1), 0)
     one = np.take_along_axis(paid, first[:, None], 1)
-    apart = np.argwhere((paid != one) & present)
+    apart = np.argwhere((paid != one) & acts)
     if len(apart):
         t, i = apart[0]
         names = [cast.agents[k] for k in cast.team]

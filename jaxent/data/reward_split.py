@@ -67,13 +67,15 @@ def fit_local_rewards(trajectory: Trajectory, *, types: ArrayLike | None = None)
     if not trajectory.shares_reward:
         raise ValueError("trajectory: every agent has a reward of its own; there is none to split")
     types, num_types = agent_types(trajectory, types)
-    data = (trajectory.pairs, trajectory.rewards, trajectory.present)
+    data = (trajectory.pairs, trajectory.rewards, trajectory.paid, trajectory.present)
     return _fit_rewards(*map(jnp.asarray, data), types, (num_types, trajectory.num_pairs))
 
 
 @jit(static_argnames="shape")
-def _fit_rewards(pairs, rewards, present, types, shape) -> RewardFit:
-    one = present.astype(rewards.dtype)
+def _fit_rewards(pairs, rewards, paid, present, types, shape) -> RewardFit:
+    one = paid.astype(rewards.dtype)
+    # All epochs but those in which nothing is paid.
+    share = (paid.any(1) | ~present.any(1)).mean(dtype=rewards.dtype)
 
     def gather(table: Array) -> Array:
         return (one * table[types[None], pairs]).sum(1)  # [T]
@@ -93,8 +95,8 @@ def _fit_rewards(pairs, rewards, present, types, shape) -> RewardFit:
         max_steps=4 * shape[0] * shape[1] + 100,
     )
     table = scale * solution
-    error, paid = jnp.sqrt((left**2).mean()), jnp.sqrt((rewards**2).mean())
-    return RewardFit(table, error, paid, residual, residual <= 4 * _ROUNDING * eps)
+    error, size = (jnp.sqrt((x**2).mean() / share) for x in (left, rewards))
+    return RewardFit(table, error, size, residual, residual <= 4 * _ROUNDING * eps)
 
 
 def _least_squares(

@@ -150,7 +150,7 @@ def to_frame(trajectory: Trajectory) -> "pd.DataFrame":
     import pandas as pd
 
     labels = trajectory.labels
-    present = np.asarray(trajectory.present)
+    present = np.asarray(trajectory.paid)  # a table has no word for a row without a reward
     epoch, agent = np.nonzero(present)
     rewards = np.asarray(trajectory.rewards)
     time = np.asarray(trajectory.time)[epoch]

@@ -195,7 +195,7 @@ def monte_carlo_local_q(
     check_positive_int("segment", segment)
     types, num_types = agent_types(trajectory, types)
     shape = (num_types, trajectory.num_pairs)
-    data = (trajectory.pairs, trajectory.rewards, trajectory.follows, trajectory.present)
+    data = (trajectory.pairs, trajectory.rewards, trajectory.follows, trajectory.paid)
     needed = 0 if ends else horizon
     return _first_visits(*map(jnp.asarray, data), types, rate, segment, needed, shape)
 

@@ -73,6 +73,8 @@ class Trajectory:
             where the states say it.
         action_laws: probability of each action where it was chosen, `[T, N, A]`; None where it was
             not recorded.
+        last_seen: whether the row only tells what the agent saw, and would have done, as the clock
+            ended its game, `[T, N]`: nothing is paid there. None where there are no such rows.
     """
 
     states: Array | np.ndarray
@@ -87,6 +89,7 @@ class Trajectory:
     unit: str = field(default="", metadata={"static": True})
     observations: Array | np.ndarray | None = None
     action_laws: Array | np.ndarray | None = None
+    last_seen: Array | np.ndarray | None = None
 
     @classmethod
     def from_arrays(
@@ -200,6 +203,11 @@ class Trajectory:
         ahead = self.time[:-1] + self.step
         next_one = (self.episode[1:] == self.episode[:-1]) & (self.time[1:] == ahead)
         return next_one[:, None] & self.present[1:] & self.present[:-1]
+
+    @property
+    def paid(self) -> Array | np.ndarray:
+        """Whether the row has a reward of the agent, `[T, N]`: it is there, its game goes on."""
+        return self.present if self.last_seen is None else self.present & ~self.last_seen
 
     def pair_label(self, pair: int) -> tuple[Hashable, ...]:
         """Labels (state, action) of a local pair, with the signal where there is one."""
