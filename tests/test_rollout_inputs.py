@@ -146,3 +146,13 @@ def test_what_does_not_fit_is_refused_in_one_line(env, policy, options, match):
     with pytest.raises(ValueError, match=match) as raised:
         je.rollout(KEY, env, policy, **{"num_steps": 40, **options})
     assert "\n" not in str(raised.value)
+
+
+def test_laws_at_some_steps_alone_are_refused():
+    def policy(key, observations, carry):
+        acted = with_law()(key, observations)
+        laws = {a: acted.laws[a] for a in observations} if carry < 1024 else None
+        return je.Acted(acted.actions, laws, carry + 1)
+
+    with pytest.raises(ValueError, match="policy: gives laws at some steps and at others none"):
+        je.rollout(KEY, ParallelRing(10**6), policy, num_steps=1100, carry=0)

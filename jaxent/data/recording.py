@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,13 +30,15 @@ def record(
     tables, parts, played = _Table(eye, max_states), [], 0
     for rows in stretches:
         left = num_steps - played
-        rows = _map(rows, lambda x, left=left: x[:, :left])
+        rows = jax.tree.map(lambda x, left=left: x[:, :left], rows)
         _check_rows(rows, cast, played)
         played += rows.ended.shape[1]
         seen = np.where(rows.present[..., None], rows.kept.seen, 0)
         codes = tables.codes(seen, rows.present, played)
         parts.append(rows._replace(kept=rows.kept._replace(seen=codes)))
-    rows = _joined(parts)
+    if len({part.laws is None for part in parts}) > 1:
+        raise ValueError("policy: gives laws at some steps and at others none")
+    rows = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
     del parts
     states, codes = tables.numbered(rows.kept.seen.reshape(-1, len(cast.team)))
     signals, signal = np.unique(rows.kept.signal.reshape(-1), return_inverse=True)
@@ -210,30 +213,6 @@ def _episodes(rows: Played, separate: bool) -> np.ndarray:
     last[:, -1] = True
     last = last.reshape(-1)
     return np.cumsum(last) - last
-
-
-def _map(rows: Played, change: Any) -> Played:
-    kept = rows.kept._replace(**{k: _some(change, v) for k, v in rows.kept._asdict().items()})
-    rest = {k: _some(change, v) for k, v in rows._asdict().items() if k != "kept"}
-    return Played(kept=kept, **rest)
-
-
-def _some(change: Any, value: Any) -> Any:
-    return None if value is None else change(value)
-
-
-def _joined(parts: list[Played]) -> Played:
-    """One after another in time, `[E, T, ..]`."""
-
-    def join(of: Any) -> Any:
-        values = [of(part) for part in parts]
-        return None if values[0] is None else np.concatenate(values, axis=1)
-
-    kept = parts[0].kept._replace(
-        **{k: join(lambda p, k=k: getattr(p.kept, k)) for k in parts[0].kept._fields}
-    )
-    rest = {k: join(lambda p, k=k: getattr(p, k)) for k in Played._fields if k != "kept"}
-    return Played(kept=kept, **rest)
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
