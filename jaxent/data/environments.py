@@ -32,7 +32,7 @@ def from_jaxmarl(
     separate_episodes: bool = False,
     max_states: int | None = None,
 ) -> Trajectory:
-    """Play a policy in a JaxMARL environment and record it.
+    """Play a policy in a JaxMARL environment and record it: `rollout`, with fewer options.
 
     Args:
         key: of `jax.random.key`.
@@ -49,15 +49,15 @@ def from_jaxmarl(
 
     Returns:
         A trajectory of T epochs, its labels the names of the agents, the observations (or what
-        `encode` made of them) and the numbers of the actions.
+        `encode` made of them) and the numbers of the actions. An agent that is done before the
+        others is not `present` to the end of the game.
 
     Raises:
         ImportError: for a name, if JaxMARL or a module that it needs is not installed.
         ValueError: for an environment that gives no observation or reward of an agent, no
             "__all__" among its ends, or other shapes in `step` than in `reset`; for actions that
-            are no finite set, more observations than `max_states`,
-            observations of several sizes or not finite, an `encode` or a policy that gives
-            something else, rewards that differ though shared.
+            are no finite set, more observations than `max_states` or one not finite, an `encode` or
+            a policy that gives something else, rewards that differ though shared.
 
     References:
         Rutherford et al., JaxMARL: Multi-Agent RL Environments and Algorithms in JAX, 2024.
@@ -88,7 +88,7 @@ def from_gymnax(
     separate_episodes: bool = False,
     max_states: int | None = None,
 ) -> Trajectory:
-    """Play a policy in a gymnax environment, of one agent, and record it.
+    """Play a policy in a gymnax environment, of one agent, and record it: `rollout`, for one.
 
     One agent has local values to learn (`lstd_local_q`) and nobody to be entangled with, so `audit`
     asks for more.
@@ -104,6 +104,10 @@ def from_gymnax(
         separate_episodes: whether a game that starts anew is another episode.
         max_states: more local states than this are refused; 1023 pairs of state and action if not
             given.
+
+    Returns:
+        A trajectory as of `from_jaxmarl`. What is seen last in a game that only the clock has ended
+        is a row of its own (`Trajectory.last_seen`).
 
     Raises:
         ImportError: for a name, if gymnax or a module that it needs is not installed.
