@@ -148,6 +148,50 @@ def test_what_does_not_fit_is_refused_in_one_line(env, policy, options, match):
     assert "\n" not in str(raised.value)
 
 
+def broken(where, change):
+    """The ring of PettingZoo with one thing of what `reset` or `step` gives changed."""
+
+    class Broken(ParallelRing):
+        def reset(self, seed=None):
+            given = super().reset(seed)
+            return change(given) if where == "reset" else given
+
+        def step(self, actions):
+            given = super().step(actions)
+            return change(given) if where == "step" else given
+
+    return Broken(9)
+
+
+def without_c(given, part):
+    return (*given[:part], {a: x for a, x in given[part].items() if a != "c"}, *given[part + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "match"),
+    [
+        ("reset", lambda given: given[0], "env: reset gives dict, wanted what is seen, and infos"),
+        ("reset", lambda given: ([1, 2], {}), "env: gives observations as list, wanted a dict"),
+        ("reset", lambda given: ({"d": 0}, {}), r"env: agent d is none of its possible_agents"),
+        ("step", lambda given: given[:4], "env: step gives 4 of them, wanted five dicts"),
+        (
+            "step",
+            lambda given: (given[0], 1.0, *given[2:]),
+            "gives rewards as float, wanted a dict",
+        ),
+        ("step", lambda given: without_c(given, 0), "step gives no observation of agent c, who"),
+        ("step", lambda given: without_c(given, 1), "step gives no reward of agent c, who"),
+        ("step", lambda given: without_c(given, 2), "step gives no termination of agent c, who"),
+        ("step", lambda given: without_c(given, 3), "step gives no truncation of agent c, who"),
+    ],
+)
+def test_a_broken_contract_of_pettingzoo_is_named(where, change, match):
+    stays = lambda key, seen: dict.fromkeys(seen, 0)  # noqa: E731
+    with pytest.raises(ValueError, match=match) as raised:
+        je.rollout(KEY, broken(where, change), stays, num_steps=20)
+    assert "\n" not in str(raised.value)
+
+
 def test_laws_at_some_steps_alone_are_refused():
     def policy(key, observations, carry):
         acted = with_law()(key, observations)

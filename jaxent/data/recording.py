@@ -221,7 +221,9 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 
 def _at(present: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.where(present[..., None], _flat(values), np.zeros((), values.dtype))
+    """Values of those who are there, 0 of others."""
+    flat = _flat(values)
+    return flat if present.all() else np.where(present[..., None], flat, np.zeros((), flat.dtype))
 
 
 def _state_labels(table: np.ndarray) -> tuple[Hashable, ...]:

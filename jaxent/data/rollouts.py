@@ -90,9 +90,9 @@ def rollout(
         num_steps: T, rows of the log for each environment. Static.
         num_envs: E environments at once, each with a key of its own (`jax.random.split(key, E)`).
             Their rows come one environment after another, each its own episodes. The log takes
-            about E T N (13 + 4 d + 4 A) bytes in float32, d of them only with features and A only
-            with laws; and, while it is played, as much again, and 64 steps of each environment on
-            the device. Static.
+            about E T N (14 + 4 d + 4 A) bytes in float32, d of them only with features and A only
+            with laws; twice that while it is made, and 64 steps of each environment on the
+            device. Static.
         carry: of a recurrent policy, the first one of a game, for one environment.
         team: names of those who are recorded; all if not given. Others play as well.
         others: their policy, which sees what they see; `policy` then plays for the team alone.
