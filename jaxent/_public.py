@@ -17,6 +17,7 @@ from .chains.views import view_transition as view_transition
 from .chains.views import with_views as with_views
 from .data import learning as learning
 from .data.acting import Acted as Acted
+from .data.chain_log import chain_trajectory as chain_trajectory
 from .data.environments import from_gymnax as from_gymnax
 from .data.environments import from_jaxmarl as from_jaxmarl
 from .data.error_estimate import ErrorEstimate as ErrorEstimate
@@ -53,7 +54,6 @@ from .data.td_learning import monte_carlo_local_q as monte_carlo_local_q
 from .data.td_learning import td_local_q as td_local_q
 from .data.trajectory import Labels as Labels
 from .data.trajectory import Trajectory as Trajectory
-from .data.trajectory import chain_trajectory as chain_trajectory
 from .measures import distances as distances
 from .measures.convex_mixtures import ConvexSeparation as ConvexSeparation
 from .measures.convex_mixtures import convex_separation as convex_separation

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxent as je
-from jaxent.data.trajectory import survival
+from jaxent.data.chain_log import survival
 
 from . import oracles, oracles_measures, oracles_restless
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxent
-from jaxent.data.trajectory import _sample_path
+from jaxent.data.chain_log import _sample_path
 from tests.reference import cases
 
 RUNS, STEPS = 300, 2_000

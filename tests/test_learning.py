@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxent
-from jaxent.data.trajectory import _sample_path
+from jaxent.data.chain_log import _sample_path
 from tests import oracles
 from tests.reference import cases
 from tests.tolerances import EXACT, F32, SOLVE, STANDARD_ERRORS

@@ -7,8 +7,8 @@ import pytest
 
 import jaxent
 from jaxent.data import log_entanglement as logs
+from jaxent.data.chain_log import _sample_path
 from jaxent.data.pair_blocks import pair_blocks
-from jaxent.data.trajectory import _sample_path
 from tests.reference import cases
 from tests.test_estimators import nearest_law
 from tests.tolerances import EXACT, STANDARD_ERRORS

@@ -18,8 +18,9 @@ from jax import lax
 
 from .._checks import check_finite, check_positive_int, check_shape, check_stochastic, concrete
 from .._reads import reads
+from ..data.chain_log import survival
 from ..data.estimators import EntanglementEstimate, estimate_entanglement
-from ..data.trajectory import Labels, Trajectory, survival
+from ..data.trajectory import Labels, Trajectory
 from ..numerics.arrays import takes_arrays
 from ..numerics.compiled import jit
 
