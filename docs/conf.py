@@ -49,6 +49,7 @@ contents = {
         "docs/how-to/penalise",
         "docs/how-to/how-wrong",
         "docs/how-to/control",
+        "docs/how-to/continuous",
         "docs/how-to/merging",
         "docs/how-to/audit",
         "docs/how-to/own-log",

@@ -129,29 +129,38 @@ def test_the_ceiling_is_a_mean_of_sums(seen):
     np.testing.assert_allclose(found.ceiling, np.mean(np.abs(sums)), rtol=SOLVE)
 
 
+def taught(steps, without=None):
+    """What all steps teach, or those from one on, as `LocalSteps` learns it."""
+    first, otherwise = (0, np.zeros(steps.shape)) if without is None else without
+    return steps.learn(steps.moments(slice(first, len(steps.follows))), otherwise).weights
+
+
 def test_learned_tables_are_those_of_lstd(seen):
     """And their noise is what one more coin at one step does to the sum, exactly."""
     _, log, learned, _ = seen
     steps = local_limit.local_steps(log, DISCOUNT, None)
     starts = np.arange(log.num_epochs - 1)
     limit = local_limit.learned_limit(steps, starts, [slice(0, 800)])
-    value, _ = steps.tables(starts >= 0, np.zeros((2, 4)))
+    value = taught(steps)
     np.testing.assert_allclose(value, learned, rtol=SOLVE)
     np.testing.assert_allclose(
         value, je.lstd_local_q(log, discount=DISCOUNT).value, rtol=1e-3, atol=1e-3
     )
     np.testing.assert_allclose(limit.errors.sum(0), 0, atol=SOLVE)
-    without, _ = steps.tables(starts >= 800, value)
+    without = taught(steps, (800, value))
+    np.testing.assert_allclose(limit.deltas[1], steps.errors(without).sum(1), rtol=SOLVE)
     later = je.Trajectory.from_arrays(log.states[800:], log.actions[800:], log.rewards[800:])
     again = local_limit.local_steps(later, DISCOUNT, None)
-    np.testing.assert_allclose(without, again.tables(starts[800:] >= 0, value)[0], rtol=SOLVE)
+    np.testing.assert_allclose(without, taught(again, (0, value)), rtol=SOLVE)
+    one_more_coin(steps, limit, starts)
 
+
+def one_more_coin(steps, limit, starts):
     signs = np.sign(np.random.default_rng(0).normal(size=len(starts)))
     at, agent, coin = 1_234, 1, 0.7
     paid = steps.paid.copy()
     paid[at, agent] += coin
-    richer, _ = steps._replace(paid=paid).tables(starts >= 0, np.zeros((2, 4)))
-    moved = (richer - value).reshape(-1)[steps.here].sum(1)
+    moved = steps.values(taught(steps._replace(paid=paid)) - taught(steps))[:-1].sum(1)
     only = np.zeros_like(limit.errors)
     only[at, agent] = coin
     np.testing.assert_allclose(

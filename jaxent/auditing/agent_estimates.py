@@ -41,6 +41,8 @@ class AgentEstimates(NamedTuple):
         upper: end of its 95% interval, `[N]`.
         p_value: of "no entanglement", `[N]`; NaN with a policy, which needs no test.
         batches: the estimate in each batch of epochs, `[N, 20]`.
+        placebo: the estimate with features of another time, `[N]`; NaN, one or for each agent,
+            where laws are tables.
     """
 
     entanglement: np.ndarray
@@ -48,11 +50,13 @@ class AgentEstimates(NamedTuple):
     upper: np.ndarray
     p_value: np.ndarray
     batches: np.ndarray
+    placebo: np.ndarray | np.float64 = np.float64(np.nan)
 
     def without(self, lacking: np.ndarray) -> "AgentEstimates":
         """NaN, and batches of 0, for the agents that lack data."""
         numbers = np.where(lacking, np.nan, self[:4])
-        return AgentEstimates._make([*numbers, np.where(lacking[:, None], 0, self.batches)])
+        batches = np.where(lacking[:, None], 0, self.batches)
+        return AgentEstimates._make([*numbers, batches, np.where(lacking, np.nan, self.placebo)])
 
     def from_zero(self) -> "AgentEstimates":
         """No E_i is below 0: an estimate that came out there is 0, with an upper end as far off."""
@@ -85,7 +89,10 @@ def from_logs(
     def estimate(key, chunk):
         found = some(jax.random.split(key, size), np.resize(chunk, size))
         progress(len(chunk))
-        columns = (found.value, found.lower, found.upper, found.p_value, found.batches)
+        columns = (
+            *(found.value, found.lower, found.upper),
+            *(found.p_value, found.batches, found.placebo),
+        )
         return [np.asarray(x, float)[: len(chunk)] for x in columns]
 
     # The first alone, or two threads would compile the same.
@@ -114,7 +121,7 @@ def from_policy(
     for i in range(trajectory.num_agents):
         present = jnp.asarray(trajectory.present[:, i], laws.dtype)
         found = one(laws[:, i], local[:, i], present)
-        rows.append([found.value, found.lower, found.upper, np.nan, found.batches])
+        rows.append([found.value, found.lower, found.upper, np.nan, found.batches, np.nan])
         progress(1)
     found = AgentEstimates(*(np.asarray(x, float) for x in zip(*rows, strict=True)))
     # Laws that are one but for rounding are one.
@@ -128,7 +135,10 @@ def from_policy(
 
 
 def influence_map(trajectory: Trajectory, min_visits: int) -> np.ndarray:
-    """Lower estimate of each E_i relative to one other's state, `[N, N]`; `[0, 0]` for many."""
-    if trajectory.num_agents > _MAPPED:
+    """Lower estimate of each E_i relative to one other's state, `[N, N]`.
+
+    `[0, 0]` for many agents, and for those that see numbers.
+    """
+    if trajectory.num_agents > _MAPPED or trajectory.observations is not None:
         return np.zeros((0, 0))
     return influence_from_logs(trajectory, min_visits=min_visits)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..data.linear_values import LinearQ, check_linear
 from ..data.local_learning import LocalQ
 from ..data.local_limit import table_sum
 from ..data.log_columns import is_number, read_labels, read_numbers, read_times, show_time
@@ -29,7 +30,7 @@ _KEYS = ("t", "episode", "agent")
 
 
 def critic_along(
-    critic: "LocalQ | ArrayLike | pd.DataFrame | Path",
+    critic: "LocalQ | LinearQ | ArrayLike | pd.DataFrame | Path",
     trajectory: Trajectory,
     *,
     columns: Mapping[str, str] | None = None,
@@ -40,7 +41,7 @@ def critic_along(
 
     Args:
         critic: `[T]` of the team or `[T, N]` of the agents; a frame or the path of a file with such
-            columns; or local tables.
+            columns; or local values, in tables or linear.
         trajectory: T epochs of N agents.
         columns: other headings of t, episode and agent, as `read_log` has them.
         sep: the delimiter of a text file.
@@ -49,6 +50,9 @@ def critic_along(
     Raises:
         ValueError: naming both counts, or the first row that does not match the log.
     """
+    if isinstance(critic, LinearQ):
+        check_linear(trajectory, critic)
+        return critic.value.sum(1)
     if isinstance(critic, LocalQ):
         return table_sum(trajectory, np.asarray(critic.value), None)
     if type(getattr(critic, "columns", None)).__name__ == "RangeIndex":

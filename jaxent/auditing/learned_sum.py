@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..data.estimators import student
+from ..data.linear_values import LinearQ
 from ..data.local_learning import lstd_local_q
 from ..data.trajectory import Trajectory
 
-_BATCHES = 20
+BATCHES = 20
 # Epochs taken together.
 _AT_ONCE = 2**16
 # Flows from pair to pair, of agents learned together; values take ten times as many numbers.
@@ -43,6 +44,8 @@ class LearnedSum(NamedTuple):
         level: mean of the sum over the log.
         level_error: half of the 95% interval of the level that sampling leaves.
         sampling: the same of what the sum differs by from its level, mean over the log.
+        linear: the values less those of mean rewards, of agents that see numbers; the above are
+            means by action then. None for tables.
     """
 
     q_local: np.ndarray
@@ -53,6 +56,19 @@ class LearnedSum(NamedTuple):
     level: float
     level_error: float
     sampling: float
+    linear: LinearQ | None = None
+
+    def spans(self, known: np.ndarray) -> np.ndarray:
+        """Largest less smallest local value of each agent, `[N]`.
+
+        Args:
+            known: local pairs that count, `[N, X]`.
+        """
+        if self.linear is not None:
+            return np.ptp(self.linear.value, axis=0)
+        high = np.where(known, self.apart, -np.inf).max(1)
+        low = np.where(known, self.apart, np.inf).min(1)
+        return np.where(known.any(1), high - low, 0)
 
 
 def learned_sum(trajectory: Trajectory, discount: float) -> LearnedSum:
@@ -63,12 +79,12 @@ def learned_sum(trajectory: Trajectory, discount: float) -> LearnedSum:
         discount: in [0, 1).
     """
     present = np.asarray(trajectory.present)
-    rewards, mean = _centered(np.asarray(trajectory.rewards), np.asarray(trajectory.paid))
+    rewards, mean = centered(np.asarray(trajectory.rewards), np.asarray(trajectory.paid))
     apart, occupancy = _learned(trajectory, rewards, discount)
     constant = mean / (1 - discount)  # [N]
     moves = _moves(trajectory, rewards, apart, discount)  # [N, X, K]
     share = _share(trajectory)  # [N, X]
-    quantile = student(0.95, _BATCHES)
+    quantile = student(0.95, BATCHES)
     by_batch = np.einsum("nx,nxk->k", share, moves)
     pairs, agent = np.asarray(trajectory.pairs), np.arange(trajectory.num_agents)
     level = float((share * apart).sum())
@@ -80,14 +96,16 @@ def learned_sum(trajectory: Trajectory, discount: float) -> LearnedSum:
         moved = sum(here[:, i, None] * moves[i, x[:, i]] for i in agent) - by_batch  # [t, K]
         total["scale"] += np.abs(full).sum()
         total["spread"] += np.abs(sums - level).sum()
-        total["sampling"] += quantile * _deviation(moved).sum()
+        total["sampling"] += quantile * deviation(moved).sum()
     return LearnedSum(
         apart + constant[:, None],
         apart,
         occupancy,
         level=level + float(share.sum(1) @ constant),
-        level_error=quantile * float(_deviation(by_batch)),
-        **{name: float(value) / len(pairs) for name, value in total.items()},
+        level_error=quantile * float(deviation(by_batch)),
+        scale=float(total["scale"]) / len(pairs),
+        spread=float(total["spread"]) / len(pairs),
+        sampling=float(total["sampling"]) / len(pairs),
     )
 
 
@@ -115,7 +133,7 @@ def _learned(
     return value, occupancy
 
 
-def _centered(rewards: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def centered(rewards: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rewards less their mean over the epochs of the agent, `[T, N]`, and the means, `[N]`."""
     eps = np.finfo(rewards.dtype if rewards.dtype.kind == "f" else float).eps
     rewards = np.where(present, rewards, 0).astype(float)
@@ -140,22 +158,22 @@ def _moves(
 ) -> np.ndarray:
     """How far each batch of epochs moves the values, `[N, X, K]`."""
     follows, pairs = np.asarray(trajectory.follows), np.asarray(trajectory.pairs)
-    batch = np.arange(len(follows)) * _BATCHES // len(follows)
+    batch = np.arange(len(follows)) * BATCHES // len(follows)
     size = trajectory.num_pairs
-    moves = np.zeros((trajectory.num_agents, size, _BATCHES))
+    moves = np.zeros((trajectory.num_agents, size, BATCHES))
     for i, here in enumerate(follows.T):
         x, y, r = pairs[:-1][here, i], pairs[1:][here, i], rewards[:-1][here, i]
         flow = np.bincount(x * size + y, minlength=size**2).reshape(size, size)
         visits = flow.sum(1)
         one = 1 / np.maximum(visits, 1)
         wrong = r + discount * q[i, y] - q[i, x]
-        cell = x * _BATCHES + batch[here]
-        h = np.bincount(cell, wrong, minlength=size * _BATCHES).reshape(size, _BATCHES)
+        cell = x * BATCHES + batch[here]
+        h = np.bincount(cell, wrong, minlength=size * BATCHES).reshape(size, BATCHES)
         moves[i] = np.linalg.solve(np.eye(size) - discount * one[:, None] * flow, one[:, None] * h)
     return moves
 
 
-def _deviation(parts: np.ndarray) -> np.ndarray:
+def deviation(parts: np.ndarray) -> np.ndarray:
     """Standard error of a sum from its K parts, `[..., K]`, which are nearly independent."""
     apart = parts - parts.mean(-1, keepdims=True)
-    return np.sqrt((apart**2).sum(-1) * _BATCHES / (_BATCHES - 1))
+    return np.sqrt((apart**2).sum(-1) * BATCHES / (BATCHES - 1))

@@ -27,6 +27,8 @@ def missing_signal(trajectory: Trajectory, *, drifts: bool) -> str:
         trajectory: of T epochs.
         drifts: whether the placebo of the error was not near 0.
     """
+    if trajectory.observations is not None:
+        return ""  # what an action alone does not tell is in what is observed
     present, follows = np.asarray(trajectory.present), np.asarray(trajectory.follows)
     same = ((present[:-1] == follows) & (present[1:] == follows)).all(1) & follows.any(1)
     middle = np.flatnonzero(same[1:] & same[:-1]) + 1  # with an epoch before and one after

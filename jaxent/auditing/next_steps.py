@@ -188,18 +188,21 @@ def _instead(found: Findings) -> list[Step]:
 def _merge(found: Findings) -> list[Step]:
     """The two agents that are best learned as one."""
     agents = found.trajectory.labels.agents
-    number = len(agents)
+    number, numbers = len(agents), found.trajectory.observations is not None
     if number == 2:
-        return [Step("merge", f"{_both(found, (0, 1))}: learn the values of their joint pairs")]
+        of = "what both observe" if numbers else "their joint pairs"
+        return [Step("merge", f"{_both(found, (0, 1))}: learn the values of {of}")]
     cost = found.of_sum.num_steps * found.of_sum.num_features**2
-    known = cost <= _MOST_PRODUCTS and not found.trajectory.shares_reward
+    known = cost <= _MOST_PRODUCTS and not found.trajectory.shares_reward and not numbers
     tried = list(combinations(range(number), 2)) if number <= _TRIED and known else []
     tried = tried or _most_moved(found)
     if not tried:
         if found.verdict.word == "trust with care" or np.isnan(found.entanglement).all():
             return []
         who = printable(agents[int(np.nanargmax(found.entanglement))])
-        text = f"{who}, the most entangled, and who moves it; an audit of up to 8 agents has a map"
+        text = f"{who}, the most entangled, and who moves it"
+        if not numbers:
+            text += "; an audit of up to 8 agents has a map"
         return [Step("merge", text)]
     left = {pair: merged_error(found, pair) if known else np.nan for pair in tried}
     best = min(tried, key=lambda pair: np.nan_to_num(left[pair], nan=np.inf))

@@ -2,11 +2,18 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 
+from ..data.observed import own_features
 from ..data.reward_split import fit_local_rewards, with_rewards
 from ..data.trajectory import Trajectory
 from ..numerics.arrays import relative
+
+Array = jax.Array
+
+# Epochs for a feature of all agents, at least, where a shared reward is split by them.
+_ROWS = 20
 
 
 def in_units(trajectory: Trajectory) -> tuple[Trajectory, float]:
@@ -18,16 +25,44 @@ def in_units(trajectory: Trajectory) -> tuple[Trajectory, float]:
     return replace(trajectory, rewards=rewards / unit), unit
 
 
-def own_rewards(trajectory: Trajectory) -> tuple[Trajectory, float, float, tuple[str, ...]]:
+def own_rewards(
+    trajectory: Trajectory, key: Array | None = None
+) -> tuple[Trajectory, float, float, tuple[str, ...]]:
     """With a reward for each agent; what a split of a shared one leaves, as it is and relative to
-    the reward; a note if the split is rough."""
+    the reward; a note if the split is rough.
+
+    Args:
+        trajectory: T epochs of N agents.
+        key: of `jax.random.key`, for waves of observations.
+    """
     if not trajectory.shares_reward:
         return trajectory, 0.0, 0.0, ()
+    if trajectory.observations is not None:
+        return _by_features(jax.random.key(0) if key is None else key, trajectory)
     fit = fit_local_rewards(trajectory)
     rough = f"the split of the shared reward is rough: residual {fit.residual:.2g}"
     notes = () if fit.converged else (rough,)
     share = float(relative(fit.error, fit.scale))
     return with_rewards(trajectory, fit.reward), float(fit.error), share, notes
+
+
+def _by_features(
+    key: Array, trajectory: Trajectory
+) -> tuple[Trajectory, float, float, tuple[str, ...]]:
+    """Of agents that see numbers: the sum of local rewards, linear in features, that is nearest."""
+    paid = np.asarray(trajectory.rewards, np.float64)
+    present = np.asarray(trajectory.present)
+    phi = own_features(key, trajectory)
+    columns = phi.reshape(len(paid), -1)
+    if _ROWS * columns.shape[1] > len(paid):
+        part = paid / np.maximum(present.sum(1), 1)
+        equal = "the shared reward is dealt out in equal parts: too few epochs to split it"
+        return replace(trajectory, rewards=np.where(present, part[:, None], 0)), 0.0, 0.0, (equal,)
+    ridge = np.diag((columns**2).mean(0) + (columns == 0).all(0))
+    weights = np.linalg.solve(columns.T @ columns + ridge, columns.T @ paid)
+    own = (phi * weights.reshape(phi.shape[1:])).sum(2)
+    left, size = (float(np.sqrt((x**2).mean())) for x in (paid - own.sum(1), paid))
+    return replace(trajectory, rewards=own), left, left / size if size > 0 else 0.0, ()
 
 
 def count_visits(trajectory: Trajectory) -> np.ndarray:

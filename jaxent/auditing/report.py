@@ -29,11 +29,13 @@ from ..data.local_learning import LocalQ
 from ..data.local_pairs import check_few_pairs
 from ..data.log_columns import show_step
 from ..data.log_table import printable
+from ..data.observed import states_of_observations
 from ..data.tables import Log, count_gaps, read_log
 from ..data.trajectory import Trajectory
 from .agent_estimates import AgentEstimates, from_logs, from_policy, influence_map
 from .critic import critic_along
 from .exploration import exploration
+from .learned_features import learned_by_features
 from .learned_sum import LearnedSum, learned_sum
 from .next_steps import Findings, next_steps
 from .preparation import count_visits, in_units, own_rewards
@@ -77,16 +79,17 @@ def audit(
 
     Args:
         trajectory: of at least two agents and 50 epochs; or a log, or the table or the path of one,
-            as `read_log` takes it.
+            as `read_log` takes it. With observations local values are linear in features of these.
         discount: $\gamma$ in [0, 1).
         critic: to be judged in the place of the sum of local values: its value of the team at every
             epoch, `[T]`, or that of every agent, `[T, N]`, which are added up; a frame or the path
             of a file with one row an epoch, in order or with a column t, or one an agent and epoch;
-            or local tables, `LocalQ` of `[N, X]`.
+            or local values, `LocalQ` of `[N, X]` or `LinearQ`.
         policy: $\pi_i(a \mid s^t)$ if it is known, `[T, N, A]`; entanglement is then that of Eq.
             (10), which bounds E_i for weakly coupled agents. From logs alone it is a lower estimate
             relative to features.
-        features: of the others, `[T, N, d]`; how many of them are in each state if not given.
+        features: of the others, `[T, N, d]`; how many of them are in each state, or what they
+            observe and do, if not given.
         key: of `jax.random.key`, for permutations and placebo; `jax.random.key(0)` if not given.
         min_visits: a pair seen less often is reported as "not enough data".
         num_permutations: of the test of "no entanglement".
@@ -104,7 +107,7 @@ def audit(
     """
     key = _key(key, seed)
     log = read_log(trajectory)
-    trajectory, notes = log.trajectory, _log_notes(log) + notes
+    trajectory, notes = states_of_observations(log.trajectory), _log_notes(log) + notes
     check_discount(discount)
     _check_count("min_visits", min_visits, 2**31 - 1)
     _check_count("num_permutations", num_permutations, _MOST_PERMUTATIONS)
@@ -112,9 +115,9 @@ def audit(
     values = None if critic is None else critic_along(critic, trajectory)
     trajectory, unit = in_units(trajectory)
     paid = trajectory
-    trajectory, left, reward_error, rough = own_rewards(trajectory)
+    trajectory, left, reward_error, rough = own_rewards(trajectory, key)
     unexplained = left / (1 - float(discount))
-    learned = learned_sum(trajectory, float(discount))
+    learned = _learned(key, trajectory, float(discount))
     visits = count_visits(trajectory)
     known = visits >= min_visits  # [N, X]
     progress = (lambda _: None) if progress is None else progress
@@ -132,7 +135,7 @@ def audit(
     lacking = (share < ENOUGH) | np.isnan(found.entanglement)
     found = found.without(lacking)
     num_folds = 2 if policy is None else 1
-    bounds = _bounds(found, trajectory, learned.apart, known, discount, num_folds)
+    bounds = _bounds(found, trajectory, learned.spans(known), discount, num_folds)
     found = found.from_zero()
     words, reasons = agent_words(found._asdict(), lacking, from_logs=policy is None)
     verdict = team_verdict(words, errors[0])
@@ -185,7 +188,7 @@ def audit(
         reward_error=reward_error,
         explored=exploration(paid, visits, min_visits),
         not_said=NOT_SAID,
-        notes=notes + rough,
+        notes=notes + rough + _placebo(found, trajectory),
     )
 
 
@@ -202,6 +205,28 @@ def _errors(
     if critic is None:
         return (of_sum,)
     return error_of_critic(key, trajectory, critic / unit, discount), of_sum
+
+
+def _learned(key: Array, trajectory: Trajectory, discount: float) -> LearnedSum:
+    """In tables, or by features of what agents observe."""
+    if trajectory.observations is None:
+        return learned_sum(trajectory, discount)
+    return learned_by_features(jax.random.fold_in(key, 1), trajectory, discount)
+
+
+def _placebo(found: AgentEstimates, trajectory: Trajectory) -> tuple[str, ...]:
+    """Agents for whom features of another time seem to matter as well."""
+    seen = np.nan_to_num(found.placebo) > (found.upper - found.lower) / 2
+    if not seen.any():
+        return ()
+    told = ", ".join(
+        f"{printable(trajectory.labels.agents[i])} {np.ravel(found.placebo)[i]:.3f}"
+        for i in np.flatnonzero(seen)[:_LISTED]
+    )
+    return (
+        f"features of another time show entanglement as well ({told}): what observations tell of "
+        "the next step is not all in the model",
+    )
 
 
 def _key(key: Array | None, seed: int | None) -> Array:
@@ -240,20 +265,19 @@ def _check_log(trajectory: Trajectory, *, known_policy: bool) -> None:
         )
     if trajectory.num_epochs < 50:
         raise ValueError(f"column t: {trajectory.num_epochs} epochs are too few; wanted 50")
+    if known_policy and trajectory.observations is not None:
+        raise ValueError("policy: is compared by local states; of agents that see numbers leave it")
     check_few_pairs(trajectory, limited=not known_policy)
 
 
 def _bounds(
     found: AgentEstimates,
     trajectory: Trajectory,
-    value: np.ndarray,
-    known: np.ndarray,
+    span: np.ndarray,
     discount: float,
     num_folds: int,
 ) -> dict[str, float]:
     """The bound by spans of local values, the upper end of its interval, and that of Theorem 6."""
-    high, low = np.where(known, value, -np.inf).max(1), np.where(known, value, np.inf).min(1)
-    span = np.where(known.any(1), high - low, 0)
     rate = 2 * discount / (1 - discount)
     bound = max(0.0, float(rate * np.nansum(found.entanglement * span)))
     # Agents err together, so it is the batches of their sum that tell how far it is off.

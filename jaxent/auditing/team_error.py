@@ -18,6 +18,7 @@ import numpy as np
 
 from ..data.error_estimate import ErrorEstimate, estimate_approximation_error
 from ..data.estimators import student
+from ..data.linear_values import LinearQ
 from ..data.local_learning import LocalQ
 from ..data.td_error_fit import ErrorInterval
 from ..data.trajectory import Trajectory
@@ -143,8 +144,10 @@ def error_of_sum(
     # A constant in the rewards of an agent moves its values by one, and no error.
     constant = (learned.q_local - learned.apart)[:, 0] * (1 - discount)
     level_free = replace(trajectory, rewards=_less(trajectory, constant))
-    tables = LocalQ(learned.apart, np.ones_like(learned.apart))  # type: ignore[arg-type]
-    found = _estimate(key, level_free, tables, discount)
+    values = learned.linear
+    if values is None:
+        values = LocalQ(learned.apart, np.ones_like(learned.apart))  # type: ignore[arg-type]
+    found = _estimate(key, level_free, values, discount)
     made = _made("sum of local values", found, learned.scale, learned.spread, trajectory)
     if not made.is_told:
         return made
@@ -185,7 +188,10 @@ class _Short(NamedTuple):
 
 
 def _estimate(
-    key: Array, trajectory: Trajectory, approximation: LocalQ | np.ndarray, discount: float
+    key: Array,
+    trajectory: Trajectory,
+    approximation: LocalQ | LinearQ | np.ndarray,
+    discount: float,
 ) -> ErrorEstimate | _Short:
     try:
         return estimate_approximation_error(key, trajectory, approximation, discount=discount)
@@ -235,7 +241,7 @@ def _made(
         spread=spread if spread > least else 0.0,
         by_pair=found.by_pair,
         num_features=found.num_features,
-        by_pairs=found.num_features == _num_joint(trajectory),
+        by_pairs=trajectory.observations is None and found.num_features == _num_joint(trajectory),
         num_steps=found.num_steps,
         wanted=0,
         problem="",

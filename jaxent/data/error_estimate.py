@@ -12,7 +12,8 @@ delta_t. Two numbers are asked for: the mean of |e|, and that of |e - mean of e|
 comparison of actions or policies feels.
 
 **The mean of e** is that of delta over 1 - discount, so a long horizon magnifies what a log leaves
-open of the mean reward. It is known without features, with the standard error of batch means.
+open of the mean reward. It is known without features, with the standard error of batch means. Where
+runs start unlike they go on, their ends are worth more or less than their starts, by what ê says.
 
 **What is centered** is estimated twice. In the sample, the mean of |ê| is too large: noise has no
 sign. Held out, it is too small. With g the sign of an ê learned from the other folds of the log,
@@ -40,7 +41,8 @@ f^ - f* = sum_i A_i^-1 sum_t 1{x_i} delta_i adds to e, and to psi
 
 the TD errors at local pairs, control variates whose sum over the log is 0. A fold is judged by
 tables that did not see it: over the whole log their TD errors add up to 0 at every local pair, so
-what the other folds teach would be the opposite of what the fold shows.
+what the other folds teach would be the opposite of what the fold shows. Local values that are
+linear in features phi_i of what an agent sees are the same with phi_i for the indicators.
 
 What features do not show is not seen: an interval is relative to them. A ceiling needs none:
 E|e| <= E|sum_k discount^k delta_{t+k}| by Jensen's inequality.
@@ -63,8 +65,10 @@ from .._checks import (
 )
 from .._reads import NOT_SAID, Frame, frame, noted, reads
 from .estimators import student
+from .linear_values import LinearQ, check_linear
 from .local_learning import LocalQ
 from .local_limit import learned_limit, local_steps, table_sum
+from .observed import states_of_observations
 from .td_error_fit import ErrorInterval, Rules, centered, deviation, fit_folds, with_bias
 from .team_features import as_numbers, given_features, team_features
 from .trajectory import Trajectory, check_trajectory
@@ -153,7 +157,7 @@ class ErrorEstimate(NamedTuple):
 def estimate_approximation_error(
     key: Array,
     trajectory: Trajectory,
-    approximation: LocalQ | ArrayLike,
+    approximation: LocalQ | LinearQ | ArrayLike,
     *,
     discount: float,
     features: ArrayLike | None = None,
@@ -172,16 +176,16 @@ def estimate_approximation_error(
     the policy is good: ask greedy_gap, or audit a log that explores.
 
     Args:
-        key: of `jax.random.key`, for the placebo.
+        key: of `jax.random.key`, for the placebo, and for waves of observations.
         trajectory: T epochs of N agents.
-        approximation: f along the log, `[T]`, of any critic. Or local tables, `LocalQ` with a
-            value of `[N, X]` (`[K, X]` for types), to be added up; with rewards for each agent
-            `centered` is then about the limit of such tables.
+        approximation: f along the log, `[T]`, of any critic. Or local values, to be added up:
+            tables, `LocalQ` with a value of `[N, X]` (`[K, X]` for types), or linear ones,
+            `LinearQ`; with rewards for each agent `centered` is then about their limit.
         discount: $\gamma$ in [0, 1).
-        features: of the team, `[T, d]`, with d at most T/20, in any unit; for states that are
-            continuous `learning.fourier_features` of them. If not given, indicators of the joint
-            pairs if these come 50 times each, else counts of local pairs, their squares, indicators
-            and products, as many as the log carries.
+        features: of the team, `[T, d]`, with d at most T/20, in any unit. If not given, indicators
+            of the joint pairs if these come 50 times each, else counts of local pairs, their
+            squares, indicators and products; of agents that observe numbers these numbers, products
+            with actions and random waves of it all; as many as the log carries.
         of_states: whether f is a value V of states, not Q of pairs. What an action adds is then no
             error, and the features are of states.
         types: of every agent, for local tables that are shared, `[N]`; each is its own if not
@@ -220,11 +224,12 @@ def estimate_approximation_error(
         raise ValueError("key: wanted one of jax.random.key")
     starts = _starts(trajectory, num_folds, num_batches)
     gamma, quantile = float(discount), student(confidence, num_batches)
-    if of_states and isinstance(approximation, LocalQ):
+    if of_states and isinstance(approximation, (LocalQ, LinearQ)):
         raise ValueError("of_states: local tables are of pairs; give their sum along the log")
     f, own = _along(trajectory, approximation, types)
     if features is None:
-        matrix = team_features(trajectory, f, of_states=of_states)
+        waves_key, seen = jax.random.fold_in(key, 1), states_of_observations(trajectory)
+        matrix = team_features(waves_key, seen, f, of_states=of_states)
     else:
         matrix = given_features(features, trajectory.num_epochs)
     reward, f_here = _team_reward(trajectory)[starts], f[starts]
@@ -237,16 +242,19 @@ def estimate_approximation_error(
     same = [delta] * (num_folds + 1)
     found = limit = centered(fits, same, rules)
     if own:
-        steps = local_steps(trajectory, gamma, types)
+        linear = approximation.features if isinstance(approximation, LinearQ) else None
+        steps = local_steps(trajectory, gamma, types, linear)
         learned = learned_limit(steps, starts, [fold.away for fold in fits.folds])
         limit = centered(fits, learned.deltas, rules, learned.noise)
     moved = np.roll(starts, _shift(key, len(starts)))
     placebo = centered(fit_folds(matrix[moved], matrix[moved + 1], rules), same, rules)
 
-    level = delta.mean() / (1 - gamma)
+    # Of one run the two ends are a part of the interval; starts of many may be unlike the rest.
+    breaks = (np.diff(starts) > 1).sum()
+    level = delta.mean() / (1 - gamma) + (found.level if breaks else 0.0)
     open_by = deviation(found.error + found.surprise / (1 - gamma), num_batches)
     # Where rewards telescope, what is not known comes from the ends of the runs alone.
-    ends = (1 + (np.diff(starts) > 1).sum()) ** 0.5 * np.ptp(f_here) / len(starts) / (1 - gamma)
+    ends = (1 + breaks) ** 0.5 * np.ptp(f_here) / len(starts) / (1 - gamma)
     away = quantile * open_by + ends + rounding
     bias = ErrorInterval(level, level - away, level + away, open_by)
     whole = with_bias(found, bias)
@@ -284,9 +292,12 @@ def _starts(trajectory: Trajectory, num_folds: int, num_batches: int) -> np.ndar
 
 
 def _along(
-    trajectory: Trajectory, approximation: LocalQ | ArrayLike, types: ArrayLike | None
+    trajectory: Trajectory, approximation: LocalQ | LinearQ | ArrayLike, types: ArrayLike | None
 ) -> tuple[np.ndarray, bool]:
-    """The approximation along the log, `[T]`, and whether it is a sum of tables with a limit."""
+    """The approximation along the log, `[T]`, and whether it is a sum that has a limit."""
+    if isinstance(approximation, LinearQ):
+        check_linear(trajectory, approximation)
+        return approximation.value.sum(1), not trajectory.shares_reward
     if isinstance(approximation, LocalQ):
         value = table_sum(trajectory, np.asarray(approximation.value), types)
         return value, not trajectory.shares_reward

@@ -23,6 +23,7 @@ _LAWS, _BY_BLOCK, _BY_PAIR, _FEW = 2.5, 2, 4, 2
 FEW_PAIRS = 20
 
 _REMEDY = "put them into bins (pandas.cut), or let a few features of them be the {}"
+_NUMBERS = "; or keep them as numbers that agents see: read_log(observations=), --observations"
 
 
 def check_few_pairs(trajectory: Trajectory, *, limited: bool = True) -> None:
@@ -45,7 +46,7 @@ def check_few_pairs(trajectory: Trajectory, *, limited: bool = True) -> None:
         ):
             raise ValueError(
                 f"column {name}: is continuous: {len(used)} different numbers in {len(codes)} "
-                f"rows; {_REMEDY.format(name)}"
+                f"rows; {_REMEDY.format(name)}{_NUMBERS if name == 'state' else ''}"
             )
     if limited and trajectory.num_pairs > MOST_PAIRS:
         name = max(columns, key=lambda c: len(columns[c][0]))

@@ -27,7 +27,9 @@ from ..numerics.arrays import ratio
 from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center
 from .estimators import batch_means, batch_of, student
+from .feature_entanglement import Rules, estimate_by_features
 from .local_pairs import FEW_PAIRS, check_few_pairs, check_room
+from .observed import states_of_observations
 from .other_agents import agent_rows
 from .pair_blocks import PairBlocks, logistic_laws, pair_blocks
 from .trajectory import Trajectory, check_trajectory
@@ -57,6 +59,8 @@ class LogsEstimate(NamedTuple):
         visits: transitions from each local pair, `[K, X]`.
         enough: whether they are at least `min_visits`; other pairs are left out, `[K, X]`.
         batches: the estimate in each of 20 batches of consecutive epochs, `[K, 20]`.
+        placebo: of agents that see numbers, the estimate with features of another time; not near 0
+            where the model of the own law is wrong. NaN where local pairs are few, `[K]`.
     """
 
     value: Array
@@ -69,6 +73,7 @@ class LogsEstimate(NamedTuple):
     visits: Array
     enough: Array
     batches: Array
+    placebo: Array
 
     def to_frame(self) -> Frame:
         """A row an agent that was asked for."""
@@ -109,11 +114,16 @@ def entanglement_from_logs(
     not a test that the agents' paths are independent. The agent's own law must not change in time:
     a drift that features share is taken for entanglement.
 
+    Agents that see numbers (`Trajectory.observations`) have no local pairs that come again. Their
+    own law is a linear one in features of their own, and the test is one of random signs
+    (feature_entanglement.py); `placebo` shows what such a model gets wrong.
+
     Args:
         key: of `jax.random.key`, for permutations.
         trajectory: T epochs of N agents.
         agents: which, `[K]`; all if not given.
-        features: of the others, `[T, N, d]`; `state_counts` if not given.
+        features: of the others, `[T, N, d]`; `state_counts`, or what they observe and do, if not
+            given.
         num_folds: consecutive parts of the run, judged in turn. Static.
         min_visits: a local pair with fewer transitions is left out.
         num_permutations: of the test; p-values are multiples of 1 / (1 + this). Static.
@@ -149,6 +159,8 @@ def agents_estimator(
 
     What all agents share is checked and counted once; memory has to do for `at_once` such calls.
     """
+    check_trajectory(trajectory)
+    trajectory = states_of_observations(trajectory)
     check_estimable(trajectory)
     for name, value in (("min_visits", min_visits), ("num_permutations", num_permutations)):
         check_positive_int(name, value)
@@ -157,6 +169,10 @@ def agents_estimator(
     if features is not None:
         check_shape("features", features, (*np.shape(trajectory.states), None))
         check_finite("features", features)
+    if trajectory.observations is not None:
+        rules = Rules(num_folds, min_visits, num_permutations, confidence)
+        given = None if features is None else np.asarray(features)
+        return lambda keys, agents: _by_features(keys, trajectory, agents, given, rules)
     rows, number = agent_rows(trajectory, features)
     check_room(trajectory, num_features=number, at_once=at_once)
     return lambda keys, agents: estimate_paths(
@@ -168,6 +184,18 @@ def agents_estimator(
         num_permutations=num_permutations,
         quantile=student(confidence, _BATCHES),
     )
+
+
+def _by_features(
+    keys: Array, trajectory: Trajectory, agents: np.ndarray, given: np.ndarray | None, rules: Rules
+) -> LogsEstimate:
+    """The estimate for agents that see numbers, one after another."""
+    found = [
+        estimate_by_features(key, trajectory, int(agent), given, rules)
+        for key, agent in zip(keys, agents, strict=True)
+    ]
+    columns = {name: jnp.asarray([row[name] for row in found]) for name in LogsEstimate._fields}
+    return LogsEstimate(**columns)
 
 
 def check_estimable(trajectory: Trajectory) -> None:
@@ -240,6 +268,7 @@ def estimate_paths(
             visits,
             enough,
             found.batches,
+            jnp.full_like(found.value, jnp.nan),
         )
 
     return lax.map(one, (keys, pairs, ahead, features, follows))

@@ -4,7 +4,7 @@ A text file has labels of text (log_text.py). A Parquet file and a frame have ty
 which are kept; lists become tuples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ def open_table(
     columns: Mapping[str, str],
     sep: str | None,
     encoding: str,
+    observations: Sequence[str] = (),
 ) -> Table:
     """The columns of a frame, or of a file that is chosen by its ending."""
     unknown = [name for name in columns if name not in NEEDED + OPTIONAL]
@@ -47,7 +48,7 @@ def open_table(
         )
 
     def choose(name: str, heading: list[str], sep: str | None) -> dict[str, int]:
-        return choose_columns(name, heading, columns, sep)
+        return choose_columns(name, heading, columns, sep, observations)
 
     return open_columns(table, choose, sep=sep, encoding=encoding)
 

@@ -5,7 +5,7 @@ epochs (times); what the values mean is read off once for each, by log_columns.p
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
@@ -13,6 +13,8 @@ import numpy as np
 
 NEEDED = ("t", "agent", "state", "action", "reward")
 OPTIONAL = ("episode", "signal")
+# What columns of observations are called, with their number; no heading of a file.
+OBSERVED = "observation "
 # Headings of a table that has columns for each agent.
 _WIDE = re.compile(r"(state|action|reward)([_.\-:\[ (]|\d)")
 # A cell or a label in a message, and names in a list of them.
@@ -82,9 +84,13 @@ def escaped(text: str) -> str:
 
 
 def choose_columns(
-    name: str, heading: list[str], columns: Mapping[str, str], sep: str | None = None
+    name: str,
+    heading: list[str],
+    columns: Mapping[str, str],
+    sep: str | None = None,
+    observations: Sequence[str] = (),
 ) -> dict[str, int]:
-    """Where the columns are, by what they are."""
+    """Where the columns are, by what they are; observations by `OBSERVED` and their number."""
     twice = next((h for k, h in enumerate(heading) if h in heading[:k]), None)
     if twice is not None:
         raise ValueError(f"{name}: column {quoted(twice)} is there twice; rename one of them")
@@ -99,11 +105,20 @@ def choose_columns(
         wanted = columns.get(column, column)
         if wanted in heading:
             places[column] = heading.index(wanted)
+        elif column == "state" and observations and column not in columns:
+            continue
         elif column in NEEDED or column in columns:
             raise ValueError(
                 f"{name}: column {printable(wanted)} is missing; "
                 f"{_remedy(column, wanted, heading, sep)}"
             )
+    for k, wanted in enumerate(observations):
+        if wanted not in heading:
+            raise ValueError(
+                f"{name}: column {printable(wanted)} of observations is missing; got "
+                f"{', '.join(map(printable, heading[:_MOST_NAMES]))}"
+            )
+        places[f"{OBSERVED}{k}"] = heading.index(wanted)
     return places
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from .._reads import reads
 from .log_columns import read_labels, read_numbers, read_step, read_times, show_step, show_time
 from .log_reading import open_table
-from .log_table import Table, printable
+from .log_table import OBSERVED, Table, printable, quoted
 from .trajectory import Labels, Trajectory, check_trajectory
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def read_log(
     step: float | str | None = None,
     sep: str | None = None,
     encoding: str = "utf-8",
+    observations: Sequence[str] = (),
 ) -> Log:
     """Read a table of agents, epochs, states, actions and rewards.
 
@@ -76,6 +77,8 @@ def read_log(
         step: of t between epochs, in seconds for timestamps.
         sep: the delimiter of a text file; a comma, or a tab for .tsv, if not given.
         encoding: of a text file.
+        observations: headings of columns of numbers that agents see, which are kept as
+            `Trajectory.observations`; a column of states may then be missing.
 
     Raises:
         ValueError: naming the file, the row and the column, for a missing column or value, a time
@@ -84,7 +87,7 @@ def read_log(
             more or fewer cells than the heading, and a heading that is there twice.
     """
     if isinstance(table, (Log, Trajectory)):
-        given = (known, allow_gaps, shared_reward, columns, step, sep)
+        given = (known, allow_gaps, shared_reward, columns, step, sep, observations)
         if any(given):
             raise ValueError("table: has been read already; give the options where it is read")
         return table if isinstance(table, Log) else Log(table, _gaps(table, None, None))
@@ -92,11 +95,15 @@ def read_log(
     other = [name for name in may if name not in ("agent", "state", "action", "signal")]
     if other:
         raise ValueError(f"known: {printable(other[0])} is none of agent, state, action, signal")
-    rows = open_table(table, columns=dict(columns or {}), sep=sep, encoding=encoding)
+    wanted = _headings(observations)
+    rows = open_table(
+        table, columns=dict(columns or {}), sep=sep, encoding=encoding, observations=wanted
+    )
     if not rows.num_rows:
         raise ValueError(f"{rows.name}: has no rows")
     time, unit = read_times(rows)
     reward = read_numbers(rows, "reward")
+    numbers = [read_numbers(rows, f"{OBSERVED}{k}") for k in range(len(wanted))]
     (agent, agents), (state, states), (action, actions), (signal, signals) = (
         read_labels(rows, column, may.get(column))
         for column in ("agent", "state", "action", "signal")
@@ -133,6 +140,7 @@ def read_log(
         labels=Labels(agents, states, actions, signals),
         step=_step(step, episode, at, unit, seen_at, rows),
         unit=unit,
+        observations=np.stack([spread(x) for x in numbers], axis=2) if numbers else None,
     )
     gaps = _gaps(trajectory, seen_at, rows)
     if gaps and not allow_gaps:
@@ -144,8 +152,22 @@ def read_log(
     return Log(trajectory, gaps)
 
 
+def _headings(observations: Sequence[str]) -> tuple[str, ...]:
+    """Of the columns of observations, each once."""
+    if isinstance(observations, str):
+        raise ValueError(f"observations: wanted a list of headings, got {quoted(observations)}")
+    made = tuple(observations)
+    twice = next((h for k, h in enumerate(made) if h in made[:k]), None)
+    if twice is not None:
+        raise ValueError(f"observations: {quoted(twice)} is there twice")
+    return made
+
+
 def to_frame(trajectory: Trajectory) -> "pd.DataFrame":
-    """The trajectory as a pandas frame, with the labels, one row for each agent and epoch."""
+    """The trajectory as a pandas frame, with the labels, one row for each agent and epoch.
+
+    Observations are columns `observation_0`, `observation_1`, ...
+    """
     check_trajectory(trajectory)
     import pandas as pd
 
@@ -164,6 +186,9 @@ def to_frame(trajectory: Trajectory) -> "pd.DataFrame":
     }
     if trajectory.num_signals > 1:
         columns["signal"] = [labels.signals[i] for i in np.asarray(trajectory.signal)[epoch]]
+    if trajectory.observations is not None:
+        seen = np.asarray(trajectory.observations)[present]
+        columns |= {f"observation_{k}": x for k, x in enumerate(seen.T)}
     return pd.DataFrame(columns)
 
 

@@ -94,11 +94,14 @@ class Centered(NamedTuple):
         interval: of it.
         error: e less its mean by the whole log, `[n]`.
         surprise: what remains of the TD errors, `[n]`.
+        level: by how much the mean of e is above that of the TD errors over 1 - discount: what the
+            ends of runs are worth beside their starts.
     """
 
     interval: ErrorInterval
     error: np.ndarray
     surprise: np.ndarray
+    level: np.float64
 
     def resized(self, size: float) -> np.ndarray:
         """The error brought to a mean absolute value."""
@@ -146,7 +149,7 @@ def centered(
         rules: how.
         noise: what noise in the approximation itself adds at given signs.
     """
-    signs, gain, error, surprise = _judge(fits, fits.whole, deltas[0], rules)
+    signs, gain, error, surprise, level = _judge(fits, fits.whole, deltas[0], rules)
     inside = gain - noise(signs)
     judged = [_judge(fits, *each, rules)[:2] for each in zip(fits.folds, deltas[1:], strict=True)]
     signs, gain = (np.concatenate(x) for x in zip(*judged, strict=True))
@@ -159,13 +162,13 @@ def centered(
     lower = min(max(low - rules.quantile * error_low - rules.rounding, 0), value)
     upper = value + np.hypot(rules.quantile * error_middle, max(high - low, 0) / 2) + rules.rounding
     interval = ErrorInterval(*map(np.float64, (value, lower, upper, error_middle)))
-    return Centered(interval, error, surprise)
+    return Centered(interval, error, surprise, level)
 
 
 def _judge(
     fits: Fits, fit: Fit, delta: np.ndarray, rules: Rules
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Signs, gain, error and surprise at the steps that a fit judges."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.float64]:
+    """Signs, gain, error and surprise at the steps that a fit judges, and the mean of the error."""
     phi, ahead, rows, away = fits.phi, fits.ahead, fit.judged, fit.away
     delta = delta - delta.mean()
     learned = delta.copy()
@@ -182,7 +185,7 @@ def _judge(
     wanted = np.where(kept, wanted - wanted[kept].mean(), 0)
     trace = phi[rows] @ (fit.inverse.T @ (phi.T @ wanted))
     surprise = delta[rows] + rules.discount * there - here
-    return signs, signs * here + trace * surprise, here - level, surprise
+    return signs, signs * here + trace * surprise, here - level, surprise, level
 
 
 def with_bias(found: Centered, bias: ErrorInterval) -> ErrorInterval:

@@ -2,19 +2,32 @@ r"""What a log shows of the whole team at an epoch, as features in which its val
 
 Where few joint pairs occur, and each often, every joint pair has an indicator of its own: a table.
 Where there are more, numbers that say much in few columns take its place: how many agents are in
-each local pair, who is in which, products of these. A column is centered and what several columns
-say twice is said once, so that the features have mean 0, variance 1 and no correlation.
+each local pair, who is in which, products of these. Where agents observe numbers, all that
+they observe and do stands for the team, and random waves of that. A column is centered and what
+several columns say twice is said once, so that the features have mean 0, variance 1 and no
+correlation.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
 from .._checks import check_finite, check_shape
 from ..numerics.memory import check_memory
+from .observed import (
+    actions_taken,
+    as_many,
+    beside,
+    numbers_seen,
+    squares,
+    times,
+    waves_of,
+    whitened,
+)
 from .trajectory import Trajectory
 
 # A joint pair has to come this often, on average, to have an indicator; features as well.
@@ -27,24 +40,29 @@ _MOST_JOINT = 1000
 _MOST, _MOST_NUMBERS = 500, 2**25
 # How often features are held at a time: whitened, at the step and the next, those of the placebo.
 _COPIES = 9
-# A direction with less than this share of the variance is what others say already.
-_SAME = 1e-9
+
+Array = jax.Array
 
 # An array, or a sparse one of SciPy's, whose types are not declared.
 Matrix = Any
 
 
-def team_features(trajectory: Trajectory, approximation: np.ndarray, *, of_states: bool) -> Matrix:
+def team_features(
+    key: Array, trajectory: Trajectory, approximation: np.ndarray, *, of_states: bool
+) -> Matrix:
     """Indicators of joint pairs if these are few, else numbers that stand for them, `[T, d]`.
 
     Their span holds the constant.
 
     Args:
+        key: of `jax.random.key`, for the waves of observations.
         trajectory: T epochs of N agents.
         approximation: one of the numbers, for an error often grows with it, `[T]`.
         of_states: whether actions are left out.
     """
     num_epochs = trajectory.num_epochs
+    if trajectory.observations is not None:
+        return _of_observations(key, trajectory, approximation, of_states=of_states)
     present = np.asarray(trajectory.present)
     local, num_local = trajectory.pairs, trajectory.num_pairs
     if of_states:
@@ -63,12 +81,43 @@ def team_features(trajectory: Trajectory, approximation: np.ndarray, *, of_state
     left = max(least, min(left, _MOST_NUMBERS // num_epochs))
     _check_room(num_epochs, left)
     left -= 2  # the constant and the approximation
-    columns = [approximation[:, None]]
-    for size, block in _blocks(trajectory, rows, num_local):
-        if size <= left:
-            columns.append(block())
-            left -= size
-    return _whitened(np.concatenate(columns, axis=1))
+    columns, _ = as_many(_blocks(trajectory, rows, num_local), left)
+    return _whitened(np.concatenate([approximation[:, None], *columns], axis=1))
+
+
+def _of_observations(
+    key: Array, trajectory: Trajectory, approximation: np.ndarray, *, of_states: bool
+) -> np.ndarray:
+    """What all observe and do, squares, what each does where, and waves, as many as T carries."""
+    num_epochs = trajectory.num_epochs
+    left = min(_MOST, num_epochs // _VISITS, max(_MOST_NUMBERS // num_epochs, 1))
+    _check_room(num_epochs, left)
+    left -= 2  # the constant and the approximation
+    seen, taken = numbers_seen(trajectory), actions_taken(trajectory)[..., 1:]
+    plain = whitened(seen.reshape(num_epochs, -1))
+    if of_states:
+        taken = taken[..., :0]
+    flat = whitened(np.concatenate([plain, taken.reshape(num_epochs, -1)], axis=1))
+    if flat.shape[1] > left:
+        raise ValueError(
+            f"trajectory: {num_epochs} epochs are too few for the {flat.shape[1]} numbers that "
+            f"agents observe and do; wanted about {_VISITS * (flat.shape[1] + 2)}, or give features"
+        )
+    acted = [
+        times(whitened(own), did)
+        for own, did in zip(seen.swapaxes(0, 1), taken.swapaxes(0, 1), strict=True)
+    ]
+    columns, left = as_many(
+        [
+            (plain.shape[1] * (plain.shape[1] + 1) // 2, lambda: squares(plain)),
+            (sum(x.shape[1] for x in acted), lambda: np.concatenate(acted, axis=1)),
+        ],
+        left - flat.shape[1],
+    )
+    one_key, other_key = jax.random.split(key)
+    columns += [waves_of(one_key, plain, left - left // 2), waves_of(other_key, flat, left // 2)]
+    more = beside(flat, columns)
+    return _whitened(np.concatenate([approximation[:, None], flat, more], axis=1))
 
 
 def _check_room(num_epochs: int, num_features: int) -> None:
@@ -169,11 +218,4 @@ def _indicators(codes: np.ndarray, size: int) -> "scipy.sparse.csr_matrix":
 
 def _whitened(columns: np.ndarray) -> np.ndarray:
     """The constant, and uncorrelated columns of mean 0 and variance 1 with the same span."""
-    centered = columns - columns.mean(0)
-    size = np.sqrt((centered**2).mean(0))
-    kept = size > 1e-12 * np.abs(columns).max(0)
-    centered = centered[:, kept] / size[kept]
-    variance, axes = np.linalg.eigh(centered.T @ centered / len(columns))
-    told = variance > _SAME * max(len(variance), 1)
-    basis = centered @ (axes[:, told] / np.sqrt(variance[told]))
-    return np.concatenate([np.ones((len(columns), 1)), basis], axis=1)
+    return np.concatenate([np.ones((len(columns), 1)), whitened(columns)], axis=1)

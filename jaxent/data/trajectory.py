@@ -88,29 +88,36 @@ class Trajectory:
     @classmethod
     def from_arrays(
         cls,
-        states: ArrayLike,
+        states: ArrayLike | None,
         actions: ArrayLike,
         rewards: ArrayLike,
         *,
         signal: ArrayLike | None = None,
         episode: ArrayLike | None = None,
         labels: Labels | None = None,
+        observations: ArrayLike | None = None,
     ) -> "Trajectory":
         """A trajectory of NumPy arrays of labels of any kind.
 
         Args:
-            states: `[T, N]`, or `[E, T, N]` for E episodes of T epochs.
+            states: `[T, N]`, or `[E, T, N]` for E episodes of T epochs. None where observations say
+                it all: every agent is then in state 0.
             actions: the same shape.
             rewards: the same shape, or without its last axis for a reward that is shared.
             signal: `[T]` or `[E, T]`.
             episode: `[T]`, whichever numbers not decreasing; all one by default.
             labels: what codes stand for; those that occur, sorted, if not given.
+            observations: what each agent sees in numbers, `[T, N, d]` or `[E, T, N, d]`; 0 beyond
+                what it has.
 
         Raises:
-            ValueError: for shapes that differ, a label that is not one, or a reward not finite,
-                naming the place.
+            ValueError: for shapes that differ, a label that is not one, or a reward or an
+                observation that is not finite, naming the place.
         """
-        states, actions = _labels_of("states", states), _labels_of("actions", actions)
+        actions = _labels_of("actions", actions)
+        if states is None and observations is None:
+            raise ValueError("states: leave them out only where observations= stand for them")
+        states = np.zeros_like(actions, int) if states is None else _labels_of("states", states)
         rewards = np.asarray(rewards)
         if states.ndim not in (2, 3) or 0 in states.shape:
             raise ValueError(f"states: wanted shape [T, N] or [E, T, N], got {list(states.shape)}")
@@ -121,6 +128,8 @@ class Trajectory:
         check_finite("rewards", rewards)
         signal = np.zeros(epochs, int) if signal is None else _labels_of("signal", signal)
         check_shape("signal", signal, epochs)
+        if observations is not None:
+            observations = _observations(observations, states.shape)
         if states.ndim == 3:
             if episode is not None:
                 raise ValueError("episode: leave it out where states has an axis of episodes")
@@ -148,6 +157,7 @@ class Trajectory:
             time=time,
             present=np.ones(states.shape, bool),
             labels=labels,
+            observations=observations,
         )
 
     @property
@@ -225,6 +235,16 @@ def _labels_of(name: str, values: ArrayLike) -> np.ndarray:
             raise ValueError(f"{name}: labels are of several types ({', '.join(kinds)}); make one")
         made = np.asarray(made.tolist())
     return made
+
+
+def _observations(values: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """As floats `[T, N, d]`, in the precision that they have."""
+    made = np.asarray(values)
+    check_shape("observations", made, (*shape, None))
+    if made.dtype.kind not in "biuf" or not made.shape[-1]:
+        raise ValueError(f"observations: wanted numbers, got {made.dtype} {list(made.shape)}")
+    check_finite("observations", made)
+    return made.reshape(-1, *made.shape[-2:]).astype(np.result_type(made, np.float32))
 
 
 def _times(episode: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,6 @@ from .curves import plot_brackets as plot_brackets
 from .curves import plot_front as plot_front
 from .curves import plot_indices as plot_indices
 from .curves import plot_over_agents as plot_over_agents
-from .maps import plot_entanglement_map as plot_entanglement_map
-from .maps import plot_error_by_pair as plot_error_by_pair
 from .looks import BLUE as BLUE
 from .looks import GRAY as GRAY
 from .looks import GREEN as GREEN
@@ -24,3 +22,5 @@ from .looks import draw_limit as draw_limit
 from .looks import draw_points as draw_points
 from .looks import set_logarithmic as set_logarithmic
 from .looks import style as style
+from .maps import plot_entanglement_map as plot_entanglement_map
+from .maps import plot_error_by_pair as plot_error_by_pair

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from ..auditing.result import Audit
 from ..auditing.verdict import CARE, MOVED, TRUSTED
-from .maps import AS_WRITTEN, plot_entanglement_map, shown
 from .looks import BLUE, GRAY, RED, axes, ink, legend_above
+from .maps import AS_WRITTEN, plot_entanglement_map, shown
 
 # Agents that have their names beside them.
 _NAMED = 12

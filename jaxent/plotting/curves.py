@@ -14,8 +14,8 @@ from ..restless.indices import WhittleIndex
 from ..restless.mean_field import MeanField
 from ..values.approximation_error import ErrorBracket
 from ..values.bounds import Report
-from .maps import AS_WRITTEN, shown
 from .looks import BLUE, GRAY, GREEN, RED, axes, ink, legend_above, set_logarithmic
+from .maps import AS_WRITTEN, shown
 
 # What is drawn over N: field of the exact answer, of the limit, and the power of N it goes with.
 _OVER_AGENTS = {

@@ -53,6 +53,8 @@ class AuditOptions:
     """Labels that an action may have, as they are written; whatever occurs if not given."""
     columns: str = ""
     """Other headings, as t=time,agent=id."""
+    observations: tuple[str, ...] = ()
+    """Headings of columns of numbers that agents see; a column state may then be missing."""
     step: str | None = None
     """Of t between epochs, in seconds for timestamps; the largest that fits if not given."""
     sep: str | None = None
@@ -134,6 +136,7 @@ def _read(options: AuditOptions) -> "Log":
         step=options.step,
         sep=options.sep,
         encoding=options.encoding,
+        observations=options.observations,
     )
 
 

@@ -302,6 +302,32 @@ def test_estimates_of_agents_and_types_agree(seed, kind, shape):
     np.testing.assert_allclose(flow.sum((1, 2)), 12, atol=1e-9)
 
 
+@holds(0.2, seed=seeds, scale=st.sampled_from([1e-6, 1.0, 1e6]), discount=st.floats(0, 0.99))
+def test_values_of_numbers_that_agents_see(seed, scale, discount):
+    """Of each agent's own observation or of everyone's: in any unit of these and of rewards."""
+    rng = np.random.default_rng(seed)
+    actions = rng.integers(2, size=(900, 2))
+    seen = rng.normal(size=(900, 2, 2)) + 0.5 * np.roll(actions, 1, 0)[..., None]
+    paid = numbers(rng, 1.0, 900, 2)
+    made = je.Trajectory.from_arrays(None, actions, paid, observations=seen)
+    other = je.Trajectory.from_arrays(None, actions, scale * paid, observations=1e3 * seen - 7)
+    key = jax.random.key(seed)
+    own = je.learning.own_features(key, made)
+    joint = je.learning.joint_features(key, made)
+    assert own.shape[:2] == joint.shape[:2] == (900, 2)
+    assert own.shape[2] <= 18
+    for features in (own, joint):
+        found = je.learning.linear_local_q(key, made, discount=discount, features=features)
+        assert isinstance(found, je.learning.LinearQ)
+        assert finite(found)
+        told = (found.features * np.asarray(found.weights)[None]).sum(2)
+        np.testing.assert_allclose(told, found.value, rtol=1e-9, atol=1e-9)
+    one, two = (je.learning.linear_local_q(key, x, discount=discount) for x in (made, other))
+    np.testing.assert_allclose(two.value / scale, one.value, rtol=1e-3, atol=1e-3)
+    error = je.estimate_approximation_error(key, made, one, discount=discount)
+    assert error.centered.lower <= error.centered.value <= error.centered.upper
+
+
 @pytest.mark.slow
 @holds(0.1, seed=seeds, shape=few((60, 3, 2, 2)), gaps=st.booleans())
 def test_logs_and_audits_say_something_finite(seed, shape, gaps):
