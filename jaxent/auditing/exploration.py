@@ -79,7 +79,8 @@ def exploration(trajectory: Trajectory, visits: np.ndarray, min_visits: int) -> 
     enough = float((table >= min_visits).sum() / total)
     never = float((there & (table == 0)).sum() / total)
     share, lower, upper, covered, source = *(np.nan,) * 4, ""
-    if trajectory.num_epochs >= _EPOCHS:
+    # Of agents that see numbers no table tells how the reward is made.
+    if trajectory.num_epochs >= _EPOCHS and trajectory.observations is None:
         found = reward_interaction_from_log(trajectory)
         covered = float(found.covered)
         if min(covered, found.repeated) >= _ENOUGH:

@@ -59,8 +59,9 @@ def _by_features(
         equal = "the shared reward is dealt out in equal parts: too few epochs to split it"
         return replace(trajectory, rewards=np.where(present, part[:, None], 0)), 0.0, 0.0, (equal,)
     ridge = np.diag((columns**2).mean(0) + (columns == 0).all(0))
-    weights = np.linalg.solve(columns.T @ columns + ridge, columns.T @ paid)
-    own = (phi * weights.reshape(phi.shape[1:])).sum(2)
+    told = np.asarray(trajectory.paid).any(1)[:, None] * columns
+    weights = np.linalg.solve(told.T @ told + ridge, told.T @ paid)
+    own = np.where(trajectory.paid, (phi * weights.reshape(phi.shape[1:])).sum(2), 0)
     left, size = (float(np.sqrt((x**2).mean())) for x in (paid - own.sum(1), paid))
     return replace(trajectory, rewards=own), left, left / size if size > 0 else 0.0, ()
 

@@ -156,6 +156,7 @@ def _alone(trajectory: Trajectory, agent: int) -> Trajectory:
         present=np.asarray(trajectory.present)[:, one],
         observations=np.asarray(trajectory.observations)[:, one],
         action_laws=None,
+        last_seen=None,
         rewards=rewards,
         labels=trajectory.labels._replace(agents=trajectory.labels.agents[one]),
     )
