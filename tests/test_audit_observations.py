@@ -148,3 +148,27 @@ def test_the_key_moves_waves_and_little_else(audited):
     log, found = audited
     other = je.audit(log, discount=DISCOUNT, num_permutations=9, key=jax.random.key(5))
     np.testing.assert_allclose(other.sum_error.limit.value, found.sum_error.limit.value, rtol=0.1)
+
+
+def test_rows_of_what_is_seen_last():
+    """They are of no agent's pay: whatever is written there is not read, and all goes through."""
+    log = GAUSS.log(0, 1_200)
+    last = np.zeros((1_200, 2), bool)
+    last[24::25] = True
+    episode = np.arange(1_200) // 25
+
+    def audited_with(paid):
+        made = replace(
+            log,
+            episode=episode,
+            last_seen=last,
+            rewards=np.where(last[:, 0], paid, log.rewards.sum(1)),
+        )
+        return je.audit(made, discount=DISCOUNT, num_permutations=9)
+
+    one, other = audited_with(0.0), audited_with(1e3)
+    assert one.sum_error.num_steps == 1_200 - 48
+    np.testing.assert_allclose(one.entanglement, other.entanglement, rtol=1e-6)
+    np.testing.assert_allclose(
+        one.sum_error.differences.value, other.sum_error.differences.value, rtol=1e-6
+    )
