@@ -6,7 +6,7 @@ the sum of local values is from the value of the team: of agents that do not see
 see what the game shows them, and that each see everything. The game starts anew every 25 steps, as
 a part of the chain, and the clock is one of the things that agents see.
 
-Needs jaxmarl and optax (pip install 'jaxent[envs]').
+Needs jaxmarl (pip install 'jaxent[envs,experiments]').
 """
 
 import sys

@@ -9,7 +9,7 @@ import pytest
 import jaxent as je
 
 pytest.importorskip(
-    "jaxmarl", reason="needs jaxmarl, which is optional: pip install 'jaxent[envs]'"
+    "jaxmarl", reason="needs jaxmarl, which is optional: pip install 'jaxent[envs,experiments]'"
 )
 
 from experiments import spread
