@@ -1,11 +1,11 @@
 """Traffic signals in SUMO, audited: who is moved by whom, and may their delays be added up?
 
-Agents are the nine signals of a 3 x 3 grid, epochs are fifteen seconds,
-in which a vehicle gets from one to the next. A signal's state is which way
-is green and how long the queues of both ways are; its action is to keep or to switch; its reward
-is minus the vehicles that stand. Who decides: a fixed plan, SUMO's actuated one, or one plan for
-all that serves the way with more vehicles standing in the whole grid. The last makes every signal
-depend on all by its rule; the others only by the traffic they send each other.
+Agents are the nine signals of a 3 x 3 grid, epochs are fifteen seconds, in which a vehicle gets
+from one to the next. A signal's state is which way is green and how long the queues of both ways
+are; its action is to keep or to switch; its reward is minus the vehicles that stand. Who decides: a
+fixed plan, SUMO's actuated one, or one plan for all that switches when a crowd stands at red in the
+whole grid. The last makes every signal depend on all by its rule; the others only by the traffic
+they send each other.
 
 Two controls of the audit itself. Nine actuated crossings, each alone in a world of its own with the
 same traffic: nothing links them, so nothing should be found. And the fixed plan with its clock as a
@@ -42,8 +42,8 @@ EPOCH, WARM = 15, 40
 ROUND = 6
 DISCOUNT = 0.9
 SIGNALS = 9
-# Vehicles that stand: up to so many are a few.
-FEW = 3
+# Vehicles that stand: up to so many are a few; with so many in the grid the shared plan switches.
+FEW, CROWD = 3, 18
 
 
 class Config(NamedTuple):
@@ -190,8 +190,8 @@ def played(
             if control == "shared":
                 total = {way: sum(s.standing(way) for s in every) for way in WAYS}
                 for signal in every:
-                    ahead = total[WAYS[1 - WAYS.index(signal.way())]] > total[signal.way()]
-                    signal.switch() if ahead else signal.keep()
+                    waiting = total[WAYS[1 - WAYS.index(signal.way())]]
+                    signal.switch() if waiting >= CROWD else signal.keep()
             paid = np.zeros(len(every))
             for _ in range(EPOCH):
                 sumo.simulationStep()

@@ -25,7 +25,7 @@ Array = jax.Array
 # Agents estimated in one call, and calls at a time.
 _CHUNK, _WORKERS = 10, 2
 # With more agents than this there is no map of who moves whom.
-_MAPPED = 8
+_MAPPED = 30
 # Batches of consecutive epochs, whose spread makes the interval.
 _BATCHES = 20
 # Laws of actions that are this many rounding errors apart are the same.
