@@ -1,0 +1,139 @@
+"""The atlas: rules by hand-worked returns, statistics by enumeration, a run that goes on."""
+
+import csv
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+import jaxent as je
+from experiments.atlas import diagnosing, measuring, study, training
+from experiments.atlas.problems import PROBLEMS, heuristic, model, uniform
+
+SHORT = ["--quick", "--targets", "10", "--steps", "30", "--renewals", "5", "--starts", "1"]
+
+
+def test_names_are_unique_and_every_problem_says_where_it_is_from():
+    assert len(PROBLEMS) >= 25
+    assert all(name == p.name and p.source and p.family for name, p in PROBLEMS.items())
+    assert {p.quick for p in PROBLEMS.values()} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("name", "states", "best", "random"),
+    [
+        ("climbing", 1, 110.0, -310 / 9),  # 11 / (1 - 0.9), and the mean of the table
+        ("penalty", 1, 100.0, -780 / 9),
+        ("two_step", 3, 0.9 * 8 / (1 - 0.81), 22.5),
+        ("tiger", 10, 200.0, None),  # who sees the tiger opens the other door: 20 an epoch
+        ("signals", 12, 0.9 / (1 - 0.81), 0.3 / (1 - 0.81)),
+    ],
+)  # fmt: skip
+def test_returns_worked_by_hand(name, states, best, random):
+    """The best joint policy and random play return what the rules of the problem say."""
+    game, _ = model(PROBLEMS[name])
+    assert game.num_states == states
+    chain = je.pair_chain(game, uniform(game))
+    reward = np.ravel(np.asarray(game.rewards))
+    found = je.greedy_gap(game, je.fit_additive(chain, reward, discount=0.9))
+    np.testing.assert_allclose(found.joint_return, best, rtol=1e-9)
+    if random is not None:
+        value = measuring.returned_by(game, reward, uniform(game))
+        np.testing.assert_allclose(value, random, rtol=1e-9)
+
+
+def test_the_rule_of_thumb_of_the_two_step_game_is_best():
+    game, rules = model(PROBLEMS["two_step"])
+    policy = heuristic(game, rules.heuristic, 0.0)
+    value = measuring.returned_by(game, np.ravel(np.asarray(game.rewards)), policy)
+    np.testing.assert_allclose(value, 0.9 * 8 / (1 - 0.81), rtol=1e-9)
+
+
+def test_training_finds_the_best_where_nothing_is_shared_and_a_worse_one_where_all_is():
+    """Against all teams of fixed rules: additive is solved by all three, climbing by none."""
+    for name, solved in (("additive", True), ("climbing", False)):
+        game, _ = model(PROBLEMS[name])
+        pay = np.asarray(game.rewards)[0]
+        every = [pay[a] / 0.1 for a in itertools.product(range(3), repeat=2)]
+        key = jax.random.key(0)
+        made = [training.independent(key, game, num_seeds=1, num_steps=100)]
+        made += [
+            training.learned(key, game, mixed=mixed, num_seeds=1, num_targets=60)
+            for mixed in (False, True)
+        ]
+        for tables in made:
+            value = training.returned(game, training.greedy(tuple(t[0] for t in tables)))
+            assert np.min(np.abs(np.array(every) - value)) < 1e-9
+            assert (value > max(every) - 1e-9) == solved
+
+
+def test_rank_statistics_against_scipy_and_enumeration():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, (2, 40)).astype(float)
+    np.testing.assert_allclose(diagnosing.spearman(x, y), stats.spearmanr(x, y).statistic)
+    fails = y > 2
+    pairs = [np.sign(a - b) / 2 + 0.5 for a in x[fails] for b in x[~fails]]
+    np.testing.assert_allclose(diagnosing.auc(x, fails), np.mean(pairs))
+    assert np.isnan(diagnosing.auc(x, y > 9))
+    assert diagnosing.lost(10.0, 0.0, 4.0) == 0.6
+    assert diagnosing.lost(3.0, 3.0, 3.0) == 0
+
+
+def test_an_interval_holds_its_value_and_draws_whole_problems():
+    groups = np.repeat(np.arange(10), 3)
+    x = np.repeat(np.arange(10.0), 3)
+    value, low, high = diagnosing.interval(np.mean, groups, x, seed=0, draws=200)
+    assert low < value < high
+    # Were rows drawn by themselves, the mean of 30 would vary by a factor of sqrt(3) less.
+    assert high - low > 2 * 1.96 * x.std() / np.sqrt(30) * 1.2
+
+
+def test_a_killed_run_goes_on(tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the second problem keeps the first; the table, the CSV and the picture follow."""
+    argv = [*SHORT, "--draws", "20", "--only", "climbing", "additive", "--out", str(tmp_path)]
+    once, seen = study.measure, []
+
+    def stopped(name, *rest):
+        seen.append(name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return once(name, *rest)
+
+    monkeypatch.setattr(study, "measure", stopped)
+    assert study.main(argv) == 130
+    assert "1 problems are kept" in capsys.readouterr().err
+    assert study.main([*argv, "--resume"]) == 0
+    assert seen == ["climbing", "additive", "additive"]
+    stored = json.loads((tmp_path / "results.json").read_text())
+    climbing, additive = stored["found"]
+    assert climbing["trained"]["certain"]
+    assert diagnosing.regret(climbing["trained"], "vdn") > 0.2
+    assert diagnosing.regret(additive["trained"], "vdn") == 0
+    first = climbing["rows"][0]
+    assert first["policy"] == "uniform"
+    assert first["entanglement"] == 0  # one state: nothing to be entangled in
+    pay = np.array([[11.0, -30, 0], [-30, 7, 6], [0, 0, 5]])
+    rest = pay - pay.mean(0) - pay.mean(1, keepdims=True) + pay.mean()
+    share = np.abs(rest).mean() / np.abs(pay - pay.mean()).mean()
+    np.testing.assert_allclose(first["vdn_error"], share, rtol=1e-6)
+    with (tmp_path / "atlas.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["problem"], r["policy"]) for r in rows} >= {
+        ("climbing", "qmix"),
+        ("additive", "vdn"),
+    }
+    assert (tmp_path / "atlas.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [(["--only", "ludo"], "--only: 'ludo' is not one of climbing"), (["--seeds", "0"], "--seeds")],
+)
+def test_bad_options_of_the_atlas(argv, match, capsys):
+    with pytest.raises(SystemExit) as stop:
+        study.main(argv)
+    assert stop.value.code == 2
+    assert match in capsys.readouterr().err
