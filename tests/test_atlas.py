@@ -3,14 +3,16 @@
 import csv
 import itertools
 import json
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
 import jaxent as je
-from experiments.atlas import diagnosing, measuring, study, training
+from experiments.atlas import diagnosing, measuring, networks, sampled, study, training
 from experiments.atlas.problems import PROBLEMS, heuristic, model, uniform
 
 SHORT = ["--quick", "--targets", "10", "--steps", "30", "--renewals", "5", "--starts", "1"]
@@ -137,3 +139,55 @@ def test_bad_options_of_the_atlas(argv, match, capsys):
         study.main(argv)
     assert stop.value.code == 2
     assert match in capsys.readouterr().err
+
+
+def test_an_environment_that_is_not_there_is_left_out_with_a_reason(tmp_path, monkeypatch, capsys):
+    def missing():
+        raise ModuleNotFoundError("no", name="jaxmarl")
+
+    entry = sampled.SAMPLED["coin_game"]._replace(make=missing)
+    monkeypatch.setitem(sampled.SAMPLED, "coin_game", entry)
+    found = sampled.measure("coin_game", 0)
+    assert isinstance(found, sampled.Skipped)
+    assert found.reason
+    with pytest.raises(SystemExit):
+        study.main(["--only", "coin_game", "--out", str(tmp_path)])
+    told = capsys.readouterr()
+    assert f"coin_game: left out, {found.reason}" in told.out
+    assert "none of these can be measured here" in told.err
+
+
+def pay_for_actions():
+    """A game of one step that pays for each agent's action, of which the last is forbidden."""
+    pay = jnp.array([[0.0, 1.0, 0.3], [0.5, 0.0, 2.0]])
+
+    def reset(key):
+        return (jnp.zeros(1), jnp.zeros(1)), jnp.zeros(())
+
+    def step(key, state, actions):
+        seen, state = reset(key)
+        paid = jnp.broadcast_to(pay[jnp.arange(2), actions].sum(), (2,))
+        return SimpleNamespace(observations=seen, state=state, rewards=paid, ended=jnp.array(True))
+
+    masks = (jnp.ones(3, bool), jnp.array([True, True, False]))
+    return SimpleNamespace(
+        agents=("a", "b"), num_actions=(3, 3), reset=reset, step=step, masks=lambda *_: masks
+    )
+
+
+@pytest.mark.parametrize("kind", ["gradient", "vdn", "qmix"])
+def test_networks_learn_what_is_paid_apart_and_never_do_what_is_forbidden(kind, monkeypatch):
+    """The best allowed actions are 1 and 0: 1.5, where the forbidden one would make it 3."""
+    for name, value in {"GAMES": 8, "STEPS": 8, "LONG": 10, "HIDDEN": 16, "RATE": 0.02}.items():
+        monkeypatch.setattr(networks, name, value)
+    with jax.numpy_rank_promotion("allow"):  # as where it is used
+        team = networks.Team.of(pay_for_actions(), 0.9)
+        train_key, play_key = jax.random.split(jax.random.key(0))
+        if kind == "gradient":
+            weights, choose = networks.gradient(train_key, team, 60)
+        else:
+            weights, choose, _ = networks.values(train_key, team, kind == "qmix", 60)
+        np.testing.assert_allclose(networks.earned(team, play_key, choose, weights, 0.0), 1.5)
+        explored = networks.earned(team, play_key, choose, weights, 1.0)
+        assert (explored <= 1.5 + 1e-6).all()
+        assert explored.mean() < 1.4

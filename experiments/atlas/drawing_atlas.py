@@ -32,7 +32,8 @@ def figures(found: list[dict[str, Any]], rankings: list[Ranking], out: Path) -> 
     with drawing.style():
         height = max(5.0, 0.19 * len(found) + 1.6)
         figure = Figure(figsize=(9.6, height), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+        halves: Any = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+        left, right = halves
         _map(left, found)
         upper, lower = right.subfigures(2, 1, height_ratios=(1.15, 1))
         axes = upper.subplots(1, 2, sharey=True)

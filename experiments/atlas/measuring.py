@@ -71,8 +71,8 @@ class Row(NamedTuple):
     entanglement_sum: float | None
     reward: float | None
     sum_error: float
-    vdn_error: float
-    vdn_share: float
+    vdn_error: float | None
+    vdn_share: float | None
     qmix_error: float | None
     vdn_gap: float
     qmix_gap: float | None
@@ -92,7 +92,7 @@ class Trained(NamedTuple):
         uniform: return of random play.
         best: of the best team found whose agents decide on their own by what they see.
         certain: whether no such team can be better.
-        joint: of the best joint policy.
+        joint: of the best joint policy; None where not known.
         returns: of each kind of training, one a seed.
         kind: exact or estimated.
     """
@@ -106,7 +106,7 @@ class Trained(NamedTuple):
     uniform: float
     best: float
     certain: bool
-    joint: float
+    joint: float | None
     returns: dict[str, list[float]]
     kind: str = "exact"
 

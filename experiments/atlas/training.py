@@ -99,7 +99,7 @@ def _independent(
         q = (model.reward + model.discount * model.kernel.mv(values)).reshape(count, -1)
         gain = visits[:, None] * policy * (q - values[:, None])
         moves = []
-        for i, (seen, _) in enumerate(shapes):
+        for i, seen in enumerate(o for o, _ in shapes):
             weight = model.own(visits[:, None] * policy, sizes, i, seen)
             own = model.own(gain, sizes, i, seen)
             own = own / jnp.where(weight > 0, weight, 1)

@@ -66,7 +66,7 @@ def check_policy(mdp: Sized, policy: ArrayLike) -> None:
     check_table(policy, mdp.num_states, mdp.num_actions)
 
 
-def feasible(mdp: Sized) -> Array:
+def feasible(mdp: object) -> Array:
     """Every joint action may be taken."""
     return jnp.array(True)
 
@@ -81,7 +81,7 @@ def join(mdp: Sized, tables: Sequence[Array]) -> Array:
     return product_policy(tables)
 
 
-def no_policy_view(mdp: Sized, agent: int) -> NoReturn:
+def no_policy_view(mdp: object, agent: int) -> NoReturn:
     """Props. 1 and 3 are about agents with kernels of their own."""
     raise ValueError(
         f"mdp: {type(mdp).__name__} has no kernel for each agent, which Props. 1 and 3 want"
