@@ -78,8 +78,11 @@ def _map(figure: Any, found: list[dict[str, Any]]) -> None:
     for i in range(1, len(found)):
         if family[i] != family[i - 1]:
             axis.axhline(i - 0.5, color=drawing.GRAY, lw=0.5)
-    axis.set_title("random play: how far from a sum      trained: what is lost", fontsize=8.5,
-                   pad=18)  # fmt: skip
+    middles = (len(COLUMNS) - 1) / 2, len(COLUMNS) + (len(LOSSES) + 1) / 2
+    heads = ("random play: how far from a sum", "trained: what is lost")
+    for x, head in zip(middles, heads, strict=True):
+        axis.annotate(head, (x, 1), (0, 20), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", ha="center", fontsize=8.5)  # fmt: skip
 
 
 def _ranks(axis: Any, rankings: list[Ranking], method: str) -> None:
@@ -92,7 +95,8 @@ def _ranks(axis: Any, rankings: list[Ranking], method: str) -> None:
         axis.errorbar(value, y, xerr=[np.maximum(value - low, 0), np.maximum(high - value, 0)],
                       fmt=marker, color=color, lw=0.8, capsize=1.5, label=question)  # fmt: skip
     axis.axvline(0.5, color=drawing.GRAY, lw=0.8, ls=":")
-    axis.set_yticks(range(len(names)), list(DIAGNOSTICS.values()))
+    labels = [text.replace("E_i", "$E_i$") for text in DIAGNOSTICS.values()]
+    axis.set_yticks(range(len(names)), labels)
     axis.set(xlim=(0, 1), xlabel="AUC of a failure", title=method.upper())
     if not axis.yaxis_inverted():
         axis.invert_yaxis()
