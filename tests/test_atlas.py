@@ -93,6 +93,18 @@ def test_an_interval_holds_its_value_and_draws_whole_problems():
     assert high - low > 2 * 1.96 * x.std() / np.sqrt(30) * 1.2
 
 
+def test_a_diagnostic_that_no_problem_has_ranks_nothing():
+    """A problem so large that E_i, reward entanglement and QMIX are left out, alone."""
+    trained = {"best": 2.0, "uniform": 1.0, "returns": {"vdn": [1.5], "qmix": [2.0]}}
+    known = {"sum_error": 0.1, "vdn_error": 0.1, "vdn_gap": 0.5, "qmix_gap": None}
+    row = {**dict.fromkeys(diagnosing.DIAGNOSTICS), **known, "problem": "a", "policy": "uniform"}
+    found = diagnosing.rank([{"trained": trained, "rows": [row]}], 0, 10)
+    numbers = {(r.question, r.method, r.diagnostic): r.number for r in found}
+    assert numbers["before training", "vdn", "vdn_error"] == 1
+    assert numbers["before training", "vdn", "reward"] == 0
+    assert all(np.isnan(r.auc[0]) for r in found)
+
+
 def test_a_killed_run_goes_on(tmp_path, monkeypatch, capsys):
     """Ctrl-C in the second problem keeps the first; the table, the CSV and the picture follow."""
     argv = [*SHORT, "--draws", "20", "--only", "climbing", "additive", "--out", str(tmp_path)]

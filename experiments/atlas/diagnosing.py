@@ -65,6 +65,8 @@ def interval(
     value: Callable[..., float], groups: np.ndarray, *arrays: np.ndarray, seed: int, draws: int
 ) -> tuple[float, float, float]:
     """A value with its bootstrap interval, whole problems drawn with replacement."""
+    if not len(groups):
+        return np.nan, np.nan, np.nan
     rng = np.random.default_rng(seed)
     names = np.unique(groups)
     members = [np.flatnonzero(groups == name) for name in names]
