@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from experiments import command, drawing
+from experiments import command
+from jaxent import plotting
 
 from .diagnosing import DIAGNOSTICS, Ranking, regret
 
@@ -21,15 +22,15 @@ COLUMNS = {
 }
 LOSSES = {"independent": "gradient", "vdn": "VDN", "qmix": "QMIX"}
 QUESTIONS = {
-    "before training": (drawing.BLUE, "o"),
-    "after training": (drawing.RED, "s"),
-    "any policy": (drawing.GRAY, "D"),
+    "before training": (plotting.BLUE, "o"),
+    "after training": (plotting.RED, "s"),
+    "any policy": (plotting.GRAY, "D"),
 }
 
 
 def figures(found: list[dict[str, Any]], rankings: list[Ranking], out: Path) -> list[Path]:
     """The map of problems on the left, AUCs and two scatters on the right."""
-    with drawing.style():
+    with plotting.style():
         height = max(5.0, 0.19 * len(found) + 1.6)
         figure = Figure(figsize=(9.6, height), layout="constrained")
         halves: Any = figure.subfigures(1, 2, width_ratios=(1.25, 1))
@@ -57,7 +58,7 @@ def _map(figure: Any, found: list[dict[str, Any]]) -> None:
         numbers.append(own + [regret(each["trained"], kind) for kind in LOSSES])
     values = np.array(numbers, float)
     shown = np.insert(values, len(COLUMNS), np.nan, 1)  # a gap between the two halves
-    colors = LinearSegmentedColormap.from_list("lost", ["white", "#f3d9b1", drawing.RED])
+    colors = LinearSegmentedColormap.from_list("lost", ["white", "#f3d9b1", plotting.RED])
     axis.imshow(np.clip(shown, 0, 1), cmap=colors, vmin=0, vmax=1, aspect="auto")
     for (i, j), x in np.ndenumerate(shown):
         if j != len(COLUMNS):
@@ -77,7 +78,7 @@ def _map(figure: Any, found: list[dict[str, Any]]) -> None:
     family = [each["trained"]["family"] for each in found]
     for i in range(1, len(found)):
         if family[i] != family[i - 1]:
-            axis.axhline(i - 0.5, color=drawing.GRAY, lw=0.5)
+            axis.axhline(i - 0.5, color=plotting.GRAY, lw=0.5)
     middles = (len(COLUMNS) - 1) / 2, len(COLUMNS) + (len(LOSSES) + 1) / 2
     heads = ("random play: how far from a sum", "trained: what is lost")
     for x, head in zip(middles, heads, strict=True):
@@ -94,7 +95,7 @@ def _ranks(axis: Any, rankings: list[Ranking], method: str) -> None:
         value, low, high = np.array([own[name] for name in names]).T
         axis.errorbar(value, y, xerr=[np.maximum(value - low, 0), np.maximum(high - value, 0)],
                       fmt=marker, color=color, lw=0.8, capsize=1.5, label=question)  # fmt: skip
-    axis.axvline(0.5, color=drawing.GRAY, lw=0.8, ls=":")
+    axis.axvline(0.5, color=plotting.GRAY, lw=0.8, ls=":")
     labels = [text.replace("E_i", "$E_i$") for text in DIAGNOSTICS.values()]
     axis.set_yticks(range(len(names)), labels)
     axis.set(xlim=(0, 1), xlabel="AUC of a failure", title=method.upper())
@@ -110,6 +111,6 @@ def _scatter(axis: Any, found: list[dict[str, Any]], policy: str, which: str, la
         if row is not None and row[which] is not None:
             x.append(row[which])
             y.append(min(regret(each["trained"], "vdn"), 1.5))
-    axis.plot(x, y, "o", color=drawing.BLUE, alpha=0.6, ms=4)
+    axis.plot(x, y, "o", color=plotting.BLUE, alpha=0.6, ms=4)
     axis.set(xlabel=label, xlim=(-0.02, None), ylim=(-0.05, 1.6))
     axis.set_yticks([0, 0.5, 1, 1.5], ["0", "0.5", "1", "1.5+"])
