@@ -59,7 +59,7 @@ def _by_features(
         equal = "the shared reward is dealt out in equal parts: too few epochs to split it"
         return replace(trajectory, rewards=np.where(present, part[:, None], 0)), 0.0, 0.0, (equal,)
     ridge = np.diag((columns**2).mean(0) + (columns == 0).all(0))
-    told = np.asarray(trajectory.paid).any(1)[:, None] * columns
+    told = np.asarray(trajectory.paid).any(axis=1, keepdims=True) * columns
     weights = np.linalg.solve(told.T @ told + ridge, told.T @ paid)
     own = np.where(trajectory.paid, (phi * weights.reshape(phi.shape[1:])).sum(2), 0)
     left, size = (float(np.sqrt((x**2).mean())) for x in (paid - own.sum(1), paid))

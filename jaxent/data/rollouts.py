@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from .._checks import check_positive_int
 from .acting import Acted, cast
@@ -50,13 +51,13 @@ def rollout(
     | SingleAgentEnvironment[Observation]
     | SpecifiedEnvironment[Observation]
     | ParallelEnvironment[Observation],
-    policy: Callable[..., Mapping[Hashable, ArrayLike] | Acted],
+    policy: Callable[..., Mapping[str, ArrayLike] | Mapping[int, ArrayLike] | Acted],
     *,
     num_steps: int,
     num_envs: int = 1,
     carry: object = None,
     team: Sequence[Hashable] | None = None,
-    others: Callable[..., Mapping[Hashable, ArrayLike] | Acted] | None = None,
+    others: Callable[..., Mapping[str, ArrayLike] | Mapping[int, ArrayLike] | Acted] | None = None,
     params: object = None,
     encode: Callable[..., ArrayLike] | None = None,
     features: bool | Callable[..., ArrayLike] = False,
