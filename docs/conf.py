@@ -82,7 +82,7 @@ contents = {
         "docs/api/environments",
         "docs/api/sweeps",
     ],
-    "Measured": ["docs/atlas", "experiments/README", "benchmarks/README"],
+    "Measured": ["docs/atlas", "docs/real-data", "experiments/README", "benchmarks/README"],
     "About": ["docs/architecture", "CONTRIBUTING", "docs/cite", "CHANGELOG"],
 }
 

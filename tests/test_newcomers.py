@@ -96,6 +96,23 @@ found = jaxent.audit(jaxent.read_log(rows, allow_gaps=True), discount=0.8)
 page = audit_html(found, source="sensors")
 """
 
+# Two carts on springs that pull each other; positions and speeds are numbers.
+NUMBERS = """
+import numpy as np, pandas as pd, jaxent
+from jaxent.reporting.html_report import audit_html
+
+rng = np.random.default_rng(1)
+x, v = np.zeros((8000, 2)), np.zeros((8000, 2))
+for t in range(1, 8000):
+    pull = 0.3 * (x[t - 1, ::-1] - x[t - 1]) - 0.2 * x[t - 1]
+    v[t] = 0.7 * v[t - 1] + pull + 0.3 * rng.normal(size=2)
+    x[t] = x[t - 1] + 0.5 * v[t]
+rows = pd.DataFrame({"t": np.repeat(np.arange(8000), 2), "agent": ["left", "right"] * 8000})
+rows = rows.assign(x=x.ravel(), v=v.ravel(), action="none", reward=-x.ravel() ** 2)
+found = jaxent.audit(jaxent.read_log(rows, observations=["x", "v"]), discount=0.8)
+page = audit_html(found, source="carts")
+"""
+
 
 def did(job, most_lines):
     """What a job leaves; it is short."""
@@ -156,3 +173,14 @@ def test_an_analyst_with_a_log():
     names = list(found.agents)
     moved = found.influence[names.index("s11")]
     assert names[int(np.argmax(moved))] == "s10"
+
+
+@pytest.mark.slow
+def test_an_analyst_with_numbers():
+    """Continuous states: a verdict, both are moved, a page; 15 lines."""
+    left = did(NUMBERS, 15)
+    found = left["found"]
+    assert all("entangled" in word for word in found.words)
+    share = found.error.of_spread(found.error.limit)
+    assert 0 < share.lower < share.value < share.upper
+    assert found.headline in left["page"]
