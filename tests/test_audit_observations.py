@@ -105,6 +105,20 @@ def test_a_file_with_columns_of_numbers(tmp_path, capsys):
     assert "features of the team" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_one_column_may_be_two_things(ending, tmp_path):
+    """A number that is the state may be what an agent sees as well."""
+    state = np.arange(40) % 3
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"t": np.repeat(range(20), 2), "agent": list("ab") * 20, "state": state})
+    table = table.assign(action="none", reward=1.0)
+    path = tmp_path / f"log.{ending}"
+    table.to_csv(path, index=False) if ending == "csv" else table.to_parquet(path)
+    read = je.read_log(path, observations=["state"]).trajectory
+    np.testing.assert_array_equal(read.observations[:, :, 0], state.reshape(20, 2))
+    assert [int(label) for label in read.labels.states] == [0, 1, 2]
+
+
 def test_gaps_and_states_beside_observations():
     """Where an agent is absent it sees nothing; states that are there are kept."""
     log = GAUSS.log(0, 300)

@@ -62,7 +62,7 @@ def read_text(path: Path, sep: str, encoding: str, choose: Choose) -> Table:
             parse_options=arrow_csv.ParseOptions(delimiter=sep, newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(every, arrow.large_string()),
-                include_columns=[every[k] for k in places.values()],
+                include_columns=[every[k] for k in sorted(set(places.values()))],
             ),
         )
     except arrow.ArrowInvalid as error:
