@@ -202,7 +202,7 @@ def _merge(found: Findings) -> list[Step]:
         who = printable(agents[int(np.nanargmax(found.entanglement))])
         text = f"{who}, the most entangled, and who moves it"
         if not numbers:
-            text += "; an audit of up to 8 agents has a map"
+            text += "; an audit of up to 30 agents has a map"
         return [Step("merge", text)]
     left = {pair: merged_error(found, pair) if known else np.nan for pair in tried}
     best = min(tried, key=lambda pair: np.nan_to_num(left[pair], nan=np.inf))
