@@ -12,7 +12,15 @@ import pytest
 from scipy import stats
 
 import jaxent as je
-from experiments.atlas import diagnosing, measuring, networks, sampled, study, training
+from experiments.atlas import (
+    diagnosing,
+    environments,
+    measuring,
+    networks,
+    sampled,
+    study,
+    training,
+)
 from experiments.atlas.problems import PROBLEMS, heuristic, model, uniform
 
 SHORT = ["--quick", "--targets", "10", "--steps", "30", "--renewals", "5", "--starts", "1"]
@@ -96,6 +104,7 @@ def test_an_interval_holds_its_value_and_draws_whole_problems():
 def test_a_diagnostic_that_no_problem_has_ranks_nothing():
     """A problem so large that E_i, reward entanglement and QMIX are left out, alone."""
     trained = {"best": 2.0, "uniform": 1.0, "returns": {"vdn": [1.5], "qmix": [2.0]}}
+    trained["kind"] = "exact"
     known = {"sum_error": 0.1, "vdn_error": 0.1, "vdn_gap": 0.5, "qmix_gap": None}
     row = {**dict.fromkeys(diagnosing.DIAGNOSTICS), **known, "problem": "a", "policy": "uniform"}
     found = diagnosing.rank([{"trained": trained, "rows": [row]}], 0, 10)
@@ -103,6 +112,50 @@ def test_a_diagnostic_that_no_problem_has_ranks_nothing():
     assert numbers["before training", "vdn", "vdn_error"] == 1
     assert numbers["before training", "vdn", "reward"] == 0
     assert all(np.isnan(r.auc[0]) for r in found)
+
+
+def test_estimated_rows_are_ranked_apart():
+    """Three exact problems rank a loss perfectly; an estimated one counts only among all."""
+    found = []
+    for k, kind in enumerate(("exact", "exact", "exact", "estimated")):
+        error = 0.1 * k if kind == "exact" else 0.0
+        returns = {"vdn": [1 - 0.1 * k], "qmix": [1.0]}
+        trained = {"problem": str(k), "best": 1.0, "uniform": 0.0, "returns": returns, "kind": kind}
+        row = dict.fromkeys(diagnosing.DIAGNOSTICS, error) | {"vdn_gap": None, "qmix_gap": None}
+        found.append({"trained": trained, "rows": [row | {"problem": str(k), "policy": "uniform"}]})
+    told = {r.rows: r for r in diagnosing.rank(found, 0, 10) if r.diagnostic == "sum_error"
+            and (r.question, r.method) == ("before training", "vdn")}  # fmt: skip
+    assert (told["exact"].number, told["all"].number) == (3, 4)
+    np.testing.assert_allclose(told["exact"].spearman[0], 1)
+    assert told["all"].spearman[0] < 0.3
+    assert {r.rows for r in diagnosing.rank(found[:3], 0, 10)} == {"exact"}
+
+
+def test_what_wraps_an_environment():
+    """Nine actions are the grid of a turn and a push; a shaped reward comes to the reward."""
+    inner = SimpleNamespace(num_agents=9, reset=None, step=lambda state, actions: actions)
+    turned = environments.Turned(inner)
+    assert turned.action_spec.num_values.shape == (9,)
+    np.testing.assert_array_equal(
+        turned.step(None, jnp.arange(9)), list(itertools.product((-1, 0, 1), repeat=2))
+    )
+    given = {}, None, {"a": 1.0, "b": 0.0}, {}, {"shaped_reward": {"a": 0.5, "b": 2.0}}
+    cook = SimpleNamespace(
+        agents=["a", "b"], action_space=None, reset=None, step_env=lambda *_: given
+    )
+    assert environments.Shaped(cook).step_env(None, None, {})[2] == {"a": 1.5, "b": 2.0}
+
+
+def test_many_numbers_are_seen_by_their_leading_components():
+    """Sixty numbers that three explain: forty are kept, and distances are as before."""
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=(100, 2, 3)) @ rng.normal(size=(3, 60))
+    actions = np.zeros((100, 2), int)
+    log = je.Trajectory.from_arrays(None, actions, np.zeros((100, 2)), observations=seen)
+    short = np.asarray(sampled._shorter(log).observations)
+    assert short.shape == (100, 2, sampled.KEPT)
+    apart = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (seen, short)]
+    np.testing.assert_allclose(apart[1], apart[0], atol=1e-4 * apart[0].max())
 
 
 def test_a_killed_run_goes_on(tmp_path, monkeypatch, capsys):

@@ -27,6 +27,7 @@ class Ranking(NamedTuple):
     """How well one diagnostic ranks one loss.
 
     Attributes:
+        rows: exact, those of exact models alone, or all.
         question: which diagnostics of which policy, beside which loss.
         diagnostic: its name.
         method: vdn or qmix, whose loss.
@@ -36,6 +37,7 @@ class Ranking(NamedTuple):
         auc: chance that the diagnostic is larger where the method fails, with the ends.
     """
 
+    rows: str
     question: str
     diagnostic: str
     method: str
@@ -87,12 +89,18 @@ def regret(trained: dict[str, Any], kind: str) -> float:
 
 
 def rank(found: Sequence[dict[str, Any]], seed: int, draws: int) -> list[Ranking]:
-    """Every diagnostic beside every loss, in three ways.
+    """Every diagnostic beside every loss, over the exact rows and, if there are others, over all.
 
     Before training: under random play, beside what trained teams lose. After training: under the
     trained team's own play, beside what it loses. Any policy: under each policy, beside what the
     greedy team of the fixed point of values for that policy loses.
     """
+    exact = [each for each in found if each["trained"]["kind"] == "exact"]
+    sets = {"exact": exact} if len(exact) == len(found) else {"exact": exact, "all": found}
+    return [r for rows, some in sets.items() for r in _rank(rows, some, seed, draws)]
+
+
+def _rank(rows: str, found: Sequence[dict[str, Any]], seed: int, draws: int) -> list[Ranking]:
     out = []
     for method in ("vdn", "qmix"):
         for question, of, loss in (
@@ -109,11 +117,12 @@ def rank(found: Sequence[dict[str, Any]], seed: int, draws: int) -> list[Ranking
                         y = loss(each["trained"], method) if loss else row[f"{method}_gap"]
                         if row[diagnostic] is not None and y is not None:
                             pairs.append((row["problem"], row[diagnostic], y))
-                out.append(_ranking(question, diagnostic, method, pairs, seed, draws))
+                out.append(_ranking(rows, question, diagnostic, method, pairs, seed, draws))
     return out
 
 
 def _ranking(
+    rows: str,
     question: str,
     diagnostic: str,
     method: str,
@@ -126,6 +135,7 @@ def _ranking(
     x, y = (np.round(np.array([p[k] for p in pairs], float), 6) for k in (1, 2))
     fails = y > FAILS
     return Ranking(
+        rows=rows,
         question=question,
         diagnostic=diagnostic,
         method=method,

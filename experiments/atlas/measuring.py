@@ -59,9 +59,14 @@ class Row(NamedTuple):
         vdn_error: of VDN's fixed point for this policy.
         vdn_share: the same as a share of mean |Q|, as it is usually told.
         qmix_error: of QMIX's.
-        vdn_gap: lost by the greedy team of VDN's fixed point to the best that decide alone.
+        vdn_gap: lost by the greedy team of VDN's fixed point to the best that decide alone; None
+            where only samples tell.
         qmix_gap: the same for QMIX.
         kind: exact or estimated.
+        value_error: standard error of the value; where it is estimated that is the mean reward of
+            a step, averaged over agents.
+        sum_lower: end of the interval of `sum_error` where that is estimated.
+        sum_upper: the other end.
     """
 
     problem: str
@@ -74,9 +79,12 @@ class Row(NamedTuple):
     vdn_error: float | None
     vdn_share: float | None
     qmix_error: float | None
-    vdn_gap: float
+    vdn_gap: float | None
     qmix_gap: float | None
     kind: str = "exact"
+    value_error: float | None = None
+    sum_lower: float | None = None
+    sum_upper: float | None = None
 
 
 class Trained(NamedTuple):
@@ -217,10 +225,12 @@ def _policy(
         agents = range(len(game.num_actions))
         own = [jaxent.entanglement_mu_atv_upper(chain, mu, agent=i).value for i in agents]
         split = _share(jaxent.reward_entanglement(chain, reward, mu, tol=1e-5).value, paid)
-        size = {"num_starts": budget.starts, "num_targets": budget.renewals}
-        if len(reward) > _SMALL:
-            size = {"num_starts": 1, "num_targets": min(30, budget.renewals)}
-        qmix = jaxent.fit_monotone(key, chain, reward, discount=discount, mu=mu, **size)
+        small = len(reward) <= _SMALL
+        qmix = jaxent.fit_monotone(
+            key, chain, reward, discount=discount, mu=mu,
+            num_starts=budget.starts if small else 1,
+            num_targets=budget.renewals if small else min(30, budget.renewals),
+        )  # fmt: skip
     numbers = {
         "value": float(jnp.asarray(game.start) @ values),
         "entanglement": float(max(own)) if own else None,

@@ -294,3 +294,17 @@ def at_random(weights: Weights, key: Array, seen: Array, allowed: Array, explore
     """Any action that is allowed, chosen as the others choose."""
     actions = jax.random.categorical(key, jnp.where(allowed, 0.0, _NEVER))
     return actions, jnp.zeros(actions.shape)
+
+
+def ruled(rule: Callable[[Array], Array]) -> Any:
+    """A rule of thumb that chooses as the others do, but never what is forbidden."""
+
+    def choose(weights: Weights, key: Array, seen: Array, allowed: Array, explored: Any = 0) -> Any:
+        toss_key, key = jax.random.split(key)
+        other, told = at_random(weights, key, seen, allowed)
+        best = rule(seen)
+        may = jnp.take_along_axis(allowed, best[:, None], 1)[:, 0]
+        toss = jax.random.uniform(toss_key, best.shape) < explored
+        return jnp.where(toss | ~may, other, best), told
+
+    return choose

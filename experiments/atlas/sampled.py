@@ -6,7 +6,7 @@ play, and what a team loses is relative to the best team that was trained. A pac
 is said, and so is an environment that cannot be played by agents with finitely many actions.
 """
 
-from collections.abc import Callable
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -19,101 +19,13 @@ import jaxent
 from jaxent.data.environment_samplers import environment_sampler
 
 from . import networks
-from .measuring import EXPLORED, Row, Trained, lost
+from .environments import SAMPLED, Sampled
+from .measuring import EXPLORED, Row, Trained
 
 Array = jax.Array
 
-
-# Stretches of play that a network learns from, and steps of a log.
-UPDATES, LOGGED = 500, 20_000
-
-
-class Sampled(NamedTuple):
-    """A row of the atlas that is estimated.
-
-    Attributes:
-        name: of it.
-        package: that has it.
-        source: who made it.
-        make: makes the environment.
-        discount: of returns.
-    """
-
-    name: str
-    package: str
-    source: str
-    make: Callable[[], Any]
-    discount: float = 0.9
-
-
-def _jaxmarl(name: str, **options: Any) -> Any:
-    import jaxmarl  # type: ignore[import-not-found]
-
-    return jaxmarl.make(name, **options)
-
-
-def _overcooked() -> Any:
-    from jaxmarl.environments.overcooked import (  # type: ignore[import-not-found]
-        overcooked_layouts,
-    )
-
-    return _jaxmarl("overcooked", layout=overcooked_layouts["cramped_room"])
-
-
-def _smax() -> Any:
-    from jaxmarl.environments.smax.smax_env import Scenario  # type: ignore[import-not-found]
-
-    two = Scenario(jnp.zeros(4, jnp.uint8), 2, 2, False, False)
-    return _jaxmarl("HeuristicEnemySMAX", scenario=two)
-
-
-def _jumanji(name: str, **options: Any) -> Any:
-    import jumanji  # type: ignore[import-not-found]
-
-    return jumanji.make(name, **options)
-
-
-def _warehouse() -> Any:
-    from jumanji.environments.routing.robot_warehouse import (  # type: ignore[import-not-found]
-        generator,
-    )
-
-    small = generator.RandomGenerator(
-        shelf_rows=1, shelf_columns=1, column_height=2, num_agents=2, sensor_range=1,
-        request_queue_size=2,
-    )  # fmt: skip
-    return _jumanji("RobotWarehouse-v0", generator=small, time_limit=100)
-
-
-def _foraging() -> Any:
-    from jumanji.environments.routing.lbf import generator  # type: ignore[import-not-found]
-
-    small = generator.RandomGenerator(
-        grid_size=5, fov=5, num_agents=2, num_food=1, force_coop=True, max_agent_level=2
-    )
-    return _jumanji("LevelBasedForaging-v0", generator=small, time_limit=50)
-
-
-MARL = "Rutherford et al., JaxMARL, 2024"
-JUMANJI = "Bonnet et al., Jumanji, 2024"
-_SMALLEST = {"num_colors": 2, "num_ranks": 2, "hand_size": 2, "max_info_tokens": 3}
-
-SAMPLED: dict[str, Sampled] = {
-    s.name: s
-    for s in (
-        Sampled("coin_game", "jaxmarl", MARL, partial(_jaxmarl, "coin_game")),
-        Sampled("mpe_spread", "jaxmarl", MARL, partial(_jaxmarl, "MPE_simple_spread_v3")),
-        Sampled(
-            "mpe_speaker", "jaxmarl", MARL, partial(_jaxmarl, "MPE_simple_speaker_listener_v4")
-        ),
-        Sampled("overcooked", "jaxmarl", MARL, _overcooked),
-        Sampled("smax_2v2", "jaxmarl", MARL, _smax),
-        Sampled("hanabi_2x2", "jaxmarl", MARL, partial(_jaxmarl, "hanabi", **_SMALLEST)),
-        Sampled("robot_warehouse", "jumanji", JUMANJI, _warehouse),
-        Sampled("foraging_sampled", "jumanji", JUMANJI, _foraging),
-        Sampled("search_rescue", "jumanji", JUMANJI, partial(_jumanji, "SearchAndRescue-v0")),
-    )
-}
+# Of what an agent sees no more numbers than this are given to the estimators.
+KEPT = 40
 
 
 class Skipped(NamedTuple):
@@ -124,32 +36,31 @@ class Skipped(NamedTuple):
 
 
 def measure(
-    name: str, seed: int, *, updates: int = UPDATES, steps: int = LOGGED
+    name: str, seed: int, *, updates: int | None = None, steps: int | None = None
 ) -> dict[str, Any] | Skipped:
     """All rows of an environment, or why there are none.
 
     Args:
         name: of `SAMPLED`.
         seed: of everything.
-        updates: of each network, each of `networks.GAMES` stretches of `networks.STEPS` steps.
-        steps: of each log.
+        updates: of each network, each of `networks.GAMES` stretches of `networks.STEPS` steps;
+            those of the entry if not given.
+        steps: of each log; those of the entry if not given.
     """
     # Environments are written for single precision, in which networks are trained as well.
     with jax.enable_x64(False):
-        return _measure(SAMPLED[name], seed, updates, steps)
+        entry = SAMPLED[name]
+        return _measure(entry, seed, updates or entry.updates, steps or entry.steps)
 
 
 def _measure(entry: Sampled, seed: int, updates: int, steps: int) -> dict[str, Any] | Skipped:
     name = entry.name
-    if not hasattr(jaxent, "rollout"):
-        return Skipped(name, "this version of jaxent plays no environment with features")
     try:
         env = entry.make()
     except ImportError as error:
         return Skipped(name, f"{error.name} is missing; pip install 'jaxent[envs]'")
     try:
-        make: Any = environment_sampler
-        sampler = make(env, None, "nor is it of another package")
+        sampler = environment_sampler(env, None, "nor is it of another package")
         jax.eval_shape(sampler.reset, jax.random.key(0))
     except ValueError as error:
         return Skipped(name, str(error))
@@ -161,17 +72,23 @@ def _measure(entry: Sampled, seed: int, updates: int, steps: int) -> dict[str, A
     qmix = _compiled(networks.values, team, True, updates)(qmix_key)
     teams = {
         "uniform": (None, networks.at_random, None),
+        **({} if entry.rule is None else {"heuristic": (None, networks.ruled(entry.rule), None)}),
         "independent": (*gradient, None),
         "vdn": vdn,
         "qmix": qmix,
     }
     earned, rows = {}, []
+    errors = {}
     for k, (policy, (weights, choose, critic)) in enumerate(teams.items()):
         play_key, log_key, told_key = jax.random.split(jax.random.fold_in(play, k), 3)
         earn = jax.jit(partial(networks.earned, team, choose=choose, explored=0.0))
-        earned[policy] = float(earn(play_key, weights=weights).mean())
+        each = np.asarray(earn(play_key, weights=weights), float)
+        earned[policy], errors[policy] = each.mean(), each.std(ddof=1) / len(each) ** 0.5
         log = _played(log_key, env, team, choose, weights, steps)
-        rows.append(_row(told_key, name, policy, earned[policy], log, team, critic, weights))
+        row = _row(told_key, name, policy, log, team, critic, weights)
+        rows.append(row._replace(value=earned[policy], value_error=errors[policy]))
+    if not any(earned.values()):
+        return Skipped(name, f"no team is ever paid; it was trained by {updates} updates")
     best = max(earned.values())
     trained = Trained(
         problem=name,
@@ -187,8 +104,6 @@ def _measure(entry: Sampled, seed: int, updates: int, steps: int) -> dict[str, A
         returns={k: [earned[k]] for k in ("independent", "vdn", "qmix")},
         kind="estimated",
     )
-    gap = {k: lost(best, earned["uniform"], earned[k]) for k in ("vdn", "qmix")}
-    rows = [r._replace(vdn_gap=gap["vdn"], qmix_gap=gap["qmix"]) for r in rows]
     return {"trained": trained, "rows": rows}
 
 
@@ -211,7 +126,7 @@ def _compiled(function: Any, team: networks.Team, *options: Any) -> Any:
 
 def _played(
     key: Array, env: Any, team: networks.Team, choose: Any, weights: Any, steps: int
-) -> Any:
+) -> jaxent.Trajectory:
     """A log of a team that in a share of the epochs plays anything."""
     names = team.sampler.agents
 
@@ -221,23 +136,25 @@ def _played(
         actions, _ = choose(weights, key, seen, allowed, explored=EXPLORED)
         return dict(zip(names, actions.astype(jnp.int32), strict=True))
 
-    given: Any = jaxent
-    return given.rollout(key, env, policy, num_steps=steps // 16, num_envs=16, features=True)
+    log = jaxent.rollout(key, env, policy, num_steps=steps // 16, num_envs=16, features=True)
+    if log.shares_reward:  # each is paid what the team is, as elsewhere
+        log = dataclasses.replace(log, rewards=np.stack([log.rewards] * len(names), 1))
+    return log
 
 
 def _row(
-    key: Array, name: str, policy: str, value: float, log: Any, team: networks.Team,
+    key: Array, name: str, policy: str, log: jaxent.Trajectory, team: networks.Team,
     critic: Any, weights: Any,
 ) -> Row:  # fmt: skip
     """What a log tells."""
     own_key, sum_key, error_key, critic_key = jax.random.split(key, 4)
-    learning: Any = jaxent.learning
-    found = jaxent.entanglement_from_logs(own_key, log, num_permutations=9)
-    values = learning.linear_local_q(sum_key, log, discount=team.discount)
+    whole, log = log, _shorter(log)
+    found = jaxent.entanglement_from_logs(own_key, log, num_permutations=1)
+    values = jaxent.learning.linear_local_q(sum_key, log, discount=team.discount)
     told = jaxent.estimate_approximation_error(error_key, log, values, discount=team.discount)
     off = None
     if critic is not None:
-        seen = jnp.asarray(log.observations, float)
+        seen = jnp.asarray(whole.observations, float)
         agents = seen.shape[1]
         number = jnp.broadcast_to(jnp.eye(agents), (len(seen), agents, agents))
         seen = jnp.concatenate([seen, number], 2)
@@ -246,20 +163,44 @@ def _row(
         error = jaxent.estimate_approximation_error(
             critic_key, log, np.asarray(q), discount=team.discount
         )
-        off = float(error.centered.value / error.spread)
+        off = _shares(error)[0]
     own = np.maximum(np.asarray(found.value), 0)
+    sum_error, low, high = _shares(told)
     return Row(
         problem=name,
         policy=policy,
-        value=value,
+        value=np.nan,
         entanglement=float(np.nanmax(own)),
         entanglement_sum=float(np.nansum(own)),
         reward=None,
-        sum_error=float(told.centered.value / told.spread),
+        sum_error=sum_error,
         vdn_error=off if policy == "vdn" else None,
         vdn_share=None,
         qmix_error=off if policy == "qmix" else None,
-        vdn_gap=0.0,
-        qmix_gap=0.0,
+        vdn_gap=None,
+        qmix_gap=None,
         kind="estimated",
+        sum_lower=low,
+        sum_upper=high,
     )
+
+
+def _shorter(log: jaxent.Trajectory) -> jaxent.Trajectory:
+    """The log with what agents see in `KEPT` numbers each: the leading principal components."""
+    seen = np.asarray(log.observations, float)  # [T, N, d]
+    if seen.shape[2] <= KEPT:
+        return log
+    away = seen - seen.mean(0)
+    parts = []
+    for own in away.transpose(1, 0, 2):
+        _, axes = np.linalg.eigh(own.T @ own)
+        parts.append(own @ axes[:, -KEPT:])
+    return dataclasses.replace(log, observations=np.stack(parts, 1))
+
+
+def _shares(told: jaxent.ErrorEstimate) -> tuple[float, float, float]:
+    """mean |error less its mean| over the spread of values, with the ends of its interval."""
+    if not told.spread > 0:
+        return 0.0, 0.0, 0.0
+    value, low, high, _ = (float(x / told.spread) for x in told.centered)
+    return value, low, high

@@ -147,7 +147,7 @@ def save_rows(found: list[dict[str, Any]], path: Path) -> Path:
             losses = [regret(trained, kind) for kind in ("independent", "vdn", "qmix")]
             tail = [trained[k] for k in ("family", "states", "agents", "best", "joint")] + losses
             for row in each["rows"]:
-                writer.writerow([_cell(row[k]) for k in Row._fields] + [_cell(x) for x in tail])
+                writer.writerow([_cell(row.get(k)) for k in Row._fields] + [_cell(x) for x in tail])
     return path
 
 
@@ -165,8 +165,8 @@ def told(rankings: list[Ranking]) -> list[tuple[str, ...]]:
         return "-" if np.isnan(x[0]) else f"{x[0]:.2f} ({x[1]:.2f}, {x[2]:.2f})"
 
     return [
-        (r.question, r.method.upper(), DIAGNOSTICS[r.diagnostic], ends(r.spearman), ends(r.auc),
-         f"{r.fails} of {r.number}")
+        (r.rows, r.question, r.method.upper(), DIAGNOSTICS[r.diagnostic], ends(r.spearman),
+         ends(r.auc), f"{r.fails} of {r.number}")
         for r in rankings
     ]  # fmt: skip
 
@@ -179,8 +179,8 @@ def work(job: command.Job) -> command.Report:
     order = sorted(config.only, key=_lasts)
     for done, name in enumerate(order):
         if name not in kept:
-            made = measure(name, job.seed, budget) if name in PROBLEMS else None
-            made = made or measure_sampled(name, job.seed)
+            exact = name in PROBLEMS
+            made = measure(name, job.seed, budget) if exact else measure_sampled(name, job.seed)
             if isinstance(made, Skipped):
                 print(f"{name}: left out, {made.reason}", flush=True)
                 continue
@@ -193,7 +193,7 @@ def work(job: command.Job) -> command.Report:
         command.fail("--only: none of these can be measured here")
     rankings = rank(found, job.seed, config.draws)
     files = [*figures(found, rankings, job.out), save_rows(found, job.out / "atlas.csv")]
-    heading = ("diagnostics", "method", "which", "Spearman", "AUC of a failure", "failures")
+    heading = ("rows", "diagnostics", "method", "which", "Spearman", "AUC of a failure", "failures")
     command.print_table(heading, told(rankings))
     content = {"found": list(kept.values()), "rankings": rankings}
     return command.Report(content, claims(found), files, HEADING, table(found))
