@@ -2,8 +2,9 @@
 
 Nothing is exact here. E_i is a lower estimate relative to features of what agents see, the error of
 the sum an estimate with its interval, that of VDN and QMIX is that of the trained critic on its own
-play, and what a team loses is relative to the best team that was trained. A package that is missing
-is said, and so is an environment that cannot be played by agents with finitely many actions.
+play, and what a team loses is relative to the best team that was trained or goes by a rule. Of what
+agents see the estimators are given few numbers, the networks all. A package that is missing is
+said, and so is an environment that cannot be played by agents with finitely many actions.
 """
 
 import dataclasses
@@ -152,7 +153,7 @@ def _row(
     found = jaxent.entanglement_from_logs(own_key, log, num_permutations=1)
     values = jaxent.learning.linear_local_q(sum_key, log, discount=team.discount)
     told = jaxent.estimate_approximation_error(error_key, log, values, discount=team.discount)
-    off = None
+    off = low_off = high_off = None
     if critic is not None:
         seen = jnp.asarray(whole.observations, float)
         agents = seen.shape[1]
@@ -163,7 +164,7 @@ def _row(
         error = jaxent.estimate_approximation_error(
             critic_key, log, np.asarray(q), discount=team.discount
         )
-        off = _shares(error)[0]
+        off, low_off, high_off = _shares(error)
     own = np.maximum(np.asarray(found.value), 0)
     sum_error, low, high = _shares(told)
     return Row(
@@ -182,6 +183,8 @@ def _row(
         kind="estimated",
         sum_lower=low,
         sum_upper=high,
+        critic_lower=low_off,
+        critic_upper=high_off,
     )
 
 
