@@ -251,7 +251,7 @@ def test_networks_learn_what_is_paid_apart_and_never_do_what_is_forbidden(kind, 
         if kind == "gradient":
             weights, choose = networks.gradient(train_key, team, 60)
         else:
-            weights, choose, _ = networks.values(train_key, team, kind == "qmix", 60)
+            weights, choose = networks.values(train_key, team, kind == "qmix", 60)
         np.testing.assert_allclose(networks.earned(team, play_key, choose, weights, 0.0), 1.5)
         explored = networks.earned(team, play_key, choose, weights, 1.0)
         assert (explored <= 1.5 + 1e-6).all()

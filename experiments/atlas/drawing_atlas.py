@@ -105,14 +105,13 @@ def _ranks(axis: Any, rankings: list[Ranking], method: str) -> None:
 
 
 def _scatter(axis: Any, found: list[dict[str, Any]], policy: str, which: str, label: str) -> None:
-    """What VDN loses along a diagnostic, a point a problem, hollow where it is estimated."""
-    for kind, filled in (("exact", plotting.BLUE), ("estimated", "none")):
-        x, y = [], []
-        for each in found:
-            row = next((r for r in each["rows"] if r["policy"] == policy), None)
-            if row is not None and row[which] is not None and each["trained"]["kind"] == kind:
-                x.append(row[which])
-                y.append(min(regret(each["trained"], "vdn"), 1.5))
-        axis.plot(x, y, "o", color=plotting.BLUE, mfc=filled, alpha=0.6, ms=4)
+    """What VDN loses along a diagnostic, a point a problem."""
+    x, y = [], []
+    for each in found:
+        row = next((r for r in each["rows"] if r["policy"] == policy), None)
+        if row is not None and row[which] is not None:
+            x.append(row[which])
+            y.append(min(regret(each["trained"], "vdn"), 1.5))
+    axis.plot(x, y, "o", color=plotting.BLUE, alpha=0.6, ms=4)
     axis.set(xlabel=label, xlim=(-0.02, None), ylim=(-0.05, 1.6))
     axis.set_yticks([0, 0.5, 1, 1.5], ["0", "0.5", "1", "1.5+"])

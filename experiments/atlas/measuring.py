@@ -67,8 +67,6 @@ class Row(NamedTuple):
             a step, averaged over agents.
         sum_lower: end of the interval of `sum_error` where that is estimated.
         sum_upper: the other end.
-        critic_lower: as these, of `vdn_error` or `qmix_error`.
-        critic_upper: the other end.
     """
 
     problem: str
@@ -87,8 +85,6 @@ class Row(NamedTuple):
     value_error: float | None = None
     sum_lower: float | None = None
     sum_upper: float | None = None
-    critic_lower: float | None = None
-    critic_upper: float | None = None
 
 
 class Trained(NamedTuple):

@@ -109,7 +109,7 @@ def _advance(team: Team, choose: Callable[..., Any], weights: Weights, key: Arra
         fresh = team.sampler.reset(reset_key)
         ended = jnp.asarray(out.ended)
         following = jax.tree.map(
-            lambda a, b: jnp.where(ended, a, jnp.asarray(b, a.dtype)),
+            lambda a, b: jnp.where(ended, a, jnp.asarray(b, jnp.asarray(a).dtype)),
             fresh,
             (out.observations, out.state),
         )
@@ -221,8 +221,8 @@ def gradient(key: Array, team: Team, updates: int) -> tuple[Weights, Any]:
     return weights, partial(choose, learning=False)
 
 
-def values(key: Array, team: Team, mixed: bool, updates: int) -> tuple[Weights, Any, Any]:
-    """Q-learning on the sum of local values or on a mixture, how agents choose, and the critic."""
+def values(key: Array, team: Team, mixed: bool, updates: int) -> tuple[Weights, Any]:
+    """Q-learning on the sum of local values or on a mixture, and how agents choose."""
     agents = len(team.sampler.num_actions)
     joint = agents * team.width
     local_key, into_key, out_key, level_key, key = jax.random.split(key, 5)
@@ -269,11 +269,7 @@ def values(key: Array, team: Team, mixed: bool, updates: int) -> tuple[Weights, 
 
         return of
 
-    def critic(weights: Weights, seen: Array, actions: Array) -> Array:
-        q = applied(weights["local"], seen)
-        return total(weights, seen, jnp.take_along_axis(q, actions[..., None], -1)[..., 0])
-
-    return _train(team, key, weights, choose, loss, updates), choose, critic
+    return _train(team, key, weights, choose, loss, updates), choose
 
 
 def earned(team: Team, key: Array, choose: Any, weights: Weights, explored: float) -> Array:

@@ -1,10 +1,11 @@
 """Problems that only give samples: environments of JaxMARL and Jumanji, their numbers estimated.
 
 Nothing is exact here. E_i is a lower estimate relative to features of what agents see, the error of
-the sum an estimate with its interval, that of VDN and QMIX is that of the trained critic on its own
-play, and what a team loses is relative to the best team that was trained or goes by a rule. Of what
-agents see the estimators are given few numbers, the networks all. A package that is missing is
-said, and so is an environment that cannot be played by agents with finitely many actions.
+the sum an estimate with its interval, and what a team loses is relative to the best team that was
+trained or goes by a rule. Of what agents see the estimators are given few numbers, the networks
+all. Errors of trained critics are left out: these value a game to its end, while in a log the next
+game follows. A package that is missing is said, and so is an environment that cannot be played by
+agents with finitely many actions.
 """
 
 import dataclasses
@@ -72,21 +73,21 @@ def _measure(entry: Sampled, seed: int, updates: int, steps: int) -> dict[str, A
     vdn = _compiled(networks.values, team, False, updates)(vdn_key)
     qmix = _compiled(networks.values, team, True, updates)(qmix_key)
     teams = {
-        "uniform": (None, networks.at_random, None),
-        **({} if entry.rule is None else {"heuristic": (None, networks.ruled(entry.rule), None)}),
-        "independent": (*gradient, None),
+        "uniform": (None, networks.at_random),
+        **({} if entry.rule is None else {"heuristic": (None, networks.ruled(entry.rule))}),
+        "independent": gradient,
         "vdn": vdn,
         "qmix": qmix,
     }
     earned, rows = {}, []
     errors = {}
-    for k, (policy, (weights, choose, critic)) in enumerate(teams.items()):
+    for k, (policy, (weights, choose)) in enumerate(teams.items()):
         play_key, log_key, told_key = jax.random.split(jax.random.fold_in(play, k), 3)
         earn = jax.jit(partial(networks.earned, team, choose=choose, explored=0.0))
         each = np.asarray(earn(play_key, weights=weights), float)
         earned[policy], errors[policy] = each.mean(), each.std(ddof=1) / len(each) ** 0.5
         log = _played(log_key, env, team, choose, weights, steps)
-        row = _row(told_key, name, policy, log, team, critic, weights)
+        row = _row(told_key, name, policy, log, team.discount)
         rows.append(row._replace(value=earned[policy], value_error=errors[policy]))
     if not any(earned.values()):
         return Skipped(name, f"no team is ever paid; it was trained by {updates} updates")
@@ -143,28 +144,13 @@ def _played(
     return log
 
 
-def _row(
-    key: Array, name: str, policy: str, log: jaxent.Trajectory, team: networks.Team,
-    critic: Any, weights: Any,
-) -> Row:  # fmt: skip
+def _row(key: Array, name: str, policy: str, log: jaxent.Trajectory, discount: float) -> Row:
     """What a log tells."""
-    own_key, sum_key, error_key, critic_key = jax.random.split(key, 4)
-    whole, log = log, _shorter(log)
+    own_key, sum_key, error_key, _ = jax.random.split(key, 4)
+    log = _shorter(log)
     found = jaxent.entanglement_from_logs(own_key, log, num_permutations=1)
-    values = jaxent.learning.linear_local_q(sum_key, log, discount=team.discount)
-    told = jaxent.estimate_approximation_error(error_key, log, values, discount=team.discount)
-    off = low_off = high_off = None
-    if critic is not None:
-        seen = jnp.asarray(whole.observations, float)
-        agents = seen.shape[1]
-        number = jnp.broadcast_to(jnp.eye(agents), (len(seen), agents, agents))
-        seen = jnp.concatenate([seen, number], 2)
-        # The critic's reward is the mean of the agents', that of a log their sum.
-        q = agents * critic(weights, seen, jnp.asarray(log.actions))
-        error = jaxent.estimate_approximation_error(
-            critic_key, log, np.asarray(q), discount=team.discount
-        )
-        off, low_off, high_off = _shares(error)
+    values = jaxent.learning.linear_local_q(sum_key, log, discount=discount)
+    told = jaxent.estimate_approximation_error(error_key, log, values, discount=discount)
     own = np.maximum(np.asarray(found.value), 0)
     sum_error, low, high = _shares(told)
     return Row(
@@ -175,16 +161,14 @@ def _row(
         entanglement_sum=float(np.nansum(own)),
         reward=None,
         sum_error=sum_error,
-        vdn_error=off if policy == "vdn" else None,
+        vdn_error=None,
         vdn_share=None,
-        qmix_error=off if policy == "qmix" else None,
+        qmix_error=None,
         vdn_gap=None,
         qmix_gap=None,
         kind="estimated",
         sum_lower=low,
         sum_upper=high,
-        critic_lower=low_off,
-        critic_upper=high_off,
     )
 
 
