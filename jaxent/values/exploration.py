@@ -40,8 +40,8 @@ def uniform_policy(mdp: TableModel) -> Array:
 def epsilon_greedy(mdp: TableModel, values: LocalValues, *, epsilon: Scalar) -> Array:
     r"""Each agent takes its best action, and any action with probability epsilon: a joint table.
 
-    $\pi_i(a | o) = (1 - \varepsilon) 1[a = \operatorname{argmax} Q_i(o, .)] + \varepsilon / A_i$, each
-    agent with dice of its own. Of equal values the first counts.
+    $\pi_i(a | o) = (1 - \varepsilon) 1[a = \operatorname{argmax} Q_i(o, .)] + \varepsilon / A_i$,
+    each agent with dice of its own. Of equal values the first counts.
 
     Args:
         mdp: a model whose agents may decide on their own.
