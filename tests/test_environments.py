@@ -294,10 +294,12 @@ def test_one_agent(flags):
 
 @pytest.fixture
 def foreign(request):
-    """Other people's code broadcasts ranks, warns, and mixes integers of both widths."""
-    package = pytest.importorskip(request.param, exc_type=ImportError)
+    """Other people's code broadcasts ranks, warns, and mixes integers of both widths.
+
+    Some make their tables when they are imported, so that is done in single precision as well.
+    """
     with jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
-        yield package
+        yield pytest.importorskip(request.param, exc_type=ImportError)
 
 
 THEIRS = pytest.mark.filterwarnings("ignore")

@@ -8,9 +8,10 @@ import pytest
 
 import jaxent as je
 
-pytest.importorskip(
-    "jaxmarl", reason="needs jaxmarl, which is optional: pip install 'jaxent[envs,experiments]'"
-)
+with jax.enable_x64(False):  # its tables are made when it is imported
+    pytest.importorskip(
+        "jaxmarl", reason="needs jaxmarl, which is optional: pip install 'jaxent[envs,experiments]'"
+    )
 
 from experiments import spread
 
