@@ -56,9 +56,8 @@ def test_best_sums_never_grow_with_k(sizes):
         np.testing.assert_allclose(found.q_total, q, atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "shared"), [((2, 3, 2), False), ((2, 3, 2), True), ((2, 2, 2, 2), True)]
-)
+@pytest.mark.parametrize("sizes", [(2, 3, 2), (2, 2, 2, 2)])
+@pytest.mark.parametrize("shared", [False, True])
 def test_blocks_learn_by_themselves(sizes, shared):
     """Möbius sums over all subsets of blocks, term by term; k = 1 is Meta Algorithm 1, N is Q."""
     P, mu, rewards, reward = any_chain(0, sizes)

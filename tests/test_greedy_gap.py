@@ -124,7 +124,7 @@ def test_every_policy_by_dense_numpy(seed):
 
 
 def test_on_the_grid():
-    """Greed for what is paid at once does nothing useful; the best team needs no joint policy."""
+    """VDN of uniform play does nothing useful when greedy; the best team needs no joint policy."""
     mdp = je.tabulate(
         games.grid_start(),
         games.walk_on_grid,
@@ -132,16 +132,18 @@ def test_on_the_grid():
         num_actions=(5, 5),
         discount=0.9,
     )
-    local = list(mdp.rewards)
-    found = je.greedy_gap(mdp, local)
+    chain = je.pair_chain(mdp, mdp.join([jnp.full((9, 5), 0.2)] * 2))
+    fit = je.fit_additive(chain, mdp.rewards, discount=0.9)
+    found = je.greedy_gap(mdp, fit)
     assert found.converged
     assert found.greedy_return <= found.decentralized_lower <= found.decentralized_upper
     assert found.decentralized_upper <= found.joint_return * (1 + NEAR)
     # Four steps each to the goal, then 1 for each of both: a bound no team can pass.
     assert 0.9 * found.joint_return < found.decentralized_lower
     assert found.joint_return < 2 * 0.9**4 / 0.1
-    large = [1e9 * r for r in mdp.rewards]
-    scaled = je.greedy_gap(mdp, large, rewards=large)
+    scaled = je.greedy_gap(
+        mdp, [1e9 * q for q in fit.q_local], rewards=[1e9 * r for r in mdp.rewards]
+    )
     np.testing.assert_allclose(scaled.lost, 1e9 * found.lost, rtol=1e-9)
     np.testing.assert_array_equal(scaled.joint_actions, found.joint_actions)
 

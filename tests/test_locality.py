@@ -57,11 +57,10 @@ def test_the_family_is_local_up_to_its_order(num_agents, order):
         check_witness(P, sizes, gap)
 
 
-@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 50), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (3, 2, 2), (2, 2, 2, 2), (2, 2, 2, 2, 2)])
-def test_random_chains_have_the_order_they_were_made_with(sizes, seeds):
+def test_random_chains_have_the_order_they_were_made_with(sizes):
     """50 of each shape: order, witness above 1e-3, and the bracket of the worst block."""
-    for seed in seeds:
+    for seed in range(50):
         rng = np.random.default_rng(seed)
         order = int(rng.integers(len(sizes) - 1))
         P = oracles_ladder.chain_of_order(rng, sizes, order)

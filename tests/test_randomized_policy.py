@@ -84,7 +84,7 @@ def test_its_chain_and_its_runs_agree():
     chain = je.exchangeable_chain(population, policy)
     exact = average_of(chain, [r for _, r, _ in plain[0]])
     assert exact <= je.optimal_policy(population).upper + SOLVE
-    run = je.simulate_population(jax.random.key(0), population, policy, num_steps=5000)
+    run = je.simulate_population(jax.random.key(0), population, policy, num_steps=20_000)
     batches = np.asarray(run.reward).reshape(100, -1).mean(1)
     assert bool(run.kept)
     assert abs(batches.mean() - exact) <= STANDARD_ERRORS * batches.std() / 10

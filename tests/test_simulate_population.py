@@ -43,7 +43,7 @@ def test_its_average_is_that_of_the_exact_chain():
     population, _, plain = case((2, 2))
     chain = je.exchangeable_chain(population, MOVES)
     want = average_of(chain, [r for _, r, _ in plain[0]])
-    run = je.simulate_population(jax.random.key(1), population, MOVES, num_steps=STEPS)
+    run = je.simulate_population(jax.random.key(1), population, MOVES, num_steps=20_000)
     batches = np.asarray(run.reward).reshape(100, -1).mean(1)
     assert bool(run.kept)
     assert abs(batches.mean() - want) <= STANDARD_ERRORS * batches.std() / 10

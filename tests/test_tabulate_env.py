@@ -17,7 +17,7 @@ from .test_environments import THEIRS, Broken, Relay, Walk, foreign, part  # noq
 from .tolerances import EXACT
 
 KEY = jax.random.key(0)
-NUM_KEYS = 100
+NUM_KEYS = 200
 
 
 @cache
@@ -48,7 +48,7 @@ def test_sampled_against_exact():
     """The same 183 states; steps that are sure exact, others within 4 standard errors."""
     ours, truth = sampled(), exact()
     assert ours.estimated
-    assert "estimated: 2538 of 4941 pairs from 100 keys each, the start from 100 keys" in str(ours)
+    assert "estimated: 2538 of 4941 pairs from 200 keys each, the start from 200 keys" in str(ours)
     assert sorted(names(ours)) == sorted(names(truth))
     order = [names(ours).index(s) for s in names(truth)]
     P, mine = dense(truth), dense(ours)[order][:, :, order]
@@ -73,7 +73,6 @@ def value_of_sum(mdp):
     return jnp.stack([mu @ fit.q_joint, found.value])
 
 
-@pytest.mark.slow
 def test_what_sampling_leaves_open_of_an_error():
     """Return and error of the sampled model lie within 4 standard errors of the exact ones."""
     ours, truth = sampled(), value_of_sum(exact())
@@ -163,7 +162,6 @@ def test_standard_error_of_the_delta_method():
         je.sampling_error(mdp, lambda model: jnp.zeros(2))
 
 
-@pytest.mark.slow
 def test_the_delta_method_covers():
     """Of 400 models redrawn by the law of the sampling: how many intervals hold the truth."""
     model, number, repeats = noisy(4000), 60, 400
@@ -257,14 +255,14 @@ def test_keys_in_a_state(key_of):
     """They are what is random, and no part of the state; clocks are dropped by strip and encode."""
     env = Specified(key_of=key_of) if key_of is jax.random.key_data else Specified()
     options = {"encode": lambda seen: seen.place, "strip": lambda state: state["place"]}
-    mdp = je.tabulate_env(env, KEY, num_keys=16, **options)
+    mdp = je.tabulate_env(env, KEY, num_keys=50, **options)
     assert mdp.num_states == 8  # (2, 2) is where it ends
     assert mdp.num_observations == (3, 3)
     chance = np.asarray(mdp.transition[1])
     np.testing.assert_array_equal(chance[:, 0, 0].max(-1), 1)
     assert (mdp.samples[:, 0, 0] == 0).all()
-    assert (mdp.samples[:, 1, 1] == 16).all()
-    assert abs(chance[0, 1, 0].max() - 0.5) < 0.4
+    assert (mdp.samples[:, 1, 1] == 50).all()
+    assert abs(chance[0, 1, 0].max() - 0.5) < 0.3
 
 
 def test_a_clock_is_named_where_there_are_too_many_states():
