@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -23,9 +22,8 @@ from tqdm import tqdm
 import jaxent
 from experiments import command
 from experiments.command import Claim
+from experiments.engines import audited
 from jaxent import plotting
-from jaxent.auditing.result import to_dict
-from jaxent.data.log_influence import influence_from_logs
 
 MACHINES = 5
 DISCOUNT = 0.9
@@ -123,23 +121,11 @@ def log_of(places: int, minutes: int, seed: int) -> jaxent.Trajectory:
 def measure(places: int, config: Config, seed: int) -> dict[str, Any]:
     """The audit of one log, and how much of it is between neighbors."""
     log = log_of(places, config.minutes, seed)
-    found = jaxent.audit(
-        log, discount=DISCOUNT, key=jax.random.key(seed), num_permutations=config.permutations
-    )
-    apart = np.abs(np.subtract.outer(range(MACHINES), range(MACHINES)))
-    moved = influence_from_logs(log)
-    share = found.error.of_spread(found.error.limit)
+    near = np.abs(np.subtract.outer(range(MACHINES), range(MACHINES))) == 1
     return {
         "places": places,
         "parts": float(np.asarray(log.rewards)[:, -1].mean()),
-        "verdict": found.verdict,
-        "error": [float(share.value), float(share.lower), float(share.upper)],
-        "entanglement": found.entanglement,
-        "moved": sum("entangled" in word for word in found.words),
-        "influence": moved,
-        "near": float(np.nanmean(moved[apart == 1])),
-        "far": float(np.nanmean(moved[apart > 1])),
-        "audit": to_dict(found),
+        **audited(log, near, discount=DISCOUNT, permutations=config.permutations, seed=seed),
     }
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from subprocess import run as call
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -29,9 +28,8 @@ from tqdm import tqdm
 import jaxent
 from experiments import command
 from experiments.command import Claim
+from experiments.engines import audited
 from jaxent import plotting
-from jaxent.auditing.result import to_dict
-from jaxent.data.log_influence import influence_from_logs
 
 # Which way is green, and the queue of each way as none, a few, many.
 WAYS = ("ns", "ew")
@@ -240,23 +238,11 @@ def neighbors() -> np.ndarray:
 def measure(control: str, rate: int, config: Config, seed: int) -> dict[str, Any]:
     """The audit of one log, and how much of it is between neighbors."""
     log = log_of(control, rate, config.epochs, seed)
-    found = jaxent.audit(
-        log, discount=DISCOUNT, key=jax.random.key(seed), num_permutations=config.permutations
-    )
-    near, far = neighbors(), ~neighbors() & ~np.eye(SIGNALS, dtype=bool)
-    moved = influence_from_logs(log)
-    share = found.error.of_spread(found.error.limit)
     return {
         "control": control,
         "traffic": rate,
         "standing": float(-np.asarray(log.rewards).mean()),
-        "verdict": found.verdict,
-        "error": [float(share.value), float(share.lower), float(share.upper)],
-        "entanglement": found.entanglement,
-        "moved": sum("entangled" in word for word in found.words),
-        "near": float(np.nanmean(moved[near])),
-        "far": float(np.nanmean(moved[far])),
-        "audit": to_dict(found),
+        **audited(log, neighbors(), discount=DISCOUNT, permutations=config.permutations, seed=seed),
     }
 
 

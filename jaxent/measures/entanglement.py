@@ -22,16 +22,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .._checks import check_positive_int, check_shape, check_stochastic, concrete
 from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import solve_law
 from ..chains.views import ProductForm, product_form, rows_by_view
-from ..models.contracts import Agents, ArrayLike, Scalar, TableModel, check_policy
-from ..models.parts import TablePolicy
-from ..numerics.arrays import as_float, takes_arrays
+from ..models.contracts import Agents, ArrayLike, Scalar, TableModel
+from ..numerics.arrays import takes_arrays
 from ..numerics.compiled import jit
 from ..numerics.interior_point import Solution
 from .programs.tv_nearest_separable import nearest_separable
@@ -42,6 +40,7 @@ from .row_measures import (
     certified,
     check_tolerance,
     minimax_entanglement,
+    policy_rows,
     sign_entanglement,
     weighted_centers,
 )
@@ -221,22 +220,9 @@ def policy_entanglement(
         >>> print(f"{jaxent.policy_entanglement(mdp, policy, mu, agent=0).value:.3f}")
         0.000
     """
-    check_policy(mdp, policy)
-    n = int(np.size(mdp.num_actions))
-    if not 0 <= agent < n:
-        raise ValueError(f"agent: {agent} is not one of the agents 0..{n - 1}")
-    view = mdp.policy_view(agent)
     check_tolerance(tol)
-    policy = as_float(policy)
-    part = mdp.parts(policy)[1]
-    assert isinstance(part, TablePolicy)
-    check_shape("mu", mu, (part.table.size,))
-    check_stochastic("mu", mu)
-    # With ones for chances the mean over actions is the sum: the law of the joint states.
-    law = TablePolicy(jnp.ones_like(part.table)).mv(jnp.asarray(mu).astype(policy.dtype))
-    others = tuple(k for k in range(-n, 0) if k != agent - n)
-    own = policy.sum(others)  # [S_0.., A_i]
-    points = view.rows(own.reshape(-1, own.shape[-1]))  # [X, C, A_i]
+    own, law, view = policy_rows(mdp, policy, mu, agent)
+    points = view.rows(own)  # [X, C, A_i]
     found = weighted_centers(points, view.mass(law), tol)
     return found._replace(minimizer=found.minimizer.reshape(*view.shape, -1))
 

@@ -23,11 +23,11 @@ from .._checks import check_shape, check_stochastic, concrete
 from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.views import next_view
-from ..models.contracts import Agents, ArrayLike, TableModel, View, check_policy
-from ..models.parts import TablePolicy
-from ..numerics.arrays import as_float, nan_unless, ratio, takes_arrays
+from ..models.contracts import Agents, ArrayLike, TableModel, View
+from ..numerics.arrays import nan_unless, ratio, takes_arrays
 from ..numerics.compiled import jit
 from ..numerics.simplex import relative_entropy, total_variation
+from .row_measures import policy_rows
 
 Array = jax.Array
 
@@ -129,21 +129,8 @@ def policy_information(mdp: TableModel, policy: ArrayLike, mu: Array, *, agent: 
         >>> print(f"{jaxent.policy_information(mdp, policy, mu, agent=0).value:.3f}")
         0.000
     """
-    check_policy(mdp, policy)
-    n = int(np.size(mdp.num_actions))
-    if not 0 <= agent < n:
-        raise ValueError(f"agent: {agent} is not one of the agents 0..{n - 1}")
-    view = mdp.policy_view(agent)
-    policy = as_float(policy)
-    part = mdp.parts(policy)[1]
-    assert isinstance(part, TablePolicy)
-    check_shape("mu", mu, (part.table.size,))
-    check_stochastic("mu", mu)
-    # With ones for chances the mean over actions is the sum: the law of the joint states.
-    law = TablePolicy(jnp.ones_like(part.table)).mv(jnp.asarray(mu).astype(policy.dtype))
-    others = tuple(k for k in range(-n, 0) if k != agent - n)
-    own = policy.sum(others)  # [S_0.., A_i]
-    return _information(own.reshape(-1, own.shape[-1]), law, view, None)
+    own, law, view = policy_rows(mdp, policy, mu, agent)
+    return _information(own, law, view, None)
 
 
 def _together(agent: Agents, source: Agents) -> tuple[int, ...]:

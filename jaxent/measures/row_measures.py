@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import concrete
+from .._checks import check_shape, check_stochastic, concrete
 from .._reads import reads
-from ..models.contracts import Scalar
+from ..models.contracts import ArrayLike, Scalar, TableModel, View, check_policy
+from ..models.parts import TablePolicy
+from ..numerics.arrays import as_float
 from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center
 from .distances import MAX_ENUMERATED, mu_inf_norm, sign_vectors
@@ -202,6 +204,32 @@ def certified(
         value = value + jnp.sum(jax.lax.stop_gradient(slope) * move)
     converged = jnp.abs(upper - lower) <= tol
     return Entanglement(value, lower, upper, minimizer, jnp.asarray(steps), converged)
+
+
+def policy_rows(
+    mdp: TableModel, policy: ArrayLike, mu: ArrayLike, agent: int
+) -> tuple[Array, Array, View]:
+    """An agent's laws of actions by joint state, `[S, A_i]`, their law `[S]`, and what it sees.
+
+    Raises:
+        ValueError: if there is no such agent, agents have no kernels of their own, or mu is not a
+            law on joint pairs.
+    """
+    check_policy(mdp, policy)
+    n = int(np.size(mdp.num_actions))
+    if not 0 <= agent < n:
+        raise ValueError(f"agent: {agent} is not one of the agents 0..{n - 1}")
+    view = mdp.policy_view(agent)
+    policy = as_float(policy)
+    part = mdp.parts(policy)[1]
+    assert isinstance(part, TablePolicy)
+    check_shape("mu", mu, (part.table.size,))
+    check_stochastic("mu", mu)
+    # With ones for chances the mean over actions is the sum: the law of the joint states.
+    law = TablePolicy(jnp.ones_like(part.table)).mv(jnp.asarray(mu).astype(policy.dtype))
+    others = tuple(k for k in range(-n, 0) if k != agent - n)
+    own = policy.sum(others)  # [S_0.., A_i]
+    return own.reshape(-1, own.shape[-1]), law, view
 
 
 def check_tolerance(tol: Scalar) -> None:

@@ -19,8 +19,8 @@ from ..auditing.team_error import TeamError
 from ..auditing.verdict import percent, ranged
 from ..data.log_table import printable
 
-# Rows of a long table; agents whose influence on each other is a table.
-_PAIRS, _MAPPED = 30, 30
+# Rows of a long table.
+_PAIRS = 30
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy")
 
 
@@ -101,10 +101,8 @@ def _agents(found: Audit) -> list[dict[str, Any]]:
 
 
 def _influence(found: Audit) -> list[list[dict[str, Any]]]:
-    """Who is moved by whom, with the shade of each cell from 0 to 1; nothing of too many agents."""
+    """Who is moved by whom, where the audit has it, with the shade of each cell from 0 to 1."""
     table = found.influence
-    if not 0 < len(table) <= _MAPPED:
-        return []
     most = np.nanmax(table, initial=0) or 1.0
     return [[{"value": value, "shade": value / most} for value in row] for row in table]
 
