@@ -98,6 +98,11 @@ def test_the_same_audit_gives_the_same_page(found, page):
     assert audit_html(found, source="a log & more", made=MADE) == page
 
 
+def test_something_else_is_shown_the_door():
+    with pytest.raises(ValueError, match="found: int is not of Audit; audit gives it"):
+        audit_html(3)
+
+
 def test_a_log_too_short_says_so():
     found = jaxent.audit(log_of_two(num_steps=60), discount=0.9)
     text = text_of(parsed(audit_html(found, made=MADE)))

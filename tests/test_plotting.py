@@ -202,3 +202,31 @@ def test_indices_in_the_same_order_are_counted():
         plotting.plot_indices([1.0], whittle)
     with pytest.raises(ValueError, match=r"exact.* nan"):
         plotting.plot_indices([1.0], [np.nan])
+
+
+@pytest.mark.parametrize(
+    ("draw", "match"),
+    [
+        (lambda: plotting.plot_audit(3), "found: int is not of Audit; audit gives it"),
+        (lambda: plotting.plot_audit_errors("log.csv"), "found: str is not of Audit; audit gives"),
+        (lambda: plotting.plot_audit_agents(None), "found: NoneType is not of Audit"),
+        (
+            lambda: plotting.plot_bounds({}),
+            r"found: dict is not of Report; bounds\.report gives it",
+        ),
+        (lambda: plotting.plot_brackets([3]), r"found\[0\]: int is not of ErrorBracket"),
+        (lambda: plotting.plot_error_by_pair(3), "found: int has no error by pair; decompose,"),
+        (
+            lambda: plotting.plot_over_agents("error", exact={5: 3}),
+            r"exact\[5\]: int is not of Gro",
+        ),
+        (
+            lambda: plotting.plot_over_agents("error", simulated={5: (1, 1)}, limit=3),
+            "limit: int is not of MeanField; mean_field gives it",
+        ),
+    ],
+)
+def test_other_objects_are_shown_the_door(draw, match):
+    with pytest.raises(ValueError, match=match):
+        draw()
+    assert not plt.get_fignums()

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from ..auditing.result import Audit
 from ..auditing.verdict import CARE, MOVED, TRUSTED
-from .looks import BLUE, GRAY, RED, axes, ink, legend_above
+from .looks import BLUE, GRAY, RED, axes, check_kind, ink, legend_above
 from .maps import AS_WRITTEN, plot_entanglement_map, shown
 
 # Agents that have their names beside them.
@@ -19,6 +19,7 @@ def plot_audit(found: Audit) -> Figure:
     Args:
         found: of `audit`.
     """
+    check_kind("found", found, Audit, "audit")
     mapped = found.influence.size > 0
     figure = Figure(figsize=(18 if mapped else 13.5, 4))
     figure.set_layout_engine("constrained", wspace=0.06)
@@ -44,6 +45,7 @@ def plot_audit_errors(found: Audit, *, ax: Axes | None = None) -> Axes:
         found: of `audit`.
         ax: where to draw; a new figure by default.
     """
+    check_kind("found", found, Audit, "audit")
     ax = axes(ax)
     rows = []
     for error in found.errors:
@@ -77,6 +79,7 @@ def plot_audit_agents(found: Audit, *, ax: Axes | None = None) -> Axes:
         found: of `audit`.
         ax: where to draw; a new figure by default.
     """
+    check_kind("found", found, Audit, "audit")
     ax = axes(ax)
     known = ~np.isnan(found.entanglement)
     order = np.flatnonzero(known)[np.argsort(-found.entanglement[known], kind="stable")]

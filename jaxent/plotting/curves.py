@@ -14,7 +14,7 @@ from ..restless.indices import WhittleIndex
 from ..restless.mean_field import MeanField
 from ..values.approximation_error import ErrorBracket
 from ..values.bounds import Report
-from .looks import BLUE, GRAY, GREEN, RED, axes, ink, legend_above, set_logarithmic
+from .looks import BLUE, GRAY, GREEN, RED, axes, check_kind, ink, legend_above, set_logarithmic
 from .maps import AS_WRITTEN, shown
 
 # What is drawn over N: field of the exact answer, of the limit, and the power of N it goes with.
@@ -44,7 +44,7 @@ def plot_over_agents(
         ax: where to draw; a new figure by default.
 
     Raises:
-        ValueError: for another quantity, or nothing to draw.
+        ValueError: for another quantity, nothing to draw, or other results.
     """
     if quantity not in _OVER_AGENTS:
         raise ValueError(f"quantity: {quantity!r} is none of {', '.join(_OVER_AGENTS)}")
@@ -53,6 +53,10 @@ def plot_over_agents(
     sizes = np.array(sorted({*exact, *simulated}), float)
     if not len(sizes):
         raise ValueError("exact, simulated: at least one N is wanted")
+    for size, one in exact.items():
+        check_kind(f"exact[{size}]", one, GroundTruth, "ground_truth")
+    if limit is not None:
+        check_kind("limit", limit, MeanField, "mean_field")
     ax = axes(ax)
     if limit is not None:
         constant = float(getattr(limit, of_limit))
@@ -90,10 +94,12 @@ def plot_brackets(found: Sequence[ErrorBracket], *, ax: Axes | None = None) -> A
         ax: where to draw; a new figure by default.
 
     Raises:
-        ValueError: for no bracket.
+        ValueError: for no bracket, or something else.
     """
     if not found:
         raise ValueError("found: at least one bracket is wanted")
+    for k, one in enumerate(found):
+        check_kind(f"found[{k}]", one, ErrorBracket, "approximation_error")
     ax = axes(ax)
     order = sorted(found, key=lambda one: int(one.num_matvecs))
     x = [int(one.num_matvecs) for one in order]
@@ -117,8 +123,9 @@ def plot_bounds(found: Report, *, norm: str = "mu", ax: Axes | None = None) -> A
         ax: where to draw; a new figure by default.
 
     Raises:
-        ValueError: for another norm.
+        ValueError: for something else than a report, or another norm.
     """
+    check_kind("found", found, Report, "bounds.report")
     if norm not in ("mu", "sup"):
         raise ValueError(f"norm: {norm!r} is neither 'mu' nor 'sup'")
     bounds = found.mu_bounds if norm == "mu" else found.sup_bounds

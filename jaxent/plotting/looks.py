@@ -69,6 +69,14 @@ def as_svg(draw: Callable[[Axes], object], *, size: tuple[float, float] = (5, 3)
     return content.getvalue()
 
 
+def check_kind(name: str, found: object, kind: type, door: str) -> None:
+    """Raise a ValueError that names what gives such a result, unless this is one."""
+    if not isinstance(found, kind):
+        raise ValueError(
+            f"{name}: {type(found).__name__} is not of {kind.__name__}; {door} gives it"
+        )
+
+
 def ink() -> str:
     """Color of lines and text that stand for no data, as the settings have it."""
     return mpl.rcParams["text.color"]

@@ -80,7 +80,7 @@ def plot_error_by_pair(
         ax: where to draw; a new figure by default.
 
     Raises:
-        ValueError: for sizes that do not fit the error.
+        ValueError: for something without an error, or sizes that do not fit it.
     """
     if isinstance(found, ErrorEstimate):
         values = np.where(found.by_pair > 0, found.by_pair, np.nan)
@@ -88,6 +88,11 @@ def plot_error_by_pair(
         return _map(
             values, labels, "mean |error|", ax, xlabel="local pair", ylabel="agent"
         )  # fmt: skip
+    if not hasattr(found, "error"):
+        raise ValueError(
+            f"found: {type(found).__name__} has no error by pair; decompose, approximation_error "
+            "or estimate_approximation_error gives it"
+        )
     values = np.array(found.error, float)
     if values.ndim != 1 or np.prod(sizes, dtype=int) != len(values):
         raise ValueError(

@@ -43,7 +43,10 @@ def audit_html(found: Audit, *, source: str = "", made: datetime | None = None) 
 
     Raises:
         ImportError: if jinja2 is not installed.
+        ValueError: for something else than an audit.
     """
+    if not isinstance(found, Audit):
+        raise ValueError(f"found: {type(found).__name__} is not of Audit; audit gives it")
     made = datetime.now(UTC) if made is None else made
     return _template().render(
         found=found,
