@@ -54,6 +54,11 @@ class PriorityPolicy:
         parts = zip(jnp.split(parts, ends), self.sizes, strict=True)
         return tuple(part.reshape(size) for part, size in parts)
 
+    def draw(self, key: Array, counts: Sequence[Array]) -> tuple[Array, ...]:
+        """The split; nothing is drawn."""
+        del key
+        return self(counts)
+
     def split(self, counts: Array) -> Array:
         """The split `[ΣX_k]` of a configuration `[ΣS_k]`, both int32."""
         counts = counts.astype(jnp.int32)

@@ -1,10 +1,4 @@
-r"""Simulation of a population on counts: agents per type and state, whatever their number.
-
-Given the split, the y(s, a) agents of a type in state s that take action a spread over the next
-states as Multinomial(y(s, a), P(. | s, a)), drawn as one binomial after another. All pairs of all
-types are drawn at once, types with fewer states padded by chances of 0, so that a step costs the
-same for 100 agents and for 1,000,000.
-"""
+"""Simulation of a population under a policy: counts of agents by type and state."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,13 +14,11 @@ from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
-from ..numerics.arrays import as_float
 from ..numerics.compiled import jit
-from .priority_policy import Move, PriorityPolicy, priority_policy
-from .randomized_policy import RandomizedPolicy, chances_in_turn, draw_multinomial
+from .population_process import DrawnPolicy, Process, Splits, counts_process
+from .priority_policy import Move, priority_policy
 
 Array = jax.Array
-Splits = Callable[[tuple[Array, ...]], Sequence[Array]]
 
 
 @reads("{0.reward.shape[0]} epochs; budgets kept: {0.kept}")
@@ -51,7 +43,7 @@ class PopulationTrajectory(NamedTuple):
 def simulate_population(
     key: Array,
     population: RestlessBandit | WeaklyCoupledPopulation,
-    policy: PriorityPolicy | RandomizedPolicy | Sequence[Move] | Splits,
+    policy: DrawnPolicy | Sequence[Move] | Splits,
     *,
     num_steps: int,
     start: Sequence[ArrayLike | Sequence[int]] | None = None,
@@ -62,10 +54,10 @@ def simulate_population(
         key: of `jax.random.key`.
         population: or a `RestlessBandit`. Counts and limits may be traced where the policy is a
             function, so that one compilation serves a sweep over N.
-        policy: a `PriorityPolicy`, a `RandomizedPolicy`, a list of moves or what has one
-            (`LagrangeIndex`, `FluidPolicy`); or a function of the counts of each type, `[S_k]`,
-            that JAX can trace, to how many take each action, `[S_k, A_k]` each. Static if a
-            function.
+        policy: a list of moves or what has one (`LagrangeIndex`, `FluidPolicy`), any policy with
+            `draw(key, counts)` (`PriorityPolicy`, `RandomizedPolicy`); or a function of the counts
+            of each type, `[S_k]`, that JAX can trace, to how many take each action, `[S_k, A_k]`
+            each. Static if a function.
         num_steps: T. Static.
         start: agents of each type by state; as even as can be if not given.
 
@@ -94,9 +86,9 @@ def simulate_population(
     if hasattr(type(policy), "priority"):  # of the type: an instance may have a reason to refuse
         ranked: Any = policy
         policy = ranked.priority
-    if not callable(policy) and not isinstance(policy, RandomizedPolicy):
+    if not isinstance(policy, DrawnPolicy) and not callable(policy):
         policy = priority_policy(checked, policy)
-    if isinstance(policy, (PriorityPolicy, RandomizedPolicy)):
+    if isinstance(policy, DrawnPolicy):
         return _simulate(key, checked, policy, counts, num_steps=num_steps, function=None)
     return _simulate(key, checked, None, counts, num_steps=num_steps, function=policy)
 
@@ -105,61 +97,57 @@ def simulate_population(
 def _simulate(
     key: Array,
     population: WeaklyCoupledPopulation,
-    policy: PriorityPolicy | RandomizedPolicy | None,
+    policy: DrawnPolicy | None,
     counts: tuple[Array, ...],
     *,
     num_steps: int,
     function: Splits | None,
 ) -> PopulationTrajectory:
-    kinds = population.types
-    kernels = [as_float(kind.mdp.transition) for kind in kinds]
-    widest = max(P.shape[-1] for P in kernels)
-    flat = [P.reshape(-1, P.shape[-1]) for P in kernels]
-    padded = [jnp.pad(P, ((0, 0), (0, widest - P.shape[-1]))) for P in flat]
-    rows = jnp.concatenate(padded)  # [ΣX_k, S]
-    chances = chances_in_turn(rows)
-    dtype = rows.dtype
-    reward = jnp.concatenate([jnp.ravel(jnp.asarray(kind.mdp.reward)) for kind in kinds])
-    costs = [jnp.asarray(k.costs).reshape(len(P), -1) for k, P in zip(kinds, flat, strict=True)]
-    costs = jnp.concatenate(costs)  # [ΣX_k, K]
-    limits = jnp.stack([jnp.asarray(limit, dtype) for limit in population.limits])
-    equality = np.array([budget.equality for budget in population.budgets])
-    rounding = float(jnp.finfo(dtype).eps) ** 0.5
-    size = jnp.asarray(population.num_agents, dtype) * jnp.abs(costs).max(0)
-    slack = rounding * jnp.maximum(jnp.abs(limits), size)
+    process: Process = counts_process(population, policy or function)  # type: ignore[arg-type]
+    paid, used, keeps = _ledger(population)
 
-    def step(counts: tuple[Array, ...], key: Array):
+    def step(state, key: Array):
         moves, actions = jax.random.split(key)
-        if isinstance(policy, RandomizedPolicy):
-            given = policy.draw(actions, counts)
-        else:
-            given = (policy or function)(counts)  # type: ignore[misc]
-        splits = tuple(jnp.asarray(part, jnp.int32) for part in given)
-        flat = jnp.concatenate([part.reshape(-1) for part in splits])  # [ΣX_k]
-        moved = draw_multinomial(moves, flat, chances)  # [ΣX_k, S]
-        after, first = [], 0
-        for P in kernels:
-            last = first + P.shape[0] * P.shape[1]
-            after.append(moved[first:last, : P.shape[-1]].sum(0, dtype=jnp.int32))
-            first = last
-        agents = flat.astype(dtype)
-        spent = (agents[:, None] * costs.astype(dtype)).sum(0)
-        over = (spent > limits + slack) | (equality & (spent < limits - slack))
+        counts = process.counts(state)
+        splits, acted = process.act(actions, state)
+        agents = jnp.concatenate([part.reshape(-1) for part in splits]).astype(paid.dtype)
+        spent = (agents[:, None] * used).sum(0)
         whole = [
             (part.sum(1) == n).all() & (part >= 0).all()
             for part, n in zip(splits, counts, strict=True)
         ]
-        kept = ~over.any() & jnp.stack(whole).all()
-        paid = (agents * reward.astype(dtype)).sum()
-        return tuple(after), (counts, splits, paid, spent, kept)
+        kept = keeps(spent) & jnp.stack(whole).all()
+        return process.move(moves, acted), (counts, splits, (agents * paid).sum(), spent, kept)
 
-    last, (before, splits, paid, spent, kept) = lax.scan(
-        step, counts, jax.random.split(key, num_steps)
+    begin = process.start(jax.random.fold_in(key, num_steps), counts)
+    last, (before, splits, reward, spent, kept) = lax.scan(
+        step, begin, jax.random.split(key, num_steps)
     )
     every = tuple(
-        jnp.concatenate([part, end[None]]) for part, end in zip(before, last, strict=True)
+        jnp.concatenate([part, end[None]])
+        for part, end in zip(before, process.counts(last), strict=True)
     )
-    return PopulationTrajectory(every, splits, paid, spent, kept.all())
+    return PopulationTrajectory(every, splits, reward, spent, kept.all())
+
+
+def _ledger(
+    population: WeaklyCoupledPopulation,
+) -> tuple[Array, Array, Callable[[Array], Array]]:
+    """Reward `[ΣX_k]` and costs `[ΣX_k, K]` of all pairs, and whether what is spent is allowed."""
+    kinds = population.types
+    dtype = jnp.result_type(*(kind.mdp.transition for kind in kinds), float)
+    reward = jnp.concatenate([jnp.ravel(jnp.asarray(kind.mdp.reward, dtype)) for kind in kinds])
+    used = [jnp.asarray(k.costs, dtype).reshape(-1, len(population.budgets)) for k in kinds]
+    costs = jnp.concatenate(used)
+    limits = jnp.stack([jnp.asarray(limit, dtype) for limit in population.limits])
+    equality = np.array([budget.equality for budget in population.budgets])
+    size = jnp.asarray(population.num_agents, dtype) * jnp.abs(costs).max(0)
+    slack = float(jnp.finfo(dtype).eps) ** 0.5 * jnp.maximum(jnp.abs(limits), size)
+
+    def keeps(spent: Array) -> Array:
+        return ~((spent > limits + slack) | (equality & (spent < limits - slack))).any()
+
+    return reward, costs, keeps
 
 
 def _even(population: WeaklyCoupledPopulation) -> tuple[Array, ...]:
