@@ -22,9 +22,10 @@ from ..models.soft_index import SoftIndex
 from ..numerics.arrays import einsum
 from ..numerics.compiled import jit
 from .activation import IndexPolicy, by_action
+from .flow_sampling import FlowSampler
 from .mean_field import mean_field
 from .sampling import seed_words
-from .simulate import Counts, CountsTrajectory, FlowSampler, prepare, step_counts
+from .simulate import Counts, CountsTrajectory, prepare, step_counts
 
 Array = jax.Array
 

@@ -16,13 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import concrete
 from ..models.population import WeaklyCoupledPopulation
 from ..numerics.arrays import as_float
+from .flow_sampling import FlowSampler, draw_flow, flow_sampler, sampler_bytes
 from .randomized_policy import chances_in_turn, draw_multinomial
+from .sampling import MAX_COUNT
 
 Array = jax.Array
 ByType: TypeAlias = tuple[Array, ...]
 Splits = Callable[[ByType], Sequence[Array]]
+
+# Bytes that tables of binomials may take.
+_TABLES = 2**26
 
 
 @runtime_checkable
@@ -61,13 +67,14 @@ class CountsProcess:
 
     Attributes:
         policy: a policy with `draw(key, counts)`, or None where there is a function.
-        chances: of each next state given none before it, for all pairs, `[S - 1, ΣX_k]`.
+        sampler: tables to draw the next states of all pairs from, where they are small; otherwise
+            the chances of each next state given none before it, `[S - 1, ΣX_k]`.
         function: of the counts, that JAX can trace. Static.
         sizes: (S_k, A_k) of each type. Static.
     """
 
     policy: DrawnPolicy | None
-    chances: Array
+    sampler: FlowSampler | Array
     function: Splits | None = field(metadata={"static": True})
     sizes: tuple[tuple[int, int], ...] = field(metadata={"static": True})
 
@@ -93,7 +100,11 @@ class CountsProcess:
     def move(self, key: Array, acted: ByType) -> ByType:
         """Multinomial moves of all pairs at once."""
         flat = jnp.concatenate([part.reshape(-1) for part in acted])  # [ΣX_k]
-        moved = draw_multinomial(key, flat, self.chances)  # [ΣX_k, S]
+        if isinstance(self.sampler, FlowSampler):
+            seed = jax.random.key_data(key)[:2]  # the key is used for nothing else
+            moved = draw_flow(seed, jnp.uint32(0), flat, self.sampler)  # [ΣX_k, S]
+        else:
+            moved = draw_multinomial(key, flat, self.sampler)
         ends = np.cumsum([S * A for S, A in self.sizes])[:-1]
         parts = zip(jnp.split(moved, ends), self.sizes, strict=True)
         return tuple(part[:, :S].sum(0, dtype=jnp.int32) for part, (S, _) in parts)
@@ -103,11 +114,26 @@ def counts_process(
     population: WeaklyCoupledPopulation, policy: DrawnPolicy | Splits
 ) -> CountsProcess:
     """The process of a policy that goes by counts; numbers may be traced."""
-    kernels = [as_float(kind.mdp.transition) for kind in population.types]
-    widest = max(P.shape[-1] for P in kernels)
-    rows = [P.reshape(-1, P.shape[-1]) for P in kernels]
-    rows = [jnp.pad(P, ((0, 0), (0, widest - P.shape[-1]))) for P in rows]
-    chances = chances_in_turn(jnp.concatenate(rows))
+    sampler = _sampler(population)
     if isinstance(policy, DrawnPolicy):
-        return CountsProcess(policy, chances, None, population.sizes)
-    return CountsProcess(None, chances, policy, population.sizes)
+        return CountsProcess(policy, sampler, None, population.sizes)
+    return CountsProcess(None, sampler, policy, population.sizes)
+
+
+def _sampler(population: WeaklyCoupledPopulation) -> FlowSampler | Array:
+    """Tables where kernels and counts are known and few bytes are enough, or chances."""
+    kernels = [kind.mdp.transition for kind in population.types]
+    widest = max(S for S, _ in population.sizes)
+    if concrete(kernels, population.counts):
+        dtype = jnp.result_type(*kernels, jnp.float32)
+        rows = np.concatenate([_widened(np.asarray(P, dtype), widest, np) for P in kernels])
+        most = max(int(n) for n in population.counts)
+        if most <= MAX_COUNT and sampler_bytes(rows, most) <= _TABLES:
+            return flow_sampler(rows, most)
+    rows = jnp.concatenate([_widened(as_float(P), widest, jnp) for P in kernels])
+    return chances_in_turn(rows)
+
+
+def _widened(P: Any, widest: int, xp: Any) -> Any:
+    """The rows of a kernel, chances of 0 behind them."""
+    return xp.pad(P.reshape(-1, P.shape[-1]), ((0, 0), (0, widest - P.shape[-1])))

@@ -72,22 +72,24 @@ class PriorityPolicy:
         more = costs[self.target] - costs[source]  # [L, K]
         # An agent is not divisible; this much of one is rounding.
         rounding = float(jnp.finfo(more.dtype).eps) ** 0.5
+        # Rows of ones in the place of indices: a batch of runs needs no scatter in the loop.
+        pairs = jnp.arange(len(costs))[None]
+        leaves = (pairs == jnp.asarray(source)[:, None]).astype(jnp.int32)  # [L, ΣX_k]
+        enters = (pairs == jnp.asarray(self.target)[:, None]).astype(jnp.int32)
+        most = jnp.iinfo(jnp.int32).max if wanted is None else wanted[self.target]
+        most = jnp.broadcast_to(jnp.asarray(most, jnp.int32), len(more))
 
-        def move(state: tuple[Array, Array], step: tuple[Array, Array, Array]):
+        def move(state: tuple[Array, Array], step: tuple[Array, Array, Array, Array]):
             split, left = state
-            source, target, more = step
+            leaves, enters, more, most = step
             paid = more > 0
             room = jnp.where(paid, left / jnp.where(paid, more, 1) + rounding, jnp.inf)
-            most = split[source]
-            if wanted is not None:
-                most = jnp.minimum(most, wanted[target])
+            most = jnp.minimum((split * leaves).sum(dtype=jnp.int32), most)
             room = jnp.clip(jnp.floor(room.min()), 0, most.astype(more.dtype))
             moved = jnp.minimum(room.astype(jnp.int32), most)
-            split = split.at[source].add(-moved).at[target].add(moved)
-            return (split, left - moved * more), None
+            return (split + moved * (enters - leaves), left - moved * more), None
 
-        steps = (jnp.asarray(source), jnp.asarray(self.target), more)
-        return lax.scan(move, (split, left), steps)[0][0]
+        return lax.scan(move, (split, left), (leaves, enters, more, most))[0][0]
 
     def law(self, rules: Rules) -> SplitLaw:
         """The split in every configuration."""

@@ -25,6 +25,7 @@ _WORD = 32
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _DIGIT_BITS = 2
 _MAX_DIGITS = 8
+MAX_COUNT = 4**_MAX_DIGITS - 1
 
 
 @jit
@@ -62,8 +63,8 @@ def num_digits(max_count: int) -> int:
     Raises:
         ValueError: if `max_count` is outside 0..65535.
     """
-    if not 0 <= max_count < 4**_MAX_DIGITS:
-        raise ValueError(f"max_count: {max_count} is outside 0..{4**_MAX_DIGITS - 1}")
+    if not 0 <= max_count <= MAX_COUNT:
+        raise ValueError(f"max_count: {max_count} is outside 0..{MAX_COUNT}")
     return max(1, -(-int(max_count).bit_length() // _DIGIT_BITS))
 
 
@@ -144,13 +145,14 @@ def binomial_tables(p: Array, max_count: int) -> Array:
     return jax.vmap(over_trials, (0, None))(p.reshape(-1), trials).reshape(-1)
 
 
-def draw_binomial(words: Array, n: Array, tables: Array) -> Array:
-    """Draws of Binomial(n, p), one for each p of the tables.
+def draw_binomial(words: Array, n: Array, tables: Array, first: Array | int = 0) -> Array:
+    """Draws of Binomial(n, p), one for each p of the tables, or of so many from `first` on.
 
     Args:
         words: independent uniform 32-bit words, `[..., D]` uint32.
         n: number of trials, 0 <= n < 4^D, `[...]` int32.
         tables: of `binomial_tables`, for p of shape `[...]`.
+        first: the number of the first p among those of the tables.
 
     Returns:
         `[...]` int32.
@@ -160,8 +162,8 @@ def draw_binomial(words: Array, n: Array, tables: Array) -> Array:
     place = jnp.broadcast_to(jnp.arange(digits, dtype=jnp.int32), words.shape)
     digit = (n[..., None] >> (_DIGIT_BITS * place)) & 3  # [..., D]
     column = (words >> (_WORD - index_bits)).astype(jnp.int32)
-    row = 3 * jnp.arange(words.size, dtype=jnp.int32).reshape(words.shape)
-    row = row + jnp.maximum(digit - 1, 0)
+    row = jnp.arange(words.size, dtype=jnp.int32).reshape(words.shape) + digits * first
+    row = 3 * row + jnp.maximum(digit - 1, 0)
     entry = tables.at[(row << index_bits) + column].get(mode="promise_in_bounds")
     low = words & (2 ** (_WORD - index_bits) - 1)
     alias = (entry & (2**index_bits - 1)).astype(jnp.int32)

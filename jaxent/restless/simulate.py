@@ -6,10 +6,7 @@ the next states as Multinomial(n^a_s, P_a(s, .)). A step costs the same for 60 a
 A soft index policy draws n^1_s first (`SoftIndex.draw`), from a stream of its own.
 """
 
-import dataclasses
-import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -29,13 +26,8 @@ from .activation import (
     by_action,
     check_index_policy,
 )
-from .sampling import (
-    binomial_tables,
-    draw_binomial,
-    num_digits,
-    random_words,
-    seed_words,
-)
+from .flow_sampling import FlowSampler, draw_flow, flow_sampler
+from .sampling import random_words, seed_words
 
 Array = jax.Array
 
@@ -57,77 +49,6 @@ class CountsTrajectory(NamedTuple):
     counts: Array
     flow: Array
     policy: Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class FlowSampler:
-    """What a step needs to draw next states: one binomial after another along each kernel row.
-
-    Attributes:
-        tables: for each k < K - 1, tables of the probability of the k-th successor of (s, a) given
-            none before it, for p of shape `[S, 2]`.
-        rank: position of s' among the successors of (s, a), K where there is no way, `[S, 2, S]`.
-        max_agents: the largest number of agents the tables serve, 4^D - 1. Static.
-    """
-
-    tables: tuple[Array, ...]
-    rank: Array
-    max_agents: int = dataclasses.field(metadata={"static": True})
-
-
-def flow_sampler(bandit: RestlessBandit, max_agents: int) -> FlowSampler:
-    """Tables for every row of both kernels.
-
-    K is the largest number of successors of any (s, a) where the kernels are known (the tables are
-    then made once, while tracing), S where they are traced. Memory: 24 S (K - 1) D 4^D bytes with D
-    the base-4 digits of `max_agents`.
-    """
-    max_agents = 4 ** num_digits(max_agents) - 1  # teams of as many digits share a program
-    if not concrete(bandit.passive, bandit.active):
-        return _flow_sampler(bandit.kernel, bandit.num_states, max_agents)
-    known = np.stack([np.asarray(bandit.passive), np.asarray(bandit.active)], axis=1)
-    return _known_sampler(known.tobytes(), known.shape, known.dtype, _x64(), max_agents)
-
-
-def _x64() -> bool:
-    return jnp.asarray(0.0).dtype == jnp.float64
-
-
-@lru_cache(maxsize=32)
-def _known_sampler(
-    kernel: bytes, shape: tuple[int, ...], dtype: np.dtype, x64: bool, max_agents: int
-) -> FlowSampler:
-    # Cached by value: tracing a sweep asks for the same tables several times.
-    del x64  # part of the key only
-    known = np.frombuffer(kernel, dtype).reshape(shape)
-    fan_out = int((known > 0).sum(-1).max())
-    return _flow_sampler(known, fan_out, max_agents)
-
-
-@jit(static_argnames=("fan_out", "max_agents"))
-def _flow_sampler(kernel: Array, fan_out: int, max_agents: int) -> FlowSampler:
-    order = jnp.argsort(kernel <= 0, axis=-1, stable=True)  # successors first
-    rank = jnp.minimum(jnp.argsort(order, axis=-1), fan_out)
-    law = jnp.take_along_axis(kernel, order, axis=-1)[..., :fan_out]
-    remaining = jnp.cumsum(law[..., ::-1], axis=-1)[..., ::-1]
-    chance = jnp.minimum(ratio(law, remaining), 1)
-    chance = jnp.moveaxis(chance[..., : fan_out - 1], -1, 0)  # [K - 1, S, 2]
-    tables = jax.vmap(lambda p: binomial_tables(p, max_agents))(chance)
-    return FlowSampler(tuple(tables), rank.astype(jnp.int32), max_agents)
-
-
-def draw_flow(seed: Array, t: Array, groups: Array, sampler: FlowSampler) -> Array:
-    """Agents that move from (s, a) to s', `[S, 2, S]` int32, given `groups` agents per (s, a)."""
-    shape = (len(sampler.tables), *groups.shape, num_digits(sampler.max_agents))
-    words = random_words(seed, t, math.prod(shape)).reshape(shape)  # [K - 1, S, 2, D]
-    left = groups.astype(jnp.int32)  # [S, 2]
-    moved = []
-    for tables, word in zip(sampler.tables, words, strict=True):  # static and few
-        moved.append(draw_binomial(word, left, tables))
-        left = left - moved[-1]
-    by_rank = jnp.stack([*moved, left, jnp.zeros_like(left)], axis=-1)  # [S, 2, K + 1]
-    return jnp.take_along_axis(by_rank, sampler.rank, axis=-1)
 
 
 @jit
@@ -202,7 +123,10 @@ def prepare(
         counts = even_start(bandit)
     else:
         check_counts(counts, bandit)
-    sampler = flow_sampler(bandit, _largest_num_agents(bandit, max_agents))
+    kernel = bandit.kernel
+    if concrete(bandit.passive, bandit.active):  # inside a trace too
+        kernel = np.stack([np.asarray(bandit.passive), np.asarray(bandit.active)], axis=1)
+    sampler = flow_sampler(kernel, _largest_num_agents(bandit, max_agents))
     return checked, jnp.asarray(counts, jnp.int32), sampler
 
 

@@ -14,6 +14,7 @@ from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
+from ..numerics.arrays import dot
 from ..numerics.compiled import jit
 from .population_process import DrawnPolicy, Process, Splits, counts_process
 from .priority_policy import Move, priority_policy
@@ -88,46 +89,39 @@ def simulate_population(
         policy = ranked.priority
     if not isinstance(policy, DrawnPolicy) and not callable(policy):
         policy = priority_policy(checked, policy)
-    if isinstance(policy, DrawnPolicy):
-        return _simulate(key, checked, policy, counts, num_steps=num_steps, function=None)
-    return _simulate(key, checked, None, counts, num_steps=num_steps, function=policy)
+    process = counts_process(checked, policy)  # here, where what is known is not traced yet
+    return _simulate(key, checked, process, counts, num_steps=num_steps)
 
 
-@partial(jit, static_argnames=("num_steps", "function"))
+@partial(jit, static_argnames=("num_steps",))
 def _simulate(
     key: Array,
     population: WeaklyCoupledPopulation,
-    policy: DrawnPolicy | None,
+    process: Process,
     counts: tuple[Array, ...],
     *,
     num_steps: int,
-    function: Splits | None,
 ) -> PopulationTrajectory:
-    process: Process = counts_process(population, policy or function)  # type: ignore[arg-type]
     paid, used, keeps = _ledger(population)
 
-    def step(state, key: Array):
-        moves, actions = jax.random.split(key)
-        counts = process.counts(state)
-        splits, acted = process.act(actions, state)
-        agents = jnp.concatenate([part.reshape(-1) for part in splits]).astype(paid.dtype)
-        spent = (agents[:, None] * used).sum(0)
-        whole = [
-            (part.sum(1) == n).all() & (part >= 0).all()
-            for part, n in zip(splits, counts, strict=True)
-        ]
-        kept = keeps(spent) & jnp.stack(whole).all()
-        return process.move(moves, acted), (counts, splits, (agents * paid).sum(), spent, kept)
+    def step(state, keys: Array):
+        splits, acted = process.act(keys[1], state)
+        return process.move(keys[0], acted), (process.counts(state), splits)
 
     begin = process.start(jax.random.fold_in(key, num_steps), counts)
-    last, (before, splits, reward, spent, kept) = lax.scan(
-        step, begin, jax.random.split(key, num_steps)
-    )
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, num_steps))  # [T, 2], at once
+    last, (before, splits) = lax.scan(step, begin, keys)
+    agents = jnp.concatenate([part.reshape(num_steps, -1) for part in splits], axis=1)  # [T, ΣX_k]
+    agents = agents.astype(paid.dtype)
+    spent = dot(agents, used)
+    kept = jax.vmap(keeps)(spent).all()
+    for part, n in zip(splits, before, strict=True):
+        kept &= (part.sum(2) == n).all() & (part >= 0).all()
     every = tuple(
         jnp.concatenate([part, end[None]])
         for part, end in zip(before, process.counts(last), strict=True)
     )
-    return PopulationTrajectory(every, splits, reward, spent, kept.all())
+    return PopulationTrajectory(every, splits, dot(agents, paid), spent, kept)
 
 
 def _ledger(
