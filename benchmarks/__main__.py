@@ -22,7 +22,16 @@ import jax
 from benchmarks.race import Row, table
 from experiments import command
 
-NAMES = ("protocol", "evaluation", "kronecker", "measures", "batches", "exact", "indices")
+NAMES = (
+    "protocol",
+    "evaluation",
+    "kronecker",
+    "measures",
+    "batches",
+    "exact",
+    "indices",
+    "populations",
+)
 PEERS = ("numpy", "scipy", "numba", "quantecon", "cola-ml", "PyKronecker", "clarabel", "cvxpy")
 PEERS += ("markovianbandit-pkg",)
 README = Path(__file__).with_name("README.md")

@@ -7,21 +7,30 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxent.restless.sampling import binomial_tables, draw_binomial, num_digits, random_words
+from jaxent.restless.sampling import (
+    binomial_tables,
+    draw_binomial,
+    index_bits,
+    num_digits,
+    random_words,
+)
 from tests.oracles_counts import binomial_pmf
 
 
 def unpacked_laws(tables, digits):
-    """The law of each table, from its columns, thresholds and aliases."""
-    bits = 2 * digits
-    packed = np.asarray(tables).reshape(digits, 3, 2**bits)
+    """The law of each table, by outcome, from its columns, thresholds and aliases."""
+    bits = index_bits(digits)
+    packed = np.asarray(tables.columns).reshape(digits, 3, 2**bits)
     threshold = (packed >> bits) / 2.0 ** (32 - bits)
     alias = packed & (2**bits - 1)
-    laws = threshold / 2.0**bits
+    first = np.asarray(tables.first).reshape(digits, 3)
+    laws = np.zeros((digits, 3, 4**digits + 2**bits))
     for place in range(digits):
         for row in range(3):
-            np.add.at(laws[place, row], alias[place, row], (1 - threshold[place, row]) / 2.0**bits)
-    return laws
+            law = laws[place, row, first[place, row] :]
+            law[: 2**bits] += threshold[place, row] / 2.0**bits
+            np.add.at(law, alias[place, row], (1 - threshold[place, row]) / 2.0**bits)
+    return laws[:, :, : 4**digits]
 
 
 @pytest.mark.parametrize("p", [0.0, 1e-9, 0.1, 0.5, 0.7, 1 - 1e-9, 1.0])

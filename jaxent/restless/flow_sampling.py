@@ -17,7 +17,14 @@ from jax import lax
 from .._checks import concrete
 from ..numerics.arrays import ratio
 from ..numerics.compiled import jit
-from .sampling import binomial_tables, draw_binomial, num_digits, random_words
+from .sampling import (
+    BinomialTables,
+    binomial_tables,
+    draw_binomial,
+    num_digits,
+    random_words,
+    table_bytes,
+)
 
 Array = jax.Array
 
@@ -31,14 +38,14 @@ class FlowSampler:
     """What a step needs to draw next states: one binomial after another along each kernel row.
 
     Attributes:
-        tables: for each k < K - 1, tables of the probability of the k-th successor of each pair
-            given none before it, flat.
+        tables: for each k < K - 1, of the probability of the k-th successor of each pair given none
+            before it.
         rank: position of s' among the successors of a pair, K where there is no way, `[.., S]`.
         fan_out: K. Static.
         max_agents: the largest number of agents the tables serve, 4^D - 1. Static.
     """
 
-    tables: Array
+    tables: BinomialTables
     rank: Array
     fan_out: int = dataclasses.field(metadata={"static": True})
     max_agents: int = dataclasses.field(metadata={"static": True})
@@ -46,17 +53,15 @@ class FlowSampler:
 
 def sampler_bytes(kernel: np.ndarray, max_agents: int) -> int:
     """What the tables of a known kernel take."""
-    digits = num_digits(max_agents)
     pairs = kernel.size // kernel.shape[-1]
-    return 12 * pairs * (_fan_out(kernel) - 1) * digits * 4**digits
+    return pairs * (_fan_out(kernel) - 1) * table_bytes(max_agents)
 
 
 def flow_sampler(kernel: Array | np.ndarray, max_agents: int) -> FlowSampler:
     """Tables for every row of a kernel, `[.., S]`.
 
     K is the largest number of successors of any pair where the kernel is known (the tables are then
-    made once, while tracing), S where it is traced. Memory: 12 (K - 1) D 4^D bytes a pair with D
-    the base-4 digits of `max_agents`.
+    made once, while tracing), S where it is traced. Memory: K - 1 times `table_bytes` a pair.
     """
     max_agents = 4 ** num_digits(max_agents) - 1  # teams of as many digits share a program
     if not concrete(kernel):
@@ -91,8 +96,8 @@ def _flow_sampler(kernel: Array, fan_out: int, max_agents: int) -> FlowSampler:
     remaining = jnp.cumsum(law[..., ::-1], axis=-1)[..., ::-1]
     chance = jnp.minimum(ratio(law, remaining), 1)
     chance = jnp.moveaxis(chance[..., : fan_out - 1], -1, 0)  # [K - 1, ..]
-    tables = jax.vmap(lambda p: binomial_tables(p, max_agents))(chance)
-    return FlowSampler(tables.reshape(-1), rank.astype(jnp.int32), fan_out, max_agents)
+    tables = binomial_tables(chance, max_agents)
+    return FlowSampler(tables, rank.astype(jnp.int32), fan_out, max_agents)
 
 
 def draw_flow(seed: Array, t: Array, groups: Array, sampler: FlowSampler) -> Array:

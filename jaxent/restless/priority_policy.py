@@ -72,24 +72,33 @@ class PriorityPolicy:
         more = costs[self.target] - costs[source]  # [L, K]
         # An agent is not divisible; this much of one is rounding.
         rounding = float(jnp.finfo(more.dtype).eps) ** 0.5
-        # Rows of ones in the place of indices: a batch of runs needs no scatter in the loop.
-        pairs = jnp.arange(len(costs))[None]
-        leaves = (pairs == jnp.asarray(source)[:, None]).astype(jnp.int32)  # [L, ΣX_k]
-        enters = (pairs == jnp.asarray(self.target)[:, None]).astype(jnp.int32)
         most = jnp.iinfo(jnp.int32).max if wanted is None else wanted[self.target]
         most = jnp.broadcast_to(jnp.asarray(most, jnp.int32), len(more))
+        # Rows of ones in the place of indices: a batch of runs needs no scatter in the loop.
+        pairs = jnp.arange(len(costs))[None]
+        change = (pairs == jnp.asarray(self.target)[:, None]).astype(jnp.int32)  # [L, ΣX_k]
+        change = change - (pairs == jnp.asarray(source)[:, None])
+        number = jnp.arange(len(more))
 
-        def move(state: tuple[Array, Array], step: tuple[Array, Array, Array, Array]):
-            split, left = state
-            leaves, enters, more, most = step
-            paid = more > 0
-            room = jnp.where(paid, left / jnp.where(paid, more, 1) + rounding, jnp.inf)
-            most = jnp.minimum((split * leaves).sum(dtype=jnp.int32), most)
-            room = jnp.clip(jnp.floor(room.min()), 0, most.astype(more.dtype))
-            moved = jnp.minimum(room.astype(jnp.int32), most)
-            return (split + moved * (enters - leaves), left - moved * more), None
+        def first(split: Array, left: Array, begin: Array | int) -> Array:
+            """The first move from one on that agents can make, L if there is none."""
+            fits = (more <= 0) | (more * (1 - rounding) <= left[None])
+            can = (split[source] > 0) & (most > 0) & fits.all(1) & (number >= begin)
+            return jnp.where(can, number, len(more)).min(initial=len(more))
 
-        return lax.scan(move, (split, left), (leaves, enters, more, most))[0][0]
+        def move(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            at, split, left = state
+            paid = more[at] > 0
+            room = jnp.where(paid, left / jnp.where(paid, more[at], 1) + rounding, jnp.inf)
+            there = jnp.minimum(split[source[at]], most[at])
+            room = jnp.clip(jnp.floor(room.min()), 0, there.astype(more.dtype))
+            moved = jnp.minimum(room.astype(jnp.int32), there)
+            split, left = split + moved * change[at], left - moved * more[at]
+            return first(split, left, at + 1), split, left
+
+        source = jnp.asarray(source)
+        begun = (first(split, left, 0), split, left)
+        return lax.while_loop(lambda state: state[0] < len(more), move, begun)[1]
 
     def law(self, rules: Rules) -> SplitLaw:
         """The split in every configuration."""

@@ -4,7 +4,8 @@ Binomial(n, p) is a sum of independent Binomial(d 4^j, p) over the base-4 digits
 these few laws has an alias table (Walker 1977) that turns one 32-bit word into one draw: the high
 bits choose a column, the low bits choose between the column and its alias. A draw costs one look-up
 per digit of n, whatever n and p are, and there is no loop whose length depends on the draw, so it
-vectorizes over any batch.
+vectorizes over any batch. A large law has columns for 9 standard deviations on either side of its
+mean; beyond them is less than 1e-19.
 
 Probabilities are exact to the resolution of the word: every outcome of every Binomial(d 4^j, p) has
 probability within a few 2^-32 of the true one (plus rounding of the dtype the table is built in).
@@ -13,6 +14,8 @@ The words come from Threefry-2x32 in counter mode, the hash behind `jax.random`.
 fuses with the draws, which `jax.random.bits` inside a scan does not: on a CPU, where JAX lowers the
 hash to a rolled loop, that is 3 nanoseconds a word against 20.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,10 +71,25 @@ def num_digits(max_count: int) -> int:
     return max(1, -(-int(max_count).bit_length() // _DIGIT_BITS))
 
 
-def _binomial_law(p: Array, n: Array, num_columns: int) -> Array:
-    """Law of Binomial(n, p), `[C]`, by ratios outward from the mode: no logarithm, no
-    cancellation."""
-    k = jnp.arange(num_columns, dtype=p.dtype)
+def index_bits(digits: int) -> int:
+    """Bits that choose one of the columns of a law: all outcomes, or 9 deviations on either side.
+
+    The largest law has n = 3 4^(D - 1) and a deviation of 0.87 2^(D - 1) at most.
+    """
+    return min(_DIGIT_BITS * digits, digits + 3)
+
+
+def _window(p: Array, n: Array, digits: int) -> Array:
+    """The first outcome of Binomial(n, p) that has a column."""
+    num_columns = 2 ** index_bits(digits)
+    middle = jnp.floor(n.astype(p.dtype) * p).astype(jnp.int32)
+    return jnp.clip(middle - num_columns // 2, 0, jnp.maximum(n + 1 - num_columns, 0))
+
+
+def _binomial_law(p: Array, n: Array, first: Array, num_columns: int) -> Array:
+    """Law of Binomial(n, p) from an outcome on, `[C]`, by ratios outward from the mode: no
+    logarithm, no cancellation."""
+    k = first.astype(p.dtype) + jnp.arange(num_columns, dtype=p.dtype)
     n = n.astype(p.dtype)
     mode = jnp.clip(jnp.floor((n + 1) * p), 0, n)
     rise = (n - k + 1) / jnp.maximum(k, 1) * (p / jnp.where(p < 1, 1 - p, 1))  # P(k) / P(k - 1)
@@ -90,7 +108,7 @@ def _alias_table(law: Array) -> Array:
     surpluses.
     """
     num_columns = law.shape[-1]
-    index_bits = num_columns.bit_length() - 1
+    bits = num_columns.bit_length() - 1
     weight = law * num_columns
     light = weight < 1
     column = jnp.arange(num_columns)
@@ -109,43 +127,64 @@ def _alias_table(law: Array) -> Array:
     keep_heavy = jnp.where(ended, 1 + surplus - deficit[jnp.clip(ender, 0, num_columns - 1)], 1)
     keep = jnp.where(is_light, 1 - gap, keep_heavy)
     alias = order[jnp.where(is_light, server, jnp.minimum(column + 1, num_columns - 1))]
-    scale = 2.0 ** (_WORD - index_bits)
+    scale = 2.0 ** (_WORD - bits)
     threshold = jnp.clip(jnp.round(keep * scale), 0, scale)
     # A column that is never left is its own alias, so that the threshold fits its bits.
     full = threshold >= scale
     alias = jnp.where(full, order, alias).astype(jnp.uint32)
     threshold = jnp.where(full, 0, threshold).astype(jnp.uint32)
-    packed = (threshold << index_bits) | alias
+    packed = (threshold << bits) | alias
     return jnp.zeros(num_columns, jnp.uint32).at[order].set(packed)
 
 
+class BinomialTables(NamedTuple):
+    """Alias tables of Binomial(d 4^j, p) for every p, place j < D and digit d = 1, 2, 3.
+
+    Both are flat, because a flat array has one layout: a loop that gathers from it never copies it.
+
+    Attributes:
+        columns: of shape `[.., D, 3, C]` if unrolled, C = 2^`index_bits`, uint32. In each the low
+            bits hold the alias, the high bits the threshold (in units of 2^`index_bits` / 2^32)
+            under which the column itself is drawn.
+        first: the outcome of the first column, `[.., D, 3]` if unrolled, int32.
+    """
+
+    columns: Array
+    first: Array
+
+
 @jit(static_argnames=("max_count",))
-def binomial_tables(p: Array, max_count: int) -> Array:
-    """Alias tables of Binomial(d 4^j, p) for every digit d = 1, 2, 3 and place j < D.
+def binomial_tables(p: Array, max_count: int) -> BinomialTables:
+    """Tables to draw binomials from.
 
     Args:
         p: success probabilities in [0, 1], `[...]`.
         max_count: the largest n to be drawn. Static, at most 65535.
 
     Returns:
-        Flat uint32, of shape `[..., D, 3, C]` with C = 4^D if unrolled: 12 D 4^D bytes for every p.
-        In each column the low 2 D bits hold the alias, the high bits the threshold (in units of
-        2^(2 D - 32)) under which the column itself is drawn. Flat, because a flat array has one
-        layout: a loop that gathers from it never copies it.
+        `BinomialTables`; `table_bytes` for every p.
     """
     digits = num_digits(max_count)
     p = jnp.asarray(p, jnp.result_type(p, float))
     powers = 4 ** jnp.arange(digits, dtype=jnp.int32)
     trials = jnp.outer(powers, jnp.arange(1, 4, dtype=jnp.int32))  # [D, 3]
 
-    def table(p: Array, n: Array) -> Array:
-        return _alias_table(_binomial_law(p, n, 4**digits))
+    def table(p: Array, n: Array) -> tuple[Array, Array]:
+        first = _window(p, n, digits)
+        return _alias_table(_binomial_law(p, n, first, 2 ** index_bits(digits))), first
 
     over_trials = jax.vmap(jax.vmap(table, (None, 0)), (None, 0))
-    return jax.vmap(over_trials, (0, None))(p.reshape(-1), trials).reshape(-1)
+    columns, first = jax.vmap(over_trials, (0, None))(p.reshape(-1), trials)
+    return BinomialTables(columns.reshape(-1), first.reshape(-1))
 
 
-def draw_binomial(words: Array, n: Array, tables: Array, first: Array | int = 0) -> Array:
+def table_bytes(max_count: int) -> int:
+    """What `binomial_tables` takes for one p."""
+    digits = num_digits(max_count)
+    return 12 * digits * (2 ** index_bits(digits) + 1)
+
+
+def draw_binomial(words: Array, n: Array, tables: BinomialTables, first: Array | int = 0) -> Array:
     """Draws of Binomial(n, p), one for each p of the tables, or of so many from `first` on.
 
     Args:
@@ -158,14 +197,17 @@ def draw_binomial(words: Array, n: Array, tables: Array, first: Array | int = 0)
         `[...]` int32.
     """
     digits = words.shape[-1]
-    index_bits = _DIGIT_BITS * digits
+    bits = index_bits(digits)
     place = jnp.broadcast_to(jnp.arange(digits, dtype=jnp.int32), words.shape)
     digit = (n[..., None] >> (_DIGIT_BITS * place)) & 3  # [..., D]
-    column = (words >> (_WORD - index_bits)).astype(jnp.int32)
+    column = (words >> (_WORD - bits)).astype(jnp.int32)
     row = jnp.arange(words.size, dtype=jnp.int32).reshape(words.shape) + digits * first
-    row = 3 * row + jnp.maximum(digit - 1, 0)
-    entry = tables.at[(row << index_bits) + column].get(mode="promise_in_bounds")
-    low = words & (2 ** (_WORD - index_bits) - 1)
-    alias = (entry & (2**index_bits - 1)).astype(jnp.int32)
-    outcome = jnp.where(low < (entry >> index_bits), column, alias)
+    # What is not needed is looked up where everything else is not: a far address costs time.
+    row = jnp.where(digit > 0, 3 * row + digit - 1, 0)
+    column = jnp.where(digit > 0, column, 0)
+    entry = tables.columns.at[(row << bits) + column].get(mode="promise_in_bounds")
+    begins = tables.first.at[row].get(mode="promise_in_bounds")
+    low = words & (2 ** (_WORD - bits) - 1)
+    alias = (entry & (2**bits - 1)).astype(jnp.int32)
+    outcome = begins + jnp.where(low < (entry >> bits), column, alias)
     return jnp.sum(jnp.where(digit > 0, outcome, 0), axis=-1, dtype=jnp.int32)
