@@ -2,15 +2,18 @@
 
     python -m benchmarks [--quick] [--only protocol evaluation ..] [--out DIR] [--write-readme]
 
-Writes `DIR/results.json` (config, versions, device, seed, rows) after each comparison and prints
-the tables; `--write-readme` also puts them between the markers of benchmarks/README.md. Ends with 1
-if an answer disagrees with a peer's, with 2 if the peers are not installed.
+Each comparison is a process of its own, so that none finds the memory that another has freed.
+Writes `DIR/results.json` (config, versions, device, seed, rows) after each and prints the tables;
+`--write-readme` also puts them between the markers of benchmarks/README.md. Ends with 1 if an
+answer disagrees with a peer's, with 2 if the peers are not installed.
 """
 
 import argparse
 import importlib
 import importlib.util
+import json
 import os
+import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -70,6 +73,35 @@ def write_between(text: str, name: str, path: Path = README) -> None:
     path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
+def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One comparison, here."""
+    jax.config.update("jax_enable_x64", True)
+    module = importlib.import_module(f"benchmarks.{name}")
+    config = module.QUICK if options.quick else module.Config()
+    start = time.perf_counter()
+    rows = module.run(config, options.seed)
+    return {
+        "config": config,
+        "took": time.perf_counter() - start,
+        "text": f"### {module.TITLE}\n\n{table(rows)}",
+        "rows": [plain(row) for row in rows],
+    }
+
+
+def in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The same in a fresh process, which leaves its results in a folder of its own."""
+    folder = options.out / name
+    asked = ["--only", name, "--out", str(folder), "--seed", str(options.seed)]
+    asked += ["--quick"] if options.quick else []
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *asked], stdout=subprocess.DEVNULL, check=False
+    )
+    file = folder / "results.json"
+    if done.returncode not in (0, 1) or not file.exists():
+        command.fail(f"{name} ended with {done.returncode}; run it alone: --only {name}")
+    return json.loads(file.read_text())[name]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the comparisons; 0 if all answers agree."""
     about = (__doc__ or "").split("\n\n")[0]
@@ -83,7 +115,6 @@ def main(argv: list[str] | None = None) -> int:
     if missing():
         command.fail(f"not installed: {', '.join(missing())}; install jaxent[benchmarks]")
     command.open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
     results: dict[str, Any] = {
         "quick": options.quick,
         "seed": options.seed,
@@ -91,17 +122,14 @@ def main(argv: list[str] | None = None) -> int:
     }
     load = f"{os.getloadavg()[0]:.1f}"
     sections, ok = [], True
+    alone = len(options.only) == 1
     for name in options.only:
-        module = importlib.import_module(f"benchmarks.{name}")
-        config = module.QUICK if options.quick else module.Config()
-        start = time.perf_counter()
-        rows = module.run(config, options.seed)
-        took = time.perf_counter() - start
-        results[name] = {"config": config, "took": took, "rows": [plain(row) for row in rows]}
+        found = compare(name, options) if alone else in_a_process(name, options)
+        results[name] = found
         command.save_json(options.out / "results.json", results)
-        sections.append(f"### {module.TITLE}\n\n{table(rows)}")
-        print(f"{sections[-1]}\n\n({name}: {took:.0f} s)\n", flush=True)
-        ok = ok and all(row.agrees for row in rows)
+        sections.append(found["text"])
+        print(f"{sections[-1]}\n\n({name}: {found['took']:.0f} s)\n", flush=True)
+        ok = ok and all(row["agrees"] for row in found["rows"])
     behind = [
         f"{name}: {row['problem']} ({row['ratio']:.2g} of {row['best_peer']}'s speed)"
         for name in options.only
