@@ -185,8 +185,14 @@ from .restless.optimal import OptimalPolicy as OptimalPolicy
 from .restless.optimal import optimal_policy as optimal_policy
 from .restless.priority_policy import PriorityPolicy as PriorityPolicy
 from .restless.priority_policy import priority_policy as priority_policy
+from .restless.random_order import RandomPolicy as RandomPolicy
+from .restless.random_order import random_policy as random_policy
 from .restless.randomized_policy import RandomizedPolicy as RandomizedPolicy
+from .restless.randomized_policy import optimal_lagrange_policy as optimal_lagrange_policy
 from .restless.randomized_policy import randomized_policy as randomized_policy
+from .restless.replanning import ReplanningPolicy as ReplanningPolicy
+from .restless.replanning import lp_update_policy as lp_update_policy
+from .restless.replanning import mpc_policy as mpc_policy
 from .restless.simulate import CountsTrajectory as CountsTrajectory
 from .restless.simulate import pair_flow as pair_flow
 from .restless.simulate import simulate_counts as simulate_counts

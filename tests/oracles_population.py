@@ -149,3 +149,78 @@ def uses_at_price(P, r, d, discount, price):
         best = np.where(better, Q.argmax(1), best)
     optimal = Q.max(1, keepdims=True) - Q < 1e-10
     return np.where(optimal, d, -np.inf).max(1), np.where(optimal, d, np.inf).min(1)
+
+
+def horizon_program(types, now, budgets, horizon, discount, terminal, first=None):
+    """Largest value of a plan of a few steps from the counts `now`, as one plain dense program.
+
+    `first` fixes the first step, `[S_k, A_k]` each. None if there is no plan.
+    """
+    sizes = [r.shape for _, r, _ in types]
+    begins = np.cumsum([0] + [S * A for S, A in sizes])
+    width = begins[-1]
+
+    def at(t, k, s, a):
+        return t * width + begins[k] + s * sizes[k][1] + a
+
+    cost = np.zeros(horizon * width)
+    eq, right, upper, most = [], [], [], []
+    for t in range(horizon):
+        for k, (P, r, _) in enumerate(types):
+            S, A = sizes[k]
+            for s, a in itertools.product(range(S), range(A)):
+                cost[at(t, k, s, a)] -= discount**t * r[s, a]
+                if t == horizon - 1:
+                    cost[at(t, k, s, a)] -= discount**horizon * P[s, a] @ terminal[k]
+                if t == 0 and first is not None:
+                    row = np.zeros(horizon * width)
+                    row[at(0, k, s, a)] = 1
+                    eq.append(row)
+                    right.append(first[k][s, a])
+            for s in range(S):
+                row = np.zeros(horizon * width)
+                for a in range(A):
+                    row[at(t, k, s, a)] += 1
+                if t:
+                    for u, a in itertools.product(range(S), range(A)):
+                        row[at(t - 1, k, u, a)] -= P[u, a, s]
+                if t or first is None:
+                    eq.append(row)
+                    right.append(0.0 if t else now[k][s])
+        for j, (limit, equality) in enumerate(budgets):
+            row = np.zeros(horizon * width)
+            row[t * width : (t + 1) * width] = np.concatenate(
+                [d[..., j].ravel() for *_, d in types]
+            )
+            if t or first is None:
+                (eq if equality else upper).append(row)
+                (right if equality else most).append(limit)
+    found = linprog(
+        cost,
+        A_ub=np.array(upper) if upper else None,
+        b_ub=most if upper else None,
+        A_eq=np.array(eq),
+        b_eq=right,
+    )
+    return -found.fun if found.status == 0 else None
+
+
+def joint_average(types, counts, table):
+    """Average reward of the agents one by one, by the stationary law of their dense chain."""
+    agents = [k for k, n in enumerate(counts) for _ in range(n)]
+    states = list(itertools.product(*(range(types[k][1].shape[0]) for k in agents)))
+    chain = np.zeros((len(states), len(states)))
+    paid = np.zeros(len(states))
+    for i, s in enumerate(states):
+        for a in itertools.product(*(range(types[k][1].shape[1]) for k in agents)):
+            chance = table[(*s, *a)]
+            if chance == 0:
+                continue
+            law = np.ones(1)
+            for k, at, how in zip(agents, s, a, strict=True):
+                law = np.kron(law, types[k][0][at, how])
+                paid[i] += chance * types[k][1][at, how]
+            chain[i] += chance * law
+    size = len(states)
+    system = np.vstack([chain.T - np.eye(size), np.ones(size)])
+    return np.linalg.lstsq(system, np.append(np.zeros(size), 1.0), rcond=None)[0] @ paid

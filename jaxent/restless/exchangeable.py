@@ -189,9 +189,10 @@ def exchangeable_chain(
             which counts, costs and budgets must be known.
         policy: a priority, that is, a permutation of the states, first served first, static; or a
             `SoftIndex`, which may be traced. Of a population a list of moves `(type, state,
-            action)`. Of either a `PriorityPolicy`, a `RandomizedPolicy`, an `OptimalPolicy`, or a
-            function that takes the counts of each type, `[S_k]`, to how many take each action,
-            `[S_k, A_k]`, or to several such splits with their chances, `[(chance, split), ..]`.
+            action)`. Of either a policy that knows its law (`PriorityPolicy`, `RandomizedPolicy`,
+            `ReplanningPolicy`, `RandomPolicy`, `OptimalPolicy`), or a function that takes the
+            counts of each type, `[S_k]`, to how many take each action, `[S_k, A_k]`, or to several
+            such splits with their chances, `[(chance, split), ..]`.
         memory: bytes it may take; by default what the device has. Static.
 
     Returns:

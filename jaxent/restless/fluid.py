@@ -207,38 +207,45 @@ def fluid_policy(
 
 
 def _program(data: Data, agents: list[np.ndarray] | None):
-    """Rows and right-hand side over shares z_k = y_k / n_k and what is left of each limit.
+    """Rows and right-hand side over shares z_k = y_k / n_k and what is left of each limit."""
+    out, ahead, spent, unit = step_rows(data)
+    if agents is None:
+        of_type = np.repeat(np.arange(len(data.sizes)), [S for S, _ in data.sizes])
+        member = scipy.sparse.csr_array(np.eye(len(data.sizes))[:, of_type]) @ out
+        parts = [out - ahead, member, spent]
+        right = [np.zeros(out.shape[0]), np.ones(len(data.sizes))]
+    else:
+        parts = [out - data.discount * ahead, spent]
+        law = [m / n for m, n in zip(agents, data.counts, strict=True)]
+        right = [(1 - data.discount) * np.concatenate(law)]
+    rows = scipy.sparse.csr_array(scipy.sparse.vstack(parts))
+    return rows, np.concatenate([*right, data.limits / unit]), unit
 
-    The unit of a budget's row is the most that could be used.
+
+def step_rows(data: Data):
+    """One step of shares z_k = y_k / n_k, and of what is left of each limit, `[n]`, sparse.
+
+    Returns:
+        Who is in each state, who is there next, both `[ΣS_k, n]`; the budgets `[K, n]`, whose unit
+        is the most that could be used; and that unit, `[K]`.
     """
-    average = agents is None
-    discount = 1.0 if average else data.discount
-    flows, sums, spent = [], [], []
-    for (num_states, num_actions), P in zip(data.sizes, data.kernels, strict=True):
-        out = np.repeat(np.eye(num_states), num_actions, axis=0)
-        flows.append(scipy.sparse.csr_array((out - discount * P).T))
-        sums.append(np.ones((1, num_states * num_actions)))
-    for n, d in zip(data.counts, data.costs, strict=True):
-        spent.append(n * d.T)  # [K, X_k]
-    unit = np.maximum(np.abs(np.concatenate(spent, axis=1)).max(1), np.abs(data.limits))
+    spent = np.concatenate(
+        [n * d.T for n, d in zip(data.counts, data.costs, strict=True)], axis=1
+    )  # [K, ΣX_k]
+    unit = np.maximum(np.abs(spent).max(1), np.abs(data.limits))
     unit = np.where(unit > 0, unit, 1)
     limits = np.eye(len(unit))[:, ~data.equality]
-    budgets = np.concatenate([np.concatenate(spent, axis=1) / unit[:, None], limits], axis=1)
-    flow, member = (
+    here = [np.repeat(np.eye(S), A, axis=0).T for S, A in data.sizes]
+    out, ahead = (
         scipy.sparse.block_diag([scipy.sparse.coo_array(block) for block in blocks])
-        for blocks in (flows, sums)
+        for blocks in (here, [P.T for P in data.kernels])
     )
-    parts, right = [flow], [np.zeros(flow.shape[0])]
-    if average:
-        parts, right = [*parts, member], [*right, np.ones(len(flows))]
-    else:
-        law = [m / n for m, n in zip(agents, data.counts, strict=True)]
-        right = [(1 - discount) * np.concatenate(law)]
-    spare = limits.shape[1]
-    top = scipy.sparse.vstack(parts)
-    top = scipy.sparse.hstack([top, scipy.sparse.csr_array((top.shape[0], spare))])
-    rows = scipy.sparse.vstack([top, scipy.sparse.csr_array(budgets)])
-    return scipy.sparse.csr_array(rows), np.concatenate([*right, data.limits / unit]), unit
+    spare = scipy.sparse.csr_array((out.shape[0], limits.shape[1]))
+    out, ahead = (
+        scipy.sparse.csr_array(scipy.sparse.hstack([block, spare])) for block in (out, ahead)
+    )
+    budgets = np.concatenate([spent / unit[:, None], limits], axis=1)
+    return out, ahead, scipy.sparse.csr_array(budgets), unit
 
 
 def _report(data: Data, found: Program, value: float, prices: np.ndarray) -> FluidPolicy:
@@ -338,7 +345,7 @@ def lagrangian_bound(
         left = (data.rewards[k] - data.costs[k] @ paid).reshape(size)
         kernel = P.reshape(*size, -1)
         if agents is None:
-            bound += data.counts[k] * _best_average(kernel, left)
+            bound += data.counts[k] * best_average(kernel, left)
         else:
             bound += agents[k] @ best_values(kernel, left, data.discount)
     return float(bound)
@@ -359,7 +366,7 @@ def best_values(P: np.ndarray, reward: np.ndarray, discount: float) -> np.ndarra
         best = np.where(better, Q.argmax(1), best)
 
 
-def _best_average(P: np.ndarray, reward: np.ndarray) -> float:
+def best_average(P: np.ndarray, reward: np.ndarray) -> float:
     """The largest average reward of one agent over all its recurrent classes."""
     num_states, num_actions = reward.shape
     out = np.repeat(np.eye(num_states), num_actions, axis=0) - P.reshape(-1, num_states)

@@ -40,11 +40,10 @@ from ..numerics.kron import kron_mv, kron_vm
 from .activation import IndexPolicy
 from .group_laws import group_law
 from .next_counts import configuration_index, configurations, num_configurations
-from .optimal import OptimalPolicy
-from .priority_policy import Move, PriorityPolicy, priority_policy
-from .randomized_policy import RandomizedPolicy
+from .priority_policy import Move, priority_policy
 from .splits import (
     CountsPolicy,
+    KnownLaw,
     Rules,
     SplitLaw,
     all_counts,
@@ -55,7 +54,7 @@ from .splits import (
 )
 
 Array = jax.Array
-OfCounts: TypeAlias = CountsPolicy | SplitLaw | PriorityPolicy | OptimalPolicy | RandomizedPolicy
+OfCounts: TypeAlias = CountsPolicy | SplitLaw | KnownLaw
 PopulationPolicy: TypeAlias = OfCounts | Sequence[Move]
 
 # Vectors over pairs that a solve holds at once, and over all rows of the Kronecker product.
@@ -177,7 +176,7 @@ def population_chain(
 
 def goes_by_counts(policy: object) -> bool:
     """Whether this takes counts to splits, and is no list."""
-    known = isinstance(policy, (SplitLaw, RandomizedPolicy))
+    known = isinstance(policy, (SplitLaw, KnownLaw))
     return known or (callable(policy) and not isinstance(policy, SoftIndex))
 
 
@@ -185,7 +184,7 @@ def _law(population: WeaklyCoupledPopulation, rules: Rules, policy: PopulationPo
     """A function of the counts as it is; other policies say what they do everywhere at once."""
     if isinstance(policy, SoftIndex):
         raise ValueError("policy: a SoftIndex is for a RestlessBandit, not for a population")
-    if isinstance(policy, (PriorityPolicy, OptimalPolicy, RandomizedPolicy)):
+    if isinstance(policy, KnownLaw):
         return policy.law(rules)
     given: Any = policy
     if goes_by_counts(policy):

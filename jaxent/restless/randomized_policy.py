@@ -4,7 +4,7 @@ Each agent of type k in state s wants action a with probability π_k(a|s), on it
 state are multinomial. All begin with the cheapest action of their state; then, in the order of a
 list of moves, as many as the budgets allow are given what they want. Where a budget must be met
 exactly, what is left of it is then given away in the same order. With π of `fluid_policy` few wants
-are refused when N is large; with π uniform it is the random policy.
+are refused when N is large.
 
 References:
     Zhang and Frazier (2021), Restless bandits with many arms: beating the central limit theorem.
@@ -25,9 +25,9 @@ from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
 from ..numerics.arrays import ratio
 from ..numerics.compiled import jit
-from .fluid import FluidPolicy
+from .fluid import FluidPolicy, Start, fluid_policy
 from .priority_policy import Move, PriorityPolicy, priority_policy
-from .splits import Rules, SplitLaw, all_splits, counts_place
+from .splits import Rules, SplitLaw, all_splits, collected
 
 Array = jax.Array
 
@@ -85,19 +85,8 @@ class RandomizedPolicy:
             chance = chance + told.sum((-2, -1)) + ways
         possible = np.isfinite(chance)
         wanted, chance = wanted[possible], np.exp(chance[possible])
-        group = counts_place(rules, rules.counted(wanted))
         granted = np.asarray(_grant_all(self, wanted.astype(np.int32))).astype(np.int64)
-        # The same split may come of several wants.
-        both, where = np.unique(
-            np.concatenate([group[:, None], granted], axis=1), axis=0, return_inverse=True
-        )
-        weights = np.bincount(where.reshape(-1), chance)
-        begins = np.searchsorted(both[:, 0], np.arange(rules.num_counts))
-        number = np.arange(len(both)) - begins[both[:, 0]]
-        splits = np.zeros((rules.num_counts, number.max() + 1, wanted.shape[1]), np.int64)
-        law = np.zeros(splits.shape[:2])
-        splits[both[:, 0], number], law[both[:, 0], number] = both[:, 1:], weights
-        return SplitLaw(splits, law)
+        return collected(rules, granted, chance)
 
 
 @jit
@@ -150,6 +139,31 @@ def randomized_policy(
         first += S * A
     fill = any(budget.equality for budget in checked.budgets)
     return RandomizedPolicy(tuple(tables), priority_policy(checked, [*listed, *rest]), fill)
+
+
+def optimal_lagrange_policy(
+    population: RestlessBandit | WeaklyCoupledPopulation, *, start: Start | None = None
+) -> RandomizedPolicy:
+    r"""The index policy of the relaxation at its best prices, ties by the mixture that it makes.
+
+    At the prices λ of `fluid_policy` each agent has a best action; where several are best, agents
+    draw one of them as the relaxed law mixes them, on their own. Those that would gain most,
+    $Q_k(s, a) - Q_k(s, a_0)$ with $a_0$ the cheapest action, are served first. It is
+    `randomized_policy(population, fluid_policy(population, start=start))`.
+
+    Args:
+        population: or a `RestlessBandit`; all its values must be known.
+        start: agents per state of each type, `[S_k]` each, for the prices of the discounted reward
+            from there; without it those of the average reward.
+
+    Raises:
+        ValueError: for a bad population or start, or if no law keeps the budgets on average.
+
+    References:
+        Brown and Smith (2020), Index policies and performance bounds for dynamic selection
+        problems; Brown and Zhang (2022), Dynamic programs with shared resources and signals.
+    """
+    return randomized_policy(population, fluid_policy(population, start=start))
 
 
 def chances_in_turn(rows: Array) -> Array:

@@ -9,7 +9,7 @@ draw. A split is allowed if its costs keep the budgets.
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -147,6 +147,30 @@ class SplitLaw(NamedTuple):
 
     splits: np.ndarray
     weights: np.ndarray
+
+
+def collected(rules: Rules, listed: np.ndarray, chance: np.ndarray) -> SplitLaw:
+    """The law of splits `[L, ΣX_k]` with chances `[L]`, listed in any order and several times."""
+    group = counts_place(rules, rules.counted(listed))
+    both, where = np.unique(
+        np.concatenate([group[:, None], listed], axis=1), axis=0, return_inverse=True
+    )
+    weights = np.bincount(where.reshape(-1), chance)
+    begins = np.searchsorted(both[:, 0], np.arange(rules.num_counts))
+    number = np.arange(len(both)) - begins[both[:, 0]]
+    splits = np.zeros((rules.num_counts, number.max() + 1, listed.shape[1]), np.int64)
+    law = np.zeros(splits.shape[:2])
+    splits[both[:, 0], number], law[both[:, 0], number] = both[:, 1:], weights
+    return SplitLaw(splits, law)
+
+
+@runtime_checkable
+class KnownLaw(Protocol):
+    """A policy that says what it does in every configuration: `PriorityPolicy`, .."""
+
+    def law(self, rules: Rules, /) -> SplitLaw:
+        """The law of the split in every configuration."""
+        ...
 
 
 def split_law(rules: Rules, policy: CountsPolicy | SplitLaw) -> SplitLaw:

@@ -17,7 +17,9 @@ RESULTS = {
         "OptimalPolicy",
         "PopulationTrajectory",
         "PriorityPolicy",
+        "RandomPolicy",
         "RandomizedPolicy",
+        "ReplanningPolicy",
     ),
     *(
         "QSolution",
