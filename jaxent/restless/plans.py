@@ -88,6 +88,10 @@ class Programs:
         self.first_step = lru_cache(_REMEMBERED)(self._first_step)
         self.split = lru_cache(_REMEMBERED)(self._split)
 
+    def __repr__(self) -> str:
+        """What they are of, on one line."""
+        return f"programs of {self.horizon} steps for {list(self.rules.counts)} agents"
+
     def drawn(self, counts: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """The split `[ΣX_k]` of counts `[ΣS_k]` at this uniform number."""
         key = key_of(np.asarray(counts))
@@ -185,7 +189,8 @@ class Programs:
         size = len(split)
         states = np.repeat(np.arange(len(counts)), self._actions)
         member = (np.arange(len(counts))[:, None] == states).astype(float)  # [ΣS_k, ΣX_k]
-        unit = np.maximum(np.abs(rules.costs).max(0), np.finfo(float).tiny)
+        unit = np.abs(rules.costs).max(0)
+        unit = np.where(unit > 0, unit, 1)
         used, limits = rules.costs.T / unit[:, None], (rules.limits - split @ rules.costs) / unit
         slack = rules.slack / unit
         change = np.concatenate([member, used])

@@ -71,7 +71,7 @@ class RandomPolicy:
         costs = jnp.asarray(self.moves.costs)
         left = jnp.asarray(self.moves.limits) - costs[pair].sum(0)
         more = costs[wanted] - costs[pair]  # [N, K]
-        most = left + _rounding(costs.dtype) * more
+        most = left[None] + _rounding(costs.dtype) * more
         place = jnp.arange(len(pair))
 
         def refused(given: Array) -> Array:
@@ -121,7 +121,7 @@ def _complete_all(policy: RandomPolicy, splits: Array) -> Array:
 def random_policy(population: RestlessBandit | WeaklyCoupledPopulation) -> RandomPolicy:
     """Agents in a random order take actions at random, as far as the budgets allow: the null model.
 
-    A step costs a permutation of the N agents: 0.2 s for a million of them. Where a budget must be
+    A step sorts the N agents: about a second for a million of them. Where a budget must be
     met exactly and costs are of several sizes, being asked twice may not meet it: a simulation says
     so (`kept`), and the exact chain is refused.
 

@@ -1,5 +1,6 @@
 """The bound, the optimum and every policy, in this order, on random small populations."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ from ..tolerances import SOLVE
 
 # (S, A) of each type: limits of two resources; one budget of agents met exactly; costs 0, 1 and 2
 # of a budget met exactly, which only a policy that plans keeps in every configuration.
-LIMITS = (((3, 2),), ((2, 2), (2, 3)), ((2, 3), (1, 2)))
+LIMITS = (((3, 2),), ((2, 2), (2, 3)))
 EXACTLY = (((3, 2),), ((2, 2), (3, 2)))
 UNEVEN = (((2, 3),), ((2, 3), (2, 2)))
 KINDS = ("limits", "exactly", "uneven")
@@ -21,7 +22,7 @@ def small_population(seed):
     kind = KINDS[seed % 3]
     shapes = {"limits": LIMITS, "exactly": EXACTLY, "uneven": UNEVEN}[kind]
     sizes = shapes[rng.integers(len(shapes))]
-    counts = tuple(rng.integers(1, 4 if len(sizes) == 1 else 3, len(sizes)).tolist())
+    counts = (3,) if len(sizes) == 1 else (2, int(rng.integers(1, 3)))
     types = []
     for S, A in sizes:
         if kind == "limits":
@@ -56,8 +57,16 @@ def policies(kind, population, fluid):
     yield "randomized", je.randomized_policy(population, tables)
     index = je.lagrange_index(population, prices=fluid.prices)
     # What is not listed keeps the cheapest action, so of an exact budget all moves must be.
-    if index.indexable and (kind == "limits" or sum(map(np.sum, index.used)) == len(fluid.priority)):
+    if index.indexable and (
+        kind == "limits" or sum(map(np.sum, index.used)) == len(fluid.priority)
+    ):
         yield "Lagrange index", je.priority_policy(population, index.priority)
+
+
+@jax.jit
+def average(chain, rewards):
+    """What the agents earn a step."""
+    return je.stationary_distribution(chain) @ chain.lift(rewards)
 
 
 def margins(seed):
@@ -70,8 +79,7 @@ def margins(seed):
     found = {"bound": (fluid.value - best.lower) / size}
     for name, policy in policies(kind, population, fluid):
         chain = je.exchangeable_chain(population, policy)
-        earned = float(je.stationary_distribution(chain) @ chain.lift(rewards))
-        found[name] = (best.upper - earned) / size
+        found[name] = (best.upper - float(average(chain, rewards))) / size
     return found
 
 
