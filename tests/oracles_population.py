@@ -192,9 +192,8 @@ def horizon_program(types, now, budgets, horizon, discount, terminal, first=None
             row[t * width : (t + 1) * width] = np.concatenate(
                 [d[..., j].ravel() for *_, d in types]
             )
-            if t or first is None:
-                (eq if equality else upper).append(row)
-                (right if equality else most).append(limit)
+            (eq if equality else upper).append(row)
+            (right if equality else most).append(limit)
     found = linprog(
         cost,
         A_ub=np.array(upper) if upper else None,

@@ -29,9 +29,9 @@ def small(seed=0, **change):
 
 
 def test_fluid_value_equals_a_plain_program():
-    """Average and discounted, limits and equalities, on 100 random populations."""
+    """Average and discounted, limits and equalities, on 100 random populations or more."""
     solved = 0
-    for seed in range(100):
+    for seed in range(125):
         rng = np.random.default_rng(1000 + seed)
         sizes = tuple((int(rng.integers(1, 5)), int(rng.integers(1, 4))) for _ in range(2))
         counts = tuple(rng.integers(1, 9, 2).tolist())
@@ -70,7 +70,7 @@ def test_fluid_value_equals_a_plain_program():
             assert found.active[k] == (abs(spent[k] - limit) < SOLVE)
             assert found.active[k] or found.prices[k] == 0
             assert equal or found.prices[k] >= 0
-    assert solved > 80
+    assert solved >= 100
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])

@@ -197,6 +197,29 @@ def test_a_short_horizon_does_with_values_and_not_without():
         assert earned[name] > 0.9 * best
 
 
+def test_several_plans_that_are_as_good_are_said():
+    """Where a plan is unique, no other first step does; of equal rewards any plan is as good."""
+    settled = 0
+    for seed in range(12):
+        plain = plain_case(seed)
+        population = population_of(*plain)
+        policy = je.mpc_policy(population, horizon=3, terminal=zeros())
+        now = [np.array([1, 1, 0]), np.array([1, 2])]
+        plan = policy.plan(now)
+        case = plain[0], now, plain[2], 3, 1.0, zeros()
+        other = [y.copy() for y in plan.occupancy]
+        s, a = np.argwhere(other[0] > 0)[0]
+        other[0][s, a] -= 1e-3
+        other[0][s, 1 - a] += 1e-3
+        moved = oracles.horizon_program(*case, first=other)
+        if plan.unique:
+            settled += 1
+            assert moved is None or moved < plan.value - 1e-7
+    assert settled > 3
+    bandit = je.circulant_bandit(5)._replace(reward=np.zeros((4, 2)))
+    assert not je.mpc_policy(bandit, horizon=2).plan([(2, 1, 1, 1)]).unique
+
+
 def test_runs_keep_the_budgets_and_agree_with_the_chain():
     """200 agents: near the bound of the relaxation. Four agents: 5 standard errors of exact."""
     plain = plain_case(5, (2, 2))

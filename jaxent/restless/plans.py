@@ -13,7 +13,7 @@ import scipy
 
 from ..models.population import WeaklyCoupledPopulation
 from .fluid import Data, step_rows
-from .linear_program import solve_program
+from .linear_program import Program, solve_program
 from .splits import cheapest, rules_of
 
 # Configurations whose plans are remembered.
@@ -32,12 +32,14 @@ class FirstStep(NamedTuple):
         amounts: its first step, `[ΣX_k]`.
         loss: what an agent in a pair loses by the program, `[ΣX_k]`, not negative, at most 1.
         ends: of the intervals of the uniform number that give the same rounding, `[J]`.
+        unique: whether no other plan is as good.
     """
 
     value: float
     amounts: np.ndarray
     loss: np.ndarray
     ends: np.ndarray
+    unique: bool
 
 
 class Programs:
@@ -122,7 +124,24 @@ class Programs:
         loss = np.maximum(found.slack[:size], 0) * total / self._of_pair
         loss = loss / loss.max() if loss.max() > 0 else loss
         value = float(self._certain - total * (right @ found.price))
-        return FirstStep(value, amounts, loss, self.turns(amounts))
+        return FirstStep(value, amounts, loss, self.turns(amounts), self._settled(found))
+
+    def _settled(self, found: Program) -> bool:
+        """Whether every pair that is not in use where agents are, at any step, is worse.
+
+        What is used is a vertex, so that nothing can be moved between what is used either.
+        """
+        doubt = 2 * np.maximum(found.rounding, found.wrong.max())
+        worse = (found.slack > doubt).reshape(self.horizon, -1)
+        used = (found.value > 0).reshape(self.horizon, -1)
+        size = len(self._of_pair)
+        states = np.repeat(np.arange(len(self._actions)), self._actions)  # [ΣX_k]
+        visited = np.zeros((self.horizon, len(self._actions)), bool)
+        for pair, s in enumerate(states):
+            visited[:, s] |= used[:, pair]
+        limits = used[:, size:] | worse[:, size:]
+        pairs = used[:, :size] | worse[:, :size] | ~visited[:, states]
+        return bool(limits.all() and pairs.all())
 
     def _tidy(self, amounts: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The amounts, whole where they nearly are, and all agents of each state there."""

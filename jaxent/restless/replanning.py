@@ -54,10 +54,12 @@ class Plan(NamedTuple):
         value: its largest value, with what is left at its end.
         occupancy: its first step: how many agents of each type and state take each action, not
             rounded, `[S_k, A_k]` each.
+        unique: whether no other plan is as good: otherwise the first step is one of several.
     """
 
     value: float
     occupancy: tuple[np.ndarray, ...]
+    unique: bool
 
 
 @reads("the first step of a plan of {0.programs.horizon} steps")
@@ -96,7 +98,7 @@ class ReplanningPolicy:
         """
         rules = self.programs.rules
         found = self.programs.first_step(key_of(_check_counts(counts, rules)))
-        return Plan(found.value, rules.pairs_by_type(found.amounts))
+        return Plan(found.value, rules.pairs_by_type(found.amounts), found.unique)
 
     def law(self, rules: Rules) -> SplitLaw:
         """The law of the split in every configuration, a program each."""
@@ -151,7 +153,7 @@ def lp_update_policy(
 
     Returns:
         A policy for `exchangeable_chain` and `simulate_population`. The program may have several
-        solutions (`FluidPolicy.unique`); the solver's is taken, the same one each time.
+        solutions (`plan(counts).unique`); the solver's is taken, the same one each time.
 
     Raises:
         ValueError: for a bad population, horizon or terminal. A configuration in which no plan or
