@@ -53,6 +53,11 @@ class FluidPolicy(NamedTuple):
             `[K]`; not negative for a limit.
         index: $Q_k(s, a) - \max_a Q_k(s, a)$ at these prices, of each type, `[S_k, A_k]`: what is
             lost by an action, at most 0.
+        values: $h_k(s)$ of each type at these prices, `[S_k]`: no action gains more than
+            $g_k + h_k(s) - \sum_{s'} P_k(s' | s, a) h_k(s') + \lambda \cdot d_k(s, a)$, and those in
+            use gain that; relative values, of which a constant is free. From a start h is the
+            discounted value of an agent, $\gamma P_k$ stands for $P_k$, and $g_k$ is 0. Where
+            nobody ever is they are not determined: any that bound the gains.
         spent: what is used of each resource a step, `[K]`.
         active: whether each budget is met with equality, bool `[K]`.
         randomized: how many more pairs are in use than states: where the actions of a state are
@@ -70,6 +75,7 @@ class FluidPolicy(NamedTuple):
     occupancy: tuple[np.ndarray, ...]
     prices: np.ndarray
     index: tuple[np.ndarray, ...]
+    values: tuple[np.ndarray, ...]
     spent: np.ndarray
     active: np.ndarray
     randomized: int
@@ -201,9 +207,13 @@ def fluid_policy(
     prices = -total * found.price[len(right) - len(unit) :] / unit
     prices = np.where(data.equality, prices, np.maximum(prices, 0))
     value = total * (share @ usual - right @ found.price)
+    ends = np.cumsum([S for S, _ in data.sizes])
+    own = np.split(-found.price[: ends[-1]], ends[:-1])  # multipliers of the flow
+    values = [h / w for h, w in zip(own, share, strict=True)]
     if agents is not None:
         value = value / (1 - data.discount)
-    return _report(data, found, float(value), prices)
+        values = [h + u / (1 - data.discount) for h, u in zip(values, usual, strict=True)]
+    return _report(data, found, float(value), prices, tuple(values))
 
 
 def _program(data: Data, agents: list[np.ndarray] | None):
@@ -248,7 +258,9 @@ def step_rows(data: Data):
     return out, ahead, scipy.sparse.csr_array(budgets), unit
 
 
-def _report(data: Data, found: Program, value: float, prices: np.ndarray) -> FluidPolicy:
+def _report(
+    data: Data, found: Program, value: float, prices: np.ndarray, values: tuple[np.ndarray, ...]
+) -> FluidPolicy:
     """Occupancies and indices of each type, and how settled the answer is."""
     total = data.counts.sum()
     ends = np.cumsum([0] + [s * a for s, a in data.sizes])
@@ -274,6 +286,7 @@ def _report(data: Data, found: Program, value: float, prices: np.ndarray) -> Flu
         occupancy=tuple(occupancy),
         prices=prices,
         index=tuple(index),
+        values=values,
         spent=spent,
         active=active,
         randomized=extra,

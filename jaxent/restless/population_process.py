@@ -20,6 +20,7 @@ from .._checks import concrete
 from ..models.population import WeaklyCoupledPopulation
 from ..numerics.arrays import as_float
 from .flow_sampling import FlowSampler, draw_flow, flow_sampler, sampler_bytes
+from .priority_policy import Move, priority_policy
 from .randomized_policy import chances_in_turn, draw_multinomial
 from .sampling import MAX_COUNT
 
@@ -137,3 +138,21 @@ def _sampler(population: WeaklyCoupledPopulation) -> FlowSampler | Array:
 def _widened(P: Any, widest: int, xp: Any) -> Any:
     """The rows of a kernel, chances of 0 behind them."""
     return xp.pad(P.reshape(-1, P.shape[-1]), ((0, 0), (0, widest - P.shape[-1])))
+
+
+def process_of(
+    population: WeaklyCoupledPopulation, policy: DrawnPolicy | Sequence[Move] | Splits
+) -> Process:
+    """The process of a policy of any kind: the one place where a policy becomes one.
+
+    Args:
+        population: a checked one.
+        policy: a list of moves or what has one (`LagrangeIndex`, `FluidPolicy`), what has
+            `draw(key, counts)`, or a function of the counts.
+    """
+    given: Any = policy
+    if hasattr(type(policy), "priority"):  # of the type: an instance may have a reason to refuse
+        given = given.priority
+    if not isinstance(given, DrawnPolicy) and not callable(given):
+        given = priority_policy(population, given)
+    return counts_process(population, given)

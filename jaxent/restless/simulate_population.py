@@ -16,8 +16,8 @@ from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
 from ..numerics.arrays import dot
 from ..numerics.compiled import jit
-from .population_process import DrawnPolicy, Process, Splits, counts_process
-from .priority_policy import Move, priority_policy
+from .population_process import DrawnPolicy, Process, Splits, process_of
+from .priority_policy import Move
 
 Array = jax.Array
 
@@ -82,15 +82,9 @@ def simulate_population(
     if start is None:
         start = _even(checked)
     else:
-        _check_start(start, checked)
+        check_counts(start, checked)
     counts = tuple(jnp.asarray(part, jnp.int32) for part in start)
-    if hasattr(type(policy), "priority"):  # of the type: an instance may have a reason to refuse
-        ranked: Any = policy
-        policy = ranked.priority
-    if not isinstance(policy, DrawnPolicy) and not callable(policy):
-        policy = priority_policy(checked, policy)
-    process = counts_process(checked, policy)  # here, where what is known is not traced yet
-    return _simulate(key, checked, process, counts, num_steps=num_steps)
+    return _simulate(key, checked, process_of(checked, policy), counts, num_steps=num_steps)
 
 
 @partial(jit, static_argnames=("num_steps",))
@@ -102,7 +96,7 @@ def _simulate(
     *,
     num_steps: int,
 ) -> PopulationTrajectory:
-    paid, used, keeps = _ledger(population)
+    paid, used, keeps = ledger(population)
 
     def step(state, keys: Array):
         splits, acted = process.act(keys[1], state)
@@ -124,7 +118,7 @@ def _simulate(
     return PopulationTrajectory(every, splits, dot(agents, paid), spent, kept)
 
 
-def _ledger(
+def ledger(
     population: WeaklyCoupledPopulation,
 ) -> tuple[Array, Array, Callable[[Array], Array]]:
     """Reward `[ΣX_k]` and costs `[ΣX_k, K]` of all pairs, and whether what is spent is allowed."""
@@ -153,7 +147,8 @@ def _even(population: WeaklyCoupledPopulation) -> tuple[Array, ...]:
     return tuple(parts)
 
 
-def _check_start(start: Sequence[Any], population: WeaklyCoupledPopulation) -> None:
+def check_counts(start: Sequence[Any], population: WeaklyCoupledPopulation) -> None:
+    """Raise a ValueError unless these are whole agents of each type by state."""
     if len(start) != len(population.sizes):
         raise ValueError(f"start: wanted agents per state of each of {len(population.sizes)} types")
     for k, (part, n, (S, _)) in enumerate(
