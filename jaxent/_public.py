@@ -183,6 +183,10 @@ from .restless.monte_carlo import monte_carlo_q as monte_carlo_q
 from .restless.next_counts import configurations as configurations
 from .restless.optimal import OptimalPolicy as OptimalPolicy
 from .restless.optimal import optimal_policy as optimal_policy
+from .restless.optimality_gap import OptimalityGap as OptimalityGap
+from .restless.optimality_gap import exact_gap as exact_gap
+from .restless.optimality_gap import optimality_gap as optimality_gap
+from .restless.population_mean_field import PopulationMeanField as PopulationMeanField
 from .restless.priority_policy import PriorityPolicy as PriorityPolicy
 from .restless.priority_policy import priority_policy as priority_policy
 from .restless.random_order import RandomPolicy as RandomPolicy

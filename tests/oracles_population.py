@@ -223,3 +223,51 @@ def joint_average(types, counts, table):
     size = len(states)
     system = np.vstack([chain.T - np.eye(size), np.ones(size)])
     return np.linalg.lstsq(system, np.append(np.zeros(size), 1.0), rcond=None)[0] @ paid
+
+
+def serve_shares(costs, limits, shares, moves):
+    """`serve_in_order` of agents that can be divided: moves end where people or a budget do."""
+    split = [np.zeros(d.shape[:2]) for d in costs]
+    for y, m in zip(split, shares, strict=True):
+        y[:, 0] = m
+    left = np.array(limits, float)
+    for i, (k, s, a) in enumerate(moves):
+        before = [b for j, t, b in moves[:i] if (j, t) == (k, s)]
+        before = [b for b in before if (costs[k][s, b] <= costs[k][s, a]).all()]
+        source = before[-1] if before else 0
+        more = costs[k][s, a] - costs[k][s, source]
+        moved = split[k][s, source]
+        for b in np.flatnonzero(more > 0):
+            moved = min(moved, max(left[b] / more[b], 0))
+        split[k][s, source] -= moved
+        split[k][s, a] += moved
+        left -= moved * more
+    return split
+
+
+def tv_center_distance(laws, weights):
+    """min over q of sum_t w_t TV(p_t, q), laws `[T, A]`, as a linear program."""
+    kept = weights > 1e-14
+    laws, weights = laws[kept], weights[kept]
+    T, A = laws.shape
+    q = np.tile(np.eye(A), (T, 1))
+    found = linprog(
+        np.append(np.zeros(A), np.repeat(weights / 2, A)),
+        A_ub=np.block([[q, -np.eye(T * A)], [-q, -np.eye(T * A)]]),
+        b_ub=np.append(laws.ravel(), -laws.ravel()),
+        A_eq=np.append(np.ones(A), np.zeros(T * A))[None],
+        b_eq=[1],
+    )
+    assert found.status == 0
+    return found.fun
+
+
+def type_entanglement(table, mu, k, num_types):
+    """E_1 of a tagged agent (Eq. 15), from the chain's tables `[S_0, A_0, .., C, J]`."""
+    table, mu = np.asarray(table), np.asarray(mu).reshape(np.shape(table))
+    drawn = (*(2 * i + 1 for i in range(num_types)), table.ndim - 1)
+    law = mu.sum(drawn)  # [S_0, .., C]
+    chances = table.sum(tuple(axis for axis in drawn if axis != 2 * k + 1))
+    chances = np.moveaxis(chances, k + 1, -1).reshape(-1, table.shape[2 * k + 1])
+    own, law = np.indices(law.shape)[k].reshape(-1), law.reshape(-1)
+    return sum(tv_center_distance(chances[own == s], law[own == s]) for s in range(own.max() + 1))

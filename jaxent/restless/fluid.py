@@ -54,9 +54,9 @@ class FluidPolicy(NamedTuple):
         index: $Q_k(s, a) - \max_a Q_k(s, a)$ at these prices, of each type, `[S_k, A_k]`: what is
             lost by an action, at most 0.
         values: $h_k(s)$ of each type at these prices, `[S_k]`: no action gains more than
-            $g_k + h_k(s) - \sum_{s'} P_k(s' | s, a) h_k(s') + \lambda \cdot d_k(s, a)$, and those in
-            use gain that; relative values, of which a constant is free. From a start h is the
-            discounted value of an agent, $\gamma P_k$ stands for $P_k$, and $g_k$ is 0. Where
+            $g_k + h_k(s) - \sum_{s'} P_k(s' | s, a) h_k(s') + \lambda \cdot d_k(s, a)$, and
+            those in use gain that; relative values, of which a constant is free. From a start h is
+            the discounted value of an agent, $\gamma P_k$ stands for $P_k$, and $g_k$ is 0. Where
             nobody ever is they are not determined: any that bound the gains.
         spent: what is used of each resource a step, `[K]`.
         active: whether each budget is met with equality, bool `[K]`.

@@ -13,13 +13,14 @@ of the error of the value decomposition ~ c sqrt(N).
 """
 
 import warnings
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 
 from .._checks import renamed
 from .._reads import reads
+from ..models.population import WeaklyCoupledPopulation
 from ..models.restless_bandit import RestlessBandit, check_bandit
 from ..models.soft_index import SoftIndex
 from ..numerics.arrays import dot, einsum, nan_unless, ratio, takes_arrays
@@ -27,6 +28,8 @@ from ..numerics.compiled import jit
 from .activation import IndexPolicy, Priority, action_law, by_action, check_index_policy
 from .exchangeability import met_by_kernel
 from .gaussian_limit import Moments, deviation, gaussian_limit, mean_size, spectral_radius
+from .population_mean_field import PopulationMeanField, SharePolicy, population_mean_field
+from .randomized_policy import RandomizedPolicy
 from .soft_mean_field import SoftMeanField, soft_mean_field
 
 Array = jax.Array
@@ -148,11 +151,17 @@ def affine_pieces(kernel: Array, priority: Array, share: Array) -> AffinePieces:
 def mean_field(bandit: RestlessBandit, policy: SoftIndex) -> SoftMeanField: ...
 @overload
 def mean_field(bandit: RestlessBandit, policy: Priority) -> MeanField: ...
+@overload
+def mean_field(
+    bandit: RestlessBandit | WeaklyCoupledPopulation, policy: SharePolicy
+) -> PopulationMeanField: ...
 
 
 @renamed(priority="policy")
-def mean_field(bandit: RestlessBandit, policy: IndexPolicy) -> MeanField | SoftMeanField:
-    r"""Mean field of an index policy: fixed point, stability, Gaussian limit and its constants.
+def mean_field(
+    bandit: RestlessBandit | WeaklyCoupledPopulation, policy: IndexPolicy | SharePolicy
+) -> MeanField | SoftMeanField | PopulationMeanField:
+    r"""Mean field of a policy: fixed point, stability, Gaussian limit and its constants.
 
     The fixed point of every affine piece is solved for and kept if it lies in its piece; by Brouwer
     there is at least one. With d the slope of value minus decomposition on the piece, g that of the
@@ -164,12 +173,17 @@ def mean_field(bandit: RestlessBandit, policy: IndexPolicy) -> MeanField | SoftM
 
     Args:
         bandit: the model; only budget / num_agents matters. The limits are for N that go to
-            infinity: of its own N, ask `limit_holds`.
-        policy: states in the order served, `[S]`; or a `SoftIndex`.
+            infinity: of its own N, ask `limit_holds`. Or a population, of which only the shares
+            of the types and the budgets an agent matter.
+        policy: states in the order served, `[S]`; or a `SoftIndex`. Of a population a list of
+            moves `(type, state, action)`; of either a `PriorityPolicy`, a `RandomizedPolicy`, or a
+            function that JAX can trace, of the shares of all agents in each state of each type,
+            `[S_k]`, to the shares that take each action, `[S_k, A_k]`. Static if a function.
 
     Returns:
         `MeanField`; one batched solve of 2 S systems of size S. For a `SoftIndex` what
-        `soft_mean_field` gives.
+        `soft_mean_field` gives. For a population, and for policies of populations, a
+        `PopulationMeanField`: its fixed point is found by steps from the even law and from corners.
 
     Raises:
         ValueError: for a bandit or policy that is not one; naming the place.
@@ -183,10 +197,15 @@ def mean_field(bandit: RestlessBandit, policy: IndexPolicy) -> MeanField | SoftM
     References:
         Chen and Peng, Appendix I (Lemmas 7, 11; Assumptions 1, 2); the limits are this package's.
     """
-    if isinstance(policy, SoftIndex):
+    if isinstance(policy, SoftIndex) and not isinstance(bandit, WeaklyCoupledPopulation):
         return soft_mean_field(bandit, policy)
+    drawn = isinstance(policy, RandomizedPolicy)
+    if isinstance(bandit, WeaklyCoupledPopulation) or drawn or callable(policy):
+        shared: Any = policy
+        return population_mean_field(bandit, shared)
     check_bandit(bandit)
-    return _mean_field(bandit, check_index_policy(policy, bandit.num_states))
+    ranked: Any = policy
+    return _mean_field(bandit, check_index_policy(ranked, bandit.num_states))
 
 
 class _Fixed(NamedTuple):
@@ -220,13 +239,14 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
     nondegenerate = fixed.found & (chance > tol) & (chance < 1 - tol)
     # Only the pivot's chance moves with m: by what is served before it, and by its own size.
     active = -fixed.served.astype(dtype).at[pivot].set(chance)
-    at = Moments(m, policy, jnp.zeros_like(linear).at[pivot].set(active))
+    at = Moments.two_actions(m, policy, jnp.zeros_like(linear).at[pivot].set(active))
     # Fluctuations: on the tangent space K acts as K - 1 m*.
     tangent = linear - m[None, :]
     radius = spectral_radius(tangent)
     # A radius that rounding could have put below 1 proves nothing.
     gaussian = fixed.unique & nondegenerate & (radius < 1 - tol)
-    limit = gaussian_limit(kernel, reward, discount, at, tangent, fixed.value_weights, gaussian)
+    flat = kernel.reshape(-1, len(kernel)), reward.reshape(-1)
+    limit = gaussian_limit(*flat, discount, at, tangent, fixed.value_weights, gaussian)
     clearance = jnp.where(gaussian, _clearance(fixed, limit.covariance, tol), jnp.nan)
     from_on = jnp.maximum(jnp.ceil((CLEAR / clearance) ** 2), 1)  # a border at m* is never clear
     return MeanField(
@@ -249,7 +269,11 @@ def _mean_field(bandit: RestlessBandit, priority: Array) -> MeanField:
         mu_atv_limit=jnp.where(
             gaussian, mean_size(limit.covariance, dot(tangent, active)), jnp.nan
         ),
-        **limit._asdict(),
+        **{
+            **limit._asdict(),
+            "local_q": limit.local_q.reshape(reward.shape),
+            "entanglement_limit": limit.entanglement_limit[0],
+        },
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from .._checks import concrete
 from ..models.population import WeaklyCoupledPopulation
 from ..numerics.arrays import as_float
+from ..numerics.compiled import jit
 from .flow_sampling import FlowSampler, draw_flow, flow_sampler, sampler_bytes
 from .priority_policy import Move, priority_policy
 from .randomized_policy import chances_in_turn, draw_multinomial
@@ -127,17 +128,21 @@ def _sampler(population: WeaklyCoupledPopulation) -> FlowSampler | Array:
     widest = max(S for S, _ in population.sizes)
     if concrete(kernels, population.counts):
         dtype = jnp.result_type(*kernels, jnp.float32)
-        rows = np.concatenate([_widened(np.asarray(P, dtype), widest, np) for P in kernels])
+        known = [np.asarray(P, dtype).reshape(-1, P.shape[-1]) for P in kernels]
+        rows = np.concatenate([np.pad(P, ((0, 0), (0, widest - P.shape[1]))) for P in known])
         most = max(int(n) for n in population.counts)
         if most <= MAX_COUNT and sampler_bytes(rows, most) <= _TABLES:
             return flow_sampler(rows, most)
-    rows = jnp.concatenate([_widened(as_float(P), widest, jnp) for P in kernels])
-    return chances_in_turn(rows)
+    return _chances([as_float(P) for P in kernels])
 
 
-def _widened(P: Any, widest: int, xp: Any) -> Any:
-    """The rows of a kernel, chances of 0 behind them."""
-    return xp.pad(P.reshape(-1, P.shape[-1]), ((0, 0), (0, widest - P.shape[-1])))
+@jit
+def _chances(kernels: Sequence[Array]) -> Array:
+    """Of each next state given none before it, types with fewer states being padded by 0."""
+    widest = max(P.shape[-1] for P in kernels)
+    rows = [P.reshape(-1, P.shape[-1]) for P in kernels]
+    rows = [jnp.pad(P, ((0, 0), (0, widest - P.shape[-1]))) for P in rows]
+    return chances_in_turn(jnp.concatenate(rows))
 
 
 def process_of(
@@ -155,4 +160,5 @@ def process_of(
         given = given.priority
     if not isinstance(given, DrawnPolicy) and not callable(given):
         given = priority_policy(population, given)
-    return counts_process(population, given)
+    known: Any = given
+    return counts_process(population, known)

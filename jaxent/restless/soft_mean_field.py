@@ -125,18 +125,21 @@ def _soft_mean_field(bandit: RestlessBandit, policy: SoftIndex) -> SoftMeanField
 
     m, residual = _fixed_point(phi, len(kernel), dtype)
     slope = jax.jacfwd(partial(policy.chances, budget=share))(m).astype(dtype)
-    at = Moments(m, action_law(m, policy, share).astype(dtype), m[:, None] * slope)
-    linear = at.slope(kernel)  # rows "from"
+    flat, paid = kernel.reshape(-1, len(kernel)), reward.reshape(-1)
+    law = action_law(m, policy, share).astype(dtype)
+    at = Moments.two_actions(m, law, m[:, None] * slope)
+    linear = at.slope(flat)  # rows "from"
     radius = spectral_radius(lax.stop_gradient(linear - m[None, :]))
     found = residual <= 1e3 * len(kernel) * jnp.finfo(dtype).eps
     converged = found & (radius < 1)
-    at, slope, linear = jax.tree.map(partial(nan_unless, converged), (at, slope, linear))
-    m = at.configuration
+    moments = at.configuration, law, slope, linear
+    m, law, slope, linear = jax.tree.map(partial(nan_unless, converged), moments)
+    at = Moments.two_actions(m, law, m[:, None] * slope)
     tangent = linear - m[None, :]  # the same map on the tangent space, and 0 across it
     # Values: V(n) = N V(m) with slope w, w = Dr + discount Dphi w.
-    reward_slope = at.slope(reward)
+    reward_slope = at.slope(paid)
     weights = dot(resolvent(discount * linear), reward_slope)
-    limit = gaussian_limit(kernel, reward, discount, at, tangent, weights, converged)
+    limit = gaussian_limit(flat, paid, discount, at, tangent, weights, converged)
 
     def curvature(f: Callable[[Array], Array]) -> Array:
         """D^2 f : Sigma / 2."""
@@ -145,7 +148,7 @@ def _soft_mean_field(bandit: RestlessBandit, policy: SoftIndex) -> SoftMeanField
     bias = dot(curvature(phi), resolvent(tangent))
     return SoftMeanField(
         configuration=m,
-        policy=at.policy,
+        policy=law,
         slope=slope,
         linear=linear,
         spectral_radius=radius,
@@ -155,7 +158,11 @@ def _soft_mean_field(bandit: RestlessBandit, policy: SoftIndex) -> SoftMeanField
         value_weights=weights,
         residual=residual,
         converged=converged,
-        **limit._asdict(),
+        **{
+            **limit._asdict(),
+            "local_q": limit.local_q.reshape(reward.shape),
+            "entanglement_limit": limit.entanglement_limit[0],
+        },
     )
 
 

@@ -78,6 +78,7 @@ def test_exact_answers(seed, kind, shapes, discount, scale):
     noise = 1e-9 * scale * population.num_agents / (1 - population.discount)
     assert values.max() <= best.values.max() + noise
     assert best.value <= je.fluid_policy(population, start=start).value + 100 * noise
+    assert je.exact_gap(population, policy, start=start) >= -100 * noise
 
 
 @holds(seed=seeds, kind=kinds, shapes=sizes, discount=discounts, scale=scales)
@@ -112,7 +113,36 @@ def test_simulation(seed, kind, discount):
     for policy in (order, je.randomized_policy(population, tables, order=order[:3])):
         run = je.simulate_population(jax.random.key(seed), population, policy, num_steps=6)
         assert bool(run.kept)
+    gap = je.optimality_gap(jax.random.key(seed), population, order, num_steps=6, num_runs=2)
+    assert bool(gap.kept)
+    assert gap.gap >= -1e-7 * population.num_agents
     for counts, splits, n in zip(run.counts, run.splits, population.counts, strict=True):
         assert (np.asarray(counts).sum(1) == n).all()
         assert (np.asarray(splits).sum(2) == np.asarray(counts)[:-1]).all()
         assert np.asarray(splits).min() >= 0
+
+
+@holds(0.5, seed=seeds, kind=kinds, shapes=few(*SIZES), discount=discounts)
+def test_mean_field(seed, kind, shapes, discount):
+    """Shares that stay, a split of them within the budgets, a reward below the bound."""
+    rng = np.random.default_rng(seed)
+    population = population_of(rng, kind, shapes, 2, min(discount, 0.999), most=30)
+    moves = [(k, s, a) for k, (S, A) in enumerate(shapes) for s in range(S) for a in range(1, A)]
+    order = [moves[i] for i in rng.permutation(len(moves))]
+    field = je.mean_field(population, order)
+    if not field.converged:
+        assert np.isnan(field.average_reward)
+        return
+    assert field.gap >= -1e-7
+    spent, both = 0.0, zip(field.configuration, field.policy, strict=True)
+    total = population.num_agents
+    for (m, policy), one, n in zip(both, population.types, population.counts, strict=True):
+        y = np.asarray(m)[:, None] * np.asarray(policy)
+        np.testing.assert_allclose(y.sum(), n / total)
+        np.testing.assert_allclose(np.einsum("sa,sat->t", y, one.mdp.transition), m, atol=1e-9)
+        assert y.min() >= -1e-9
+        spent = spent + np.einsum("sa,sak->k", y, one.costs)
+    assert (spent <= np.array(population.limits) / total + 1e-9).all()
+    if np.isfinite(field.mu_error_limit):
+        assert field.spectral_radius < 1
+        np.testing.assert_allclose(field.covariance, np.transpose(field.covariance), atol=1e-7)

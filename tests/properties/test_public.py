@@ -15,6 +15,8 @@ RESULTS = {
     *(
         "LagrangeIndex",
         "OptimalPolicy",
+        "OptimalityGap",
+        "PopulationMeanField",
         "PopulationTrajectory",
         "PriorityPolicy",
         "RandomPolicy",
