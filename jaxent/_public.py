@@ -101,6 +101,7 @@ from .models.examples import pr_box as pr_box
 from .models.examples import three_agents as three_agents
 from .models.exogenous import ExogenousMDP as ExogenousMDP
 from .models.factored import FactoredMDP as FactoredMDP
+from .models.heterogeneous_arms import HeterogeneousArms as HeterogeneousArms
 from .models.joint import JointMDP as JointMDP
 from .models.mdp import MDP as MDP
 from .models.named_bandits import BANDITS as BANDITS
@@ -143,6 +144,9 @@ from .restless.agents import agent_policy as agent_policy
 from .restless.agents import agent_trajectory as agent_trajectory
 from .restless.agents import simulate_agents as simulate_agents
 from .restless.agents import type_entanglement as type_entanglement
+from .restless.agents_process import AgentsPolicy as AgentsPolicy
+from .restless.arms_relaxation import ArmsRelaxation as ArmsRelaxation
+from .restless.arms_relaxation import arms_relaxation as arms_relaxation
 from .restless.attractor import Attractor as Attractor
 from .restless.attractor import check_attractor as check_attractor
 from .restless.exchangeability import Exchangeability as Exchangeability
@@ -156,6 +160,8 @@ from .restless.fluid import lagrangian_bound as lagrangian_bound
 from .restless.ground_truth import GroundTruth as GroundTruth
 from .restless.ground_truth import ground_truth as ground_truth
 from .restless.ground_truth import soft_ground_truth as soft_ground_truth
+from .restless.id_policy import IDPolicy as IDPolicy
+from .restless.id_policy import id_policy as id_policy
 from .restless.indices import FluidPriority as FluidPriority
 from .restless.indices import WhittleIndex as WhittleIndex
 from .restless.indices import average_whittle_index as average_whittle_index
@@ -200,12 +206,20 @@ from .restless.replanning import mpc_policy as mpc_policy
 from .restless.simulate import CountsTrajectory as CountsTrajectory
 from .restless.simulate import pair_flow as pair_flow
 from .restless.simulate import simulate_counts as simulate_counts
+from .restless.simulate_arms import ArmsPriority as ArmsPriority
+from .restless.simulate_arms import ArmsTrajectory as ArmsTrajectory
+from .restless.simulate_arms import arms_priority as arms_priority
+from .restless.simulate_arms import simulate_arms as simulate_arms
 from .restless.simulate_population import PopulationTrajectory as PopulationTrajectory
 from .restless.simulate_population import simulate_population as simulate_population
 from .restless.soft_mean_field import SoftMeanField as SoftMeanField
 from .restless.soft_mean_field import soft_mean_field as soft_mean_field
 from .restless.tagged import TaggedEntanglement as TaggedEntanglement
 from .restless.tagged import tagged_entanglement as tagged_entanglement
+from .restless.two_set_policy import TwoSetPolicy as TwoSetPolicy
+from .restless.two_set_policy import two_set_policy as two_set_policy
+from .restless.virtual_advice import VirtualAdvicePolicy as VirtualAdvicePolicy
+from .restless.virtual_advice import virtual_advice_policy as virtual_advice_policy
 from .sweeps.grid import product_grid as product_grid
 from .sweeps.grid import sweep as sweep
 from .values import bounds as bounds

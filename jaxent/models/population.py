@@ -105,7 +105,7 @@ class WeaklyCoupledPopulation:
     ) -> None:
         """Take lists, pairs and plain numbers; what is none of these is left to `check`."""
         given = {"types": types, "counts": counts, "budgets": budgets, "discount": discount}
-        for name, convert in (("types", _as_type), ("counts", _as_number), ("budgets", _as_budget)):
+        for name, convert in (("types", _as_type), ("counts", _as_number), ("budgets", as_budget)):
             if isinstance(given[name], (list, tuple, np.ndarray)):
                 given[name] = tuple(map(convert, given[name]))
         for name, value in given.items():
@@ -227,8 +227,8 @@ def _as_number(given: Any) -> Any:
     return given.item() if isinstance(given, np.generic) else given
 
 
-def _as_budget(given: Any) -> Any:
-    """A number is a limit; leaves of any kind pass, as JAX makes trees of anything."""
+def as_budget(given: Any) -> Any:
+    """A budget of a number, which is a limit; leaves of any kind pass: JAX makes trees of them."""
     return given if isinstance(given, Budget) or given is None else Budget(given)
 
 

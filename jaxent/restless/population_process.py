@@ -20,6 +20,7 @@ from .._checks import concrete
 from ..models.population import WeaklyCoupledPopulation
 from ..numerics.arrays import as_float
 from ..numerics.compiled import jit
+from .agents_process import AgentsPolicy, agents_process
 from .flow_sampling import FlowSampler, draw_flow, flow_sampler, sampler_bytes
 from .priority_policy import Move, priority_policy
 from .randomized_policy import chances_in_turn, draw_multinomial
@@ -146,18 +147,30 @@ def _chances(kernels: Sequence[Array]) -> Array:
 
 
 def process_of(
-    population: WeaklyCoupledPopulation, policy: DrawnPolicy | Sequence[Move] | Splits
+    population: WeaklyCoupledPopulation,
+    policy: DrawnPolicy | AgentsPolicy | Sequence[Move] | Splits,
 ) -> Process:
     """The process of a policy of any kind: the one place where a policy becomes one.
 
     Args:
         population: a checked one.
         policy: a list of moves or what has one (`LagrangeIndex`, `FluidPolicy`), what has
-            `draw(key, counts)`, or a function of the counts.
+            `draw(key, counts)`, a function of the counts, or one that keeps a memory, which goes
+            agent by agent.
+
+    Raises:
+        ValueError: if numbers of agents are traced under a policy that goes agent by agent.
     """
     given: Any = policy
     if hasattr(type(policy), "priority"):  # of the type: an instance may have a reason to refuse
         given = given.priority
+    if isinstance(given, AgentsPolicy):
+        if not concrete(population.counts):
+            raise ValueError(
+                "population: under a policy that goes agent by agent the numbers of agents must be "
+                "known, not traced"
+            )
+        return agents_process(population, given, tuple(int(n) for n in population.counts))
     if not isinstance(given, DrawnPolicy) and not callable(given):
         given = priority_policy(population, given)
     known: Any = given

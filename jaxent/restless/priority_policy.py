@@ -140,8 +140,8 @@ def priority_policy(
     checked = as_population(population)
     rules = rules_of(checked)
     moves = _moves(rules, order)
-    base = _cheapest(rules)
-    _check_base(rules, base)
+    base = base_pairs(rules)
+    check_base(rules, base)
     states = np.cumsum([0] + [S for S, _ in rules.sizes])
     pairs = np.cumsum([0] + [S * A for S, A in rules.sizes])
     listed: dict[int, list[int]] = {}
@@ -184,7 +184,7 @@ def _moves(rules: Rules, order: Sequence[Move | int]) -> list[Move]:
     return moves
 
 
-def _cheapest(rules: Rules) -> np.ndarray:
+def base_pairs(rules: Rules) -> np.ndarray:
     """The pair that an agent of each state begins with, `[ΣS_k]`."""
     ends = np.cumsum([0] + [S * A for S, A in rules.sizes])
     actions = cheapest(np.split(rules.costs, ends[1:-1]), rules.sizes, rules.limits)
@@ -192,7 +192,7 @@ def _cheapest(rules: Rules) -> np.ndarray:
     return np.concatenate([first + np.arange(S) * A + a for first, a, (S, A) in pairs])
 
 
-def _check_base(rules: Rules, base: np.ndarray) -> None:
+def check_base(rules: Rules, base: np.ndarray) -> None:
     """Raise unless the cheapest actions keep the budgets wherever the agents are."""
     ends = np.cumsum([0] + [S for S, _ in rules.sizes])
     used = np.zeros(len(rules.limits))

@@ -16,6 +16,7 @@ from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
 from ..numerics.arrays import dot
 from ..numerics.compiled import jit
+from .agents_process import AgentsPolicy
 from .population_process import DrawnPolicy, Process, Splits, process_of
 from .priority_policy import Move
 
@@ -44,12 +45,12 @@ class PopulationTrajectory(NamedTuple):
 def simulate_population(
     key: Array,
     population: RestlessBandit | WeaklyCoupledPopulation,
-    policy: DrawnPolicy | Sequence[Move] | Splits,
+    policy: DrawnPolicy | AgentsPolicy | Sequence[Move] | Splits,
     *,
     num_steps: int,
     start: Sequence[ArrayLike | Sequence[int]] | None = None,
 ) -> PopulationTrajectory:
-    r"""Simulate the counts of a population under a policy of the counts.
+    r"""Simulate the counts of a population under a policy of the counts, or one with a memory.
 
     Args:
         key: of `jax.random.key`.
@@ -58,7 +59,8 @@ def simulate_population(
         policy: a list of moves or what has one (`LagrangeIndex`, `FluidPolicy`), any policy with
             `draw(key, counts)` (`PriorityPolicy`, `RandomizedPolicy`); or a function of the counts
             of each type, `[S_k]`, that JAX can trace, to how many take each action, `[S_k, A_k]`
-            each. Static if a function.
+            each. Static if a function. One that keeps a memory (`IDPolicy`, `VirtualAdvicePolicy`,
+            `TwoSetPolicy`, any `AgentsPolicy`) is simulated agent by agent.
         num_steps: T. Static.
         start: agents of each type by state; as even as can be if not given.
 
