@@ -138,8 +138,7 @@ def _solve(data: _Data, tol: float, max_steps: int) -> ArmsRelaxation:
     prices, chosen = np.zeros(len(data.limits)), None
     upper, best, mixed = np.inf, None, None
     size = max(scale, np.abs(data.reward).max((1, 2)).sum())
-    step = 0
-    for step in range(1, max_steps + 1):
+    for _ in range(max_steps):
         found = alone(data.kernel, data.reward, data.costs, prices, chosen)
         chosen = found.chosen
         bound = found.upper.sum() + prices @ data.limits
@@ -162,7 +161,7 @@ def _solve(data: _Data, tol: float, max_steps: int) -> ArmsRelaxation:
         occupancy=law,
         index=best[1].index,
         spent=np.einsum("nsa,nsak->k", law, data.costs),
-        num_steps=step,
+        num_steps=len(master.found),
         converged=bool(upper - mixed.value <= tol * size),
     )
 

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..data.chain_log import survival
 from ..models.heterogeneous_arms import HeterogeneousArms
 from ..models.population import WeaklyCoupledPopulation
 from ..numerics.arrays import as_float
@@ -95,14 +94,18 @@ class Agents:
         if len(exact) == 0:
             return actions
         kind, at = self.kind[order], states[order]
-        now = actions[order]
-        for rank in range(self.ladder.shape[2] - 1, 0, -1):
+
+        def give(state: tuple[Array, Array], rank: Array):
+            now, left = state
             then = self.ladder[kind, at, rank]
             more = self.costs[kind, at, then] - self.costs[kind, at, now]
             helps = (more[:, exact] >= 0).all(1) & (more[:, exact] > 0).any(1)
             served = in_turn(left, more, helps, self._rounding())
-            now = jnp.where(served, then, now)
             left = left - jnp.where(served[:, None], more, 0).sum(0)
+            return (jnp.where(served, then, now), left), None
+
+        ranks = jnp.arange(self.ladder.shape[2] - 1, 0, -1)
+        (now, _), _ = lax.scan(give, (actions[order], left), ranks)
         return actions.at[order].set(now)
 
     def _rounding(self) -> Array:
@@ -122,22 +125,18 @@ def in_turn(left: Array, more: Array, asks: Array, rounding: Array) -> Array:
     """
     place = jnp.arange(len(asks))
 
-    def crossed(asks: Array) -> tuple[Array, Array]:
-        """Sums up to each, and where a budget is passed by one who uses more of it."""
+    def refuse(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Refuse the first who passes a budget, and all later ones who want what is not left."""
+        asks, _ = state
         use = jnp.where(asks[:, None], more, 0)
         total = jnp.cumsum(use, axis=0)
-        return total, ((total > left + rounding) & (use > 0)).any(1)
-
-    def refuse(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        asks, total, over = state
-        first = jnp.argmax(over)
+        over = ((total > (left + rounding)[None]) & (use > 0)).any(1)
+        first = jnp.where(over.any(), jnp.argmax(over), len(asks))
         rest = left - jnp.where(first > 0, total[first - 1], 0)
-        beyond = ((more > rest + rounding) & (more > 0)).any(1)
-        asks = asks & ~((place > first) & beyond) & (place != first)
-        return (asks, *crossed(asks))
+        beyond = ((more > (rest + rounding)[None]) & (more > 0)).any(1)
+        return asks & (place != first) & ~((place > first) & beyond), over.any()
 
-    state = (asks, *crossed(asks))
-    return lax.while_loop(lambda state: state[2].any(), refuse, state)[0]
+    return lax.while_loop(lambda state: state[1], refuse, (asks, jnp.array(True)))[0]
 
 
 def agents_of(population: WeaklyCoupledPopulation) -> Agents:
@@ -238,14 +237,29 @@ def padded_laws(tables: Sequence[Any], shape: tuple[int, ...]) -> Array:
     for table in map(as_float, tables):
         room = [(0, n - m) for n, m in zip(shape, table.shape, strict=True)]
         wide = jnp.pad(table, room)
-        first = jnp.arange(shape[-1]) == 0
-        every.append(jnp.where((wide.sum(-1, keepdims=True) > 0) | ~first, wide, 1))
+        empty = (wide.sum(-1) == 0).astype(wide.dtype)
+        every.append(wide.at[..., 0].add(empty))
     return jnp.stack(jnp.broadcast_arrays(*every))
 
 
 def drawn(chances: Array, rows: Array) -> Array:
-    """Outcomes of laws `[N, m]` at uniform numbers `[N]`, `[N]` int32."""
-    return (chances[:, None] < survival(rows)).sum(-1, dtype=jnp.int32)
+    """Outcomes of laws `[N, m]` at uniform numbers `[N]`, `[N]` int32.
+
+    Summed one after another, so that an outcome of chance 0 leaves the sum as it is: whatever the
+    rounding, it is not drawn.
+    """
+
+    def add(state: tuple[Array, Array, Array], column: tuple[Array, Array]):
+        total, passed, last = state
+        chance, y = column
+        total = total + chance
+        return (total, passed + (chances >= total), jnp.where(chance > 0, y, last)), None
+
+    number = jnp.zeros(chances.shape, jnp.int32)
+    columns = rows.T, jnp.arange(rows.shape[1], dtype=jnp.int32)
+    begin = (jnp.zeros(chances.shape, rows.dtype), number, number)
+    (_, passed, last), _ = lax.scan(add, begin, columns)
+    return jnp.minimum(passed, last)
 
 
 def fair_order(key: Array, last: Array) -> Array:

@@ -67,16 +67,20 @@ class ArmsPriority:
         gain = self.gain[arm, states]  # [N, A]
         cheap = self.agents.ladder[arm, states, 0]
         ties = jax.random.bits(key, arm.shape, jnp.uint32)
-        actions, left = cheap, self.agents.left(states, cheap)
-        open_, order = gain > 0, arm
-        for _ in range(gain.shape[1] - 1):
-            worth = jnp.where(open_, gain, -jnp.inf)
-            best = worth.argmax(1).astype(jnp.int32)
-            most = worth.max(1)
+        place = jnp.arange(gain.shape[1])[None]
+
+        def ask(state: tuple[Array, Array, Array], none: None):
+            """Each for the best action that it was not refused yet."""
+            del none
+            actions, left, worth = state
+            best, most = worth.argmax(1).astype(jnp.int32), worth.max(1)
             _, _, order = lax.sort((-most, ties, arm), num_keys=2)
             wanted = jnp.where((most > 0) & (actions == cheap), best, actions)
             actions, left = self.agents.climb(states, actions, wanted, order, left)
-            open_ = open_ & (jnp.arange(gain.shape[1]) != best[:, None])
+            return (actions, left, jnp.where(place == best[:, None], -jnp.inf, worth)), None
+
+        begin = (cheap, self.agents.left(states, cheap), gain)
+        (actions, left, _), _ = lax.scan(ask, begin, None, length=gain.shape[1] - 1)
         # What must be spent is given away by gain as well: to those who lose least.
         dearest = self.agents.ladder[arm, states, -1]
         _, _, spare = lax.sort((-gain[arm, dearest], ties, arm), num_keys=2)

@@ -85,11 +85,12 @@ class TwoSetPolicy:
     def act(self, key: Array, states: Array, memory: Sets) -> tuple[Array, Sets]:
         """Actions `[N]`, and the two sets."""
         near, follow, wants = jax.random.split(key, 3)
-        here = states[:, None] == jnp.arange(len(self.law))  # [N, S]
+        here = states[:, None] == jnp.arange(len(self.law))[None]  # [N, S]
         first = self._first_set(here, memory[0])
         second = self._second_set(first, memory[1])
-        acts = self._local(near, here & first[:, None])
-        acts = acts | self._in_proportion(follow, here & second[:, None])
+        acts = self._in_proportion(follow, here & second[:, None])
+        if self.stable:
+            acts = acts | self._local(near, here & first[:, None])
         # The rest draw their actions, and are given them by ID; the last ones fill the budget.
         rest = ~first & ~second
         rows = self.table[states]
@@ -112,13 +113,13 @@ class TwoSetPolicy:
         least, most = self._outside(counts)
         possible = (most <= fewest) & (least + counts[:, self.neutral] >= fewest + (over > 0))
         m = size.astype(self.law.dtype)
-        apart = counts - m[:, None] * self.law
+        apart = counts - m[:, None] * self.law[None]
         length = jnp.sqrt(jnp.maximum((dot(apart, self.norm) * apart).sum(-1), 0))
         return possible & (length <= self.reach * m - self.margin)
 
     def _outside(self, counts: Array) -> tuple[Array, Array]:
         """The fewest and the most that act outside the neutral state, by how shares are rounded."""
-        mean = counts * self.table[:, 1].at[self.neutral].set(0)
+        mean = counts * self.table[:, 1].at[self.neutral].set(0)[None]
         low, high = jnp.floor(mean + _NOBODY), jnp.ceil(mean - _NOBODY)
         return low.sum(-1).astype(jnp.int32), high.sum(-1).astype(jnp.int32)
 
@@ -131,14 +132,14 @@ class TwoSetPolicy:
         stays = self._largest(jnp.zeros_like(old), old)
         counts = self._largest(stays, here.sum(0, dtype=jnp.int32))
         # Of each state the last set's arms stay, then come others by ID.
-        return (was & (_place(was) <= counts)).any(1) | (new & (_place(new) <= counts - old)).any(1)
+        return _first_of(was, counts) | _first_of(new, counts - old)
 
     def _largest(self, low: Array, high: Array) -> Array:
         """The largest allowed counts on the line between these, or `low`, int32 `[S]`."""
 
         def on_line(c: Array) -> Array:
-            most = jnp.minimum(jnp.floor(c[:, None] * self.law + _NOBODY), high)
-            return jnp.clip(most.astype(jnp.int32), low, high)
+            most = jnp.floor(c[:, None] * self.law[None] + _NOBODY)
+            return jnp.clip(most.astype(jnp.int32), low[None], high[None])
 
         def best(c: Array) -> Array:
             return jnp.max(jnp.where(self.allowed(on_line(c)), jnp.arange(len(c)), 0))
@@ -160,8 +161,8 @@ class TwoSetPolicy:
         uniform = jax.random.uniform(share, (), self.law.dtype)
         total = fewest + (uniform * len(self.agents.kind) < over)
         acts = _rounded(rounds, counts * self.table[:, 1].at[self.neutral].set(0))
-        acts = acts.at[self.neutral].add(total - acts.sum()) if self.stable else acts
-        return (here & (_place(here) <= acts)).any(1)
+        acts = acts.at[self.neutral].set(total - acts.sum(dtype=jnp.int32))
+        return _first_of(here, acts)
 
     def _second_set(self, first: Array, last: Array) -> Array:
         """A fixed share of those outside the first set: its arms stay, then come others by ID."""
@@ -175,12 +176,13 @@ class TwoSetPolicy:
     def _in_proportion(self, key: Array, here: Array) -> Array:
         """Who acts in the second set (by state, `[N, S]`)."""
         acts = _rounded(key, here.sum(0) * self.table[:, 1])
-        return (here & (_place(here) <= acts)).any(1)
+        return _first_of(here, acts)
 
 
-def _place(here: Array) -> Array:
-    """1 for the first of each state, and so on, `[N, S]`."""
-    return jnp.cumsum(here, axis=0, dtype=jnp.int32)
+def _first_of(here: Array, number: Array) -> Array:
+    """So many of each state (of those `here`, `[N, S]`), the first by ID, bool `[N]`."""
+    place = jnp.cumsum(here, axis=0, dtype=jnp.int32)
+    return (here & (place <= number[None])).any(1)
 
 
 def _rounded(key: Array, mean: Array) -> Array:
