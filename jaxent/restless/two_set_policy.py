@@ -27,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from .._reads import reads
 from ..models.population import WeaklyCoupledPopulation, as_population
@@ -129,29 +130,32 @@ class TwoSetPolicy:
             return jnp.zeros_like(last)
         was, new = here & last[:, None], here & ~last[:, None]
         old = was.sum(0, dtype=jnp.int32)
-        stays = self._largest(jnp.zeros_like(old), old)
-        counts = self._largest(stays, here.sum(0, dtype=jnp.int32))
+        highs = jnp.stack([old, here.sum(0, dtype=jnp.int32)])
+        counts, _ = lax.scan(self._largest, jnp.zeros_like(old), highs)
         # Of each state the last set's arms stay, then come others by ID.
         return _first_of(was, counts) | _first_of(new, counts - old)
 
-    def _largest(self, low: Array, high: Array) -> Array:
+    def _largest(self, low: Array, high: Array) -> tuple[Array, None]:
         """The largest allowed counts on the line between these, or `low`, int32 `[S]`."""
 
         def on_line(c: Array) -> Array:
             most = jnp.floor(c[:, None] * self.law[None] + _NOBODY)
             return jnp.clip(most.astype(jnp.int32), low[None], high[None])
 
-        def best(c: Array) -> Array:
-            return jnp.max(jnp.where(self.allowed(on_line(c)), jnp.arange(len(c)), 0))
+        def finer(between: tuple[Array, Array], none: None) -> tuple[tuple[Array, Array], None]:
+            """The largest c that is allowed, and the next one tried."""
+            del none
+            first, last = between
+            tried = first + (last - first) * jnp.linspace(0, 1, _TRIED, dtype=self.law.dtype)
+            found = tried[jnp.max(jnp.where(self.allowed(on_line(tried)), jnp.arange(_TRIED), 0))]
+            return (found, found + (last - first) / (_TRIED - 1)), None
 
         seen = self.law > 0
         top = jnp.max(jnp.where(seen, high / jnp.where(seen, self.law, 1), 0))
-        steps = jnp.linspace(0, 1, _TRIED, dtype=self.law.dtype)
-        coarse = top * steps
-        fine = coarse[best(coarse)] + top / (_TRIED - 1) * steps
-        choice = jnp.stack([high, on_line(fine)[best(fine)], low])
+        (c, _), _ = lax.scan(finer, (jnp.zeros_like(top), top), None, length=2)
+        choice = jnp.concatenate([high[None], on_line(c[None]), low[None]])
         fits = self.allowed(choice).at[2].set(True)
-        return choice[jnp.argmax(fits)]
+        return choice[jnp.argmax(fits)], None
 
     def _local(self, key: Array, here: Array) -> Array:
         """Who acts in the first set (by state, `[N, S]`): the neutral state takes what is left."""
