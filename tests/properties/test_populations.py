@@ -146,3 +146,57 @@ def test_mean_field(seed, kind, shapes, discount):
     if np.isfinite(field.mu_error_limit):
         assert field.spectral_radius < 1
         np.testing.assert_allclose(field.covariance, np.transpose(field.covariance), atol=1e-7)
+
+
+@holds(0.5, seed=seeds, kind=kinds, discount=discounts)
+def test_policies_that_remember(seed, kind, discount):
+    """Budgets are kept and nobody is lost, whatever the kernel and the tables."""
+    rng = np.random.default_rng(seed)
+    population = population_of(rng, kind, SIZES[1], 2, discount, most=30)
+    tables = [laws(rng, kind, S, A) for S, A in SIZES[1]]
+    for make in (je.id_policy, je.virtual_advice_policy):
+        policy = make(population, tables)
+        assert isinstance(policy, je.AgentsPolicy)
+        run = je.simulate_population(jax.random.key(seed), population, policy, num_steps=6)
+        assert bool(run.kept)
+        for counts, splits, n in zip(run.counts, run.splits, population.counts, strict=True):
+            assert (np.asarray(counts).sum(1) == n).all()
+            assert (np.asarray(splits).sum(2) == np.asarray(counts)[:-1]).all()
+            assert np.asarray(splits).min() >= 0
+
+
+@holds(0.5, seed=seeds, kind=kinds, number=st.sampled_from((1, 2, 9, 40)))
+def test_a_budget_that_must_be_spent(seed, kind, number):
+    """With costs 0 and 1 it is spent exactly by every policy, from 0 to all arms."""
+    rng = np.random.default_rng(seed)
+    P = laws(rng, kind, 3, 2, 3)
+    budget = int(rng.integers(0, number + 1))
+    bandit = je.RestlessBandit(P[:, 0], P[:, 1], numbers(rng, 1.0, 3, 2), number, budget, 0.9)
+    if budget == 0:
+        return
+    fluid = je.fluid_policy(bandit)
+    for make in (je.id_policy, je.virtual_advice_policy, je.two_set_policy):
+        run = je.simulate_population(jax.random.key(seed), bandit, make(bandit, fluid), num_steps=6)
+        assert bool(run.kept)
+        assert (np.asarray(run.spent) == budget).all()
+
+
+@holds(seed=seeds, kind=kinds, scale=scales, number=st.sampled_from((1, 5, 12)))
+def test_arms_that_differ(seed, kind, scale, number):
+    """The bound is above its law, the law keeps the budgets, and runs keep them too."""
+    rng = np.random.default_rng(seed)
+    costs = rng.integers(0, 3, (number, 3, 2, 2)).astype(float)
+    costs[:, :, 0] = 0
+    P, reward = laws(rng, kind, number, 3, 2, 3), numbers(rng, scale, number, 3, 2)
+    budgets = [float(rng.integers(0, 2 * number + 1)) for _ in range(2)]
+    arms = je.HeterogeneousArms(P, reward, costs, budgets)
+    found = je.arms_relaxation(arms)
+    size = np.abs(reward).max((1, 2)).sum()
+    assert found.gap >= -1e-9 * size
+    assert (found.occupancy >= 0).all()
+    np.testing.assert_allclose(found.occupancy.sum((1, 2)), 1)
+    assert (found.spent <= np.array(budgets) + 1e-6 * number).all()
+    fluid = je.fluid_policy(arms.population(0.9))
+    assert found.upper >= fluid.value - 1e-7 * size
+    for policy in (je.arms_priority(arms, found), je.id_policy(arms, found)):
+        assert bool(je.simulate_arms(jax.random.key(seed), arms, policy, num_steps=5).kept)

@@ -12,6 +12,8 @@ RESULTS = {
     *("FluidPriority", "GreedyFixedPoint", "GreedyGap", "IGMWitness", "InteractionEstimate"),
     *("LawSolution", "RewardInteraction", "SampledValue"),
     *("FluidPolicy", "FluidPriority", "LawSolution"),
+    *("ArmsPriority", "ArmsRelaxation", "ArmsTrajectory"),
+    *("IDPolicy", "TwoSetPolicy", "VirtualAdvicePolicy"),
     *(
         "LagrangeIndex",
         "OptimalPolicy",
