@@ -228,7 +228,6 @@ from .values.agent_blocks import best_merge as best_merge
 from .values.agent_blocks import entanglement_map as entanglement_map
 from .values.agent_blocks import merge_agents as merge_agents
 from .values.agent_blocks import merge_rewards as merge_rewards
-from .values.approximation_error import ErrorBracket as ErrorBracket
 from .values.approximation_error import approximation_error as approximation_error
 from .values.bellman import QSolution as QSolution
 from .values.bellman import average_reward as average_reward
@@ -246,6 +245,7 @@ from .values.decomposition import Decomposition as Decomposition
 from .values.decomposition import decompose as decompose
 from .values.decomposition import decomposition_error as decomposition_error
 from .values.decomposition import reward_entanglement as reward_entanglement
+from .values.error_bracket import ErrorBracket as ErrorBracket
 from .values.exploration import epsilon_greedy as epsilon_greedy
 from .values.exploration import uniform_policy as uniform_policy
 from .values.greedy_fixed_point import GreedyFixedPoint as GreedyFixedPoint

@@ -7,7 +7,7 @@ import pytest
 
 import jaxent as je
 from jaxent.chains.pair_chain import PairChain
-from jaxent.values.approximation_error import _most
+from jaxent.values.error_bracket import most
 
 from . import oracles
 from .tolerances import FD
@@ -130,7 +130,7 @@ def test_the_pairs_that_contribute_most_of_many():
     """By blocks, which is not seen: as a sort of everything has it."""
     x = np.random.default_rng(8).random(50_000) ** 3
     x[[7, 49_999]] = 2.0, 3.0
-    np.testing.assert_array_equal(_most(jnp.array(x), 10), np.argsort(-x)[:10])
+    np.testing.assert_array_equal(most(jnp.array(x), 10), np.argsort(-x)[:10])
 
 
 def test_a_small_budget_says_so(monkeypatch):

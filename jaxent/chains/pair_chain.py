@@ -12,7 +12,7 @@ fewer than the J pairs by the number of joint actions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -39,6 +39,8 @@ from ..models.population import WeaklyCoupledPopulation
 from ..models.restless_bandit import RestlessBandit
 from ..numerics.arrays import as_float, takes_arrays
 from ..numerics.compiled import jit
+from . import pieces
+from .pieces import Cut, Joint, cut_of
 
 Array = jax.Array
 
@@ -58,11 +60,14 @@ class PairChain:
         kernel: K, from functions of the next state to functions of the pair.
         policy: Π, from functions of the pair to functions of the state.
         layout: the factors of a joint pair, what each agent sees of it, and the lift.
+        cut: how the pairs are cut into pieces that are worked on one after another or on several
+            devices (`shard`); None where they are worked on all at once. Static.
     """
 
     kernel: Kernel
     policy: PolicyPart
     layout: Layout
+    cut: Cut | None = field(default=None, metadata={"static": True})
 
     @classmethod
     def from_matrix(cls, P: ArrayLike, *, sizes: Sequence[int]) -> "PairChain":
@@ -111,7 +116,11 @@ class PairChain:
     def is_small(self) -> bool:
         """Whether the matrix of joint states is worth forming: small, and K small too."""
         states = self.num_states
-        return states <= _SMALL_STATES and states * self.num_pairs <= _SMALL_KERNEL
+        return (
+            self.cut is None
+            and states <= _SMALL_STATES
+            and states * self.num_pairs <= _SMALL_KERNEL
+        )
 
     @property
     def dtype(self) -> Any:
@@ -124,11 +133,39 @@ class PairChain:
 
     def mv(self, v: Array) -> Array:
         """P v, the expected value of a function of the next pair: `[J]` to `[J]`."""
-        return self.kernel.mv(self.policy.mv(v))
+        return self.kernel_mv(self.policy_mv(Joint(None, v)))
 
     def vm(self, mu: Array) -> Array:
         """The law of the next pair, mu P: `[J]` to `[J]`."""
-        return self.policy.vm(self.kernel.vm(mu))
+        return self.policy_vm(self.kernel_vm(mu))
+
+    def states_mv(self, v: Array) -> Array:
+        """Π K v, the expected value of a function of the next joint state: `[S]` to `[S]`."""
+        return pieces.states_mv(self, v) if self.cut else self.policy.mv(self.kernel.mv(v))
+
+    def states_vm(self, law: Array) -> Array:
+        """The law of the next joint state, ν Π K: `[S]` to `[S]`."""
+        return pieces.states_vm(self, law) if self.cut else self.kernel.vm(self.policy.vm(law))
+
+    def kernel_mv(self, v: Array) -> Array:
+        """K v, `[S]` to `[J]`."""
+        return pieces.kernel_mv(self, v) if self.cut else self.kernel.mv(v)
+
+    def kernel_vm(self, mu: Array) -> Array:
+        """mu K, `[J]` to `[S]`."""
+        return pieces.kernel_vm(self, mu) if self.cut else self.kernel.vm(mu)
+
+    def policy_mv(self, f: Joint) -> Array:
+        """Π f, `[S]`, of a function of the joint pair."""
+        return pieces.mean(self, f) if self.cut else self.policy.mv(self.whole(f))
+
+    def policy_vm(self, law: Array) -> Array:
+        """ν Π, `[S]` to `[J]`."""
+        return pieces.policy_vm(self, law) if self.cut else self.policy.vm(law)
+
+    def whole(self, f: Joint) -> Array:
+        """A function of the joint pair as an array, `[J]`."""
+        return f.whole if f.whole is not None else _lift(self, f.local)
 
     def matrix(self) -> Array:
         """P itself, `[J, J]`: for small chains."""
@@ -156,21 +193,25 @@ class PairChain:
                     f"got shape {list(jnp.shape(function))}"
                 )
             flat.append(jnp.ravel(as_float(function)))
-        return _lift(self.layout, flat)
+        return _lift(self, flat)
 
     def stochastic(self) -> Array:
         """Whether every row is a probability vector, as a flag that may be traced."""
-        return _stochastic(self.kernel, self.policy)
+        return _stochastic(self)
 
 
 @jit
-def _lift(layout: Layout, functions: Sequence[Array]) -> Array:
-    return layout.lift(functions)
+def _lift(chain: PairChain, functions: Sequence[Array]) -> Array:
+    if chain.cut and pieces.can_lift(chain):
+        return pieces.lift(chain, functions)
+    return chain.layout.lift(functions)
 
 
 @jit
-def _stochastic(kernel: Kernel, policy: PolicyPart) -> Array:
-    return kernel.stochastic() & policy.stochastic()
+def _stochastic(chain: PairChain) -> Array:
+    if chain.cut:
+        return chain.kernel.stochastic() & pieces.policy_stochastic(chain)
+    return chain.kernel.stochastic() & chain.policy.stochastic()
 
 
 def check_chain(chain: object, name: str = "chain") -> None:
@@ -219,4 +260,5 @@ def pair_chain(mdp: Model, policy: ArrayLike | LocalPolicies) -> PairChain:
         raise ValueError("mdp: is a PairChain already, which has its policy in it")
     check_mdp(mdp)
     mdp.check_policy(policy)
-    return PairChain(*mdp.parts(policy))
+    parts = mdp.parts(policy)
+    return PairChain(*parts, cut=cut_of(*parts))

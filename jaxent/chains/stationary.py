@@ -155,7 +155,7 @@ def _law_of(chain: PairChain, found: Eliminated) -> tuple[Array, LawSolution]:
 @jit
 def _implicit(chain: PairChain, law: Array, found: Eliminated, converged: Array) -> Array:
     law = implicit_law(chain.state_matrix(), law, found)
-    return nan_unless(converged, chain.policy.vm(law))
+    return nan_unless(converged, chain.policy_vm(law))
 
 
 @jit
@@ -175,7 +175,7 @@ def law_iterative(chain: PairChain) -> LawSolution:
     uniform = jnp.full(chain.num_states, 1 / chain.num_states, chain.dtype)
 
     def step(law):
-        return chain.kernel.vm(chain.policy.vm(law))
+        return chain.states_vm(law)
 
     def solve(operator, b):
         both = jnp.stack([b, uniform.at[0].add(-1)]), jnp.array([tol, max(tol, 0.05 / len(b))])
@@ -202,12 +202,8 @@ def law_iterative(chain: PairChain) -> LawSolution:
 
     frozen, found = lax.stop_gradient((chain, law))
     likeliest = jnp.arange(chain.num_states) == found.argmax()
-    recurrent, moved = _closure(
-        lambda x: frozen.kernel.vm(frozen.policy.vm(x)), likeliest, partial(cleaned, found)
-    )
-    attracted, _ = _closure(
-        lambda x: frozen.policy.mv(frozen.kernel.mv(x)), recurrent, lambda _: found
-    )
+    recurrent, moved = _closure(frozen.states_vm, likeliest, partial(cleaned, found))
+    attracted, _ = _closure(frozen.states_mv, recurrent, lambda _: found)
     law = cleaned(law, recurrent)
     left = jnp.abs(moved - lax.stop_gradient(law))
     near = left.max() <= 4 * tol * law.max()
@@ -218,7 +214,7 @@ def law_iterative(chain: PairChain) -> LawSolution:
 
 def _on_pairs(chain, law, residual, steps, converged) -> LawSolution:
     converged = converged & chain.stochastic()
-    return LawSolution(nan_unless(converged, chain.policy.vm(law)), residual, steps, converged)
+    return LawSolution(nan_unless(converged, chain.policy_vm(law)), residual, steps, converged)
 
 
 def _closure(

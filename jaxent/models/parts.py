@@ -13,22 +13,32 @@ neighbors (App. J.2); a policy may read the states of a few agents likewise.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from .._checks import stochastic
-from ..numerics.arrays import HIGHEST, dot, einsum
+from ..numerics.arrays import HIGHEST, dot
 from ..numerics.kron import kron, kron_mv, kron_vm, pair_order
 from .contracts import Kernel
 from .layouts import FactorLayout, product_layout
+from .row_parts import (
+    FactoredPart,
+    FactoredPolicyPart,
+    KroneckerPart,
+    Scopes,
+    named_product,
+    row_of,
+    rows_given,
+    with_axes,
+)
 
 Array = jax.Array
-Scopes = tuple[tuple[int, ...], ...]
 AnyKernel = TypeVar("AnyKernel", bound=Kernel)
 
 
@@ -79,6 +89,11 @@ class KroneckerKernel:
         """Whether every row of every factor is a probability vector."""
         return jnp.stack([stochastic(factor) for factor in self.factors]).all()
 
+    def part(self, pairs: Sequence[Array]) -> KroneckerPart:
+        """K of the joint pairs whose first factors are these."""
+        first = [row_of(factor, x) for factor, x in zip(self.factors, pairs, strict=False)]
+        return KroneckerPart(tuple(first), self.factors[len(first) :])
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -113,6 +128,27 @@ class TablePolicy:
         actions = tuple(range(1, self.table.ndim, 2))
         rows = jnp.moveaxis(self.table, actions, range(-len(actions), 0))
         return stochastic(rows.reshape(self.num_states, -1))
+
+    @property
+    def pair_shape(self) -> tuple[int, ...]:
+        """(S_0, A_0, S_1, A_1, ...)."""
+        return self.table.shape
+
+    def part(self, place: Sequence[Array], start: Sequence[Array | int]) -> "TablePolicy":
+        """Π of the pairs whose first states and actions are these, of a table cut off at a start.
+
+        Its rows need not sum to 1: the other actions of the first agents are elsewhere.
+        """
+        rest = self.table.shape[len(place) :]
+        first = [k - origin for k, origin in zip(place, start, strict=True)]
+        sizes = (*(1 for _ in place), *rest)
+        return TablePolicy(
+            lax.dynamic_slice(self.table, [*first, *(0 for _ in rest)], sizes).reshape(rest)
+        )
+
+    def spread(self, axes: Sequence[str]) -> "TablePolicy":
+        """How the table lies on a mesh of devices: its first axes along those of the mesh."""
+        return TablePolicy(PartitionSpec(*axes))  # type: ignore[arg-type]
 
 
 @jax.tree_util.register_dataclass
@@ -163,14 +199,25 @@ class FactoredKernel:
         """Whether every row of every table is a probability vector."""
         return jnp.stack([stochastic(table) for table in self.tables]).all()
 
+    def part(self, pairs: Sequence[Array]) -> FactoredPart:
+        """K of the joint pairs whose first factors are these."""
+        given = dict(enumerate(pairs))
+        kept = [
+            rows_given(table, (*scope, -1), given)
+            for table, scope in zip(self.tables, self.scopes, strict=True)
+        ]
+        tables, axes = zip(*kept, strict=True)
+        scopes = tuple(scope[:-1] for scope in axes)
+        return FactoredPart(tables, scopes, self.sizes, len(given))
+
     def _contract(self, given: list, out: range) -> Array:
         """Axes 0..N-1 are the pairs x_i, axes N..2N-1 the next states."""
         n = len(self.sizes)
-        terms = _local(self.tables, self.scopes)
+        terms = with_axes(self.tables, self.scopes)
         # A factor that nobody reads is still a factor of the pair.
         unread = set(range(n)).difference(*self.scopes)
         terms += [(jnp.ones(self.sizes[k], self.tables[0].dtype), (k,)) for k in sorted(unread)]
-        return _product([*given, *terms], out).reshape(-1)
+        return named_product([*given, *terms], out).reshape(-1)
 
 
 @jax.tree_util.register_dataclass
@@ -194,34 +241,47 @@ class FactoredPolicy:
                  for k in (s, table.shape[-1])]  # fmt: skip
         columns = range(2 * n, 2 * n + f.ndim - 1)
         given = (f.reshape(*sizes, *f.shape[1:]), (*pairs, *columns))
-        mean = _product([given, *_local(self.tables, self.scopes)], (*range(n), *columns))
+        mean = named_product([given, *with_axes(self.tables, self.scopes)], (*range(n), *columns))
         return mean.reshape(-1, *f.shape[1:])
 
     def vm(self, mu: Array) -> Array:
         """The law of the pair where the state has law mu, `[S]` to `[J]`."""
         given = (mu.reshape(self.states), range(len(self.states)))
-        return _product([given, *_local(self.tables, self.scopes)], self._pairs()).reshape(-1)
+        return named_product([given, *with_axes(self.tables, self.scopes)], self._pairs()).reshape(
+            -1
+        )
 
     def stochastic(self) -> Array:
         """Whether the actions of every agent have probabilities everywhere."""
         return jnp.stack([stochastic(table) for table in self.tables]).all()
 
+    @property
+    def pair_shape(self) -> tuple[int, ...]:
+        """(S_0, A_0, S_1, A_1, ...)."""
+        actions = [table.shape[-1] for table in self.tables]
+        return tuple(n for pair in zip(self.states, actions, strict=True) for n in pair)
+
+    def part(self, place: Sequence[Array], start: Sequence[Array | int]) -> FactoredPolicyPart:
+        """Π of the pairs whose first states and actions are these. No table is ever cut off."""
+        del start
+        n, depth = len(self.states), len(place) // 2
+        given = {k: place[2 * k] for k in range(depth)}
+        given |= {n + k: place[2 * k + 1] for k in range(depth)}
+        terms = [
+            rows_given(table, axes, given) for table, axes in with_axes(self.tables, self.scopes)
+        ]
+        tables, axes = zip(*terms, strict=True)
+        return FactoredPolicyPart(tables, axes, self.pair_shape[2 * depth :], depth)
+
+    def spread(self, axes: Sequence[str]) -> "FactoredPolicy":
+        """How the tables lie on a mesh of devices: every device has them whole."""
+        whole = tuple(PartitionSpec() for _ in self.tables)
+        return replace(self, tables=whole)
+
     def _pairs(self) -> list[int]:
         """Axes 0..N-1 are the states, axes N..2N-1 the actions; in the order of pairs."""
         n = len(self.states)
         return [axis for i in range(n) for axis in (i, n + i)]
-
-
-def _local(tables: Sequence[Array], scopes: Scopes) -> list[tuple[Array, Any]]:
-    """Each table with its axes: what it reads, then its own next state or action, axis N + i."""
-    pairs = enumerate(zip(tables, scopes, strict=True))
-    return [(table, (*scope, len(scopes) + i)) for i, (table, scope) in pairs]
-
-
-def _product(terms: Sequence[tuple[Array, Any]], out: Any) -> Array:
-    """The product of tables with named axes, summed over the axes that are not in `out`."""
-    operands = [part for table, axes in terms for part in (table, list(axes))]
-    return einsum(*operands, list(out))
 
 
 def by_pair(table: Array, num_agents: int) -> Array:

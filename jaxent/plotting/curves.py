@@ -12,8 +12,8 @@ from .._checks import check_finite, check_shape
 from ..restless.ground_truth import GroundTruth
 from ..restless.indices import WhittleIndex
 from ..restless.mean_field import MeanField
-from ..values.approximation_error import ErrorBracket
 from ..values.bounds import Report
+from ..values.error_bracket import ErrorBracket
 from .looks import BLUE, GRAY, GREEN, RED, axes, check_kind, ink, legend_above, set_logarithmic
 from .maps import AS_WRITTEN, shown
 

@@ -30,6 +30,7 @@ from jax import lax
 from .._checks import check_discount
 from .._reads import reads
 from ..chains.pair_chain import PairChain, check_chain
+from ..chains.pieces import Joint
 from ..chains.stationary import known_law
 from ..chains.views import local_transitions, next_view
 from ..measures.distances import mu_inf_norm
@@ -37,9 +38,9 @@ from ..models.contracts import ArrayLike, Scalar, View
 from ..numerics.arrays import dot, ratio
 from ..numerics.compiled import jit
 from ..numerics.simplex import relative_entropy, total_variation
-from .approximation_error import search
 from .bellman import check_locals, local_q_values, shared_reward
 from .decomposition import reward_entanglement
+from .error_bracket import search
 
 Array = jax.Array
 
@@ -136,15 +137,16 @@ def _bounds(
 ) -> APosteriori:
     ahead = [dot(P, q) for P, q in zip(local, q_local, strict=True)]
     residual = jnp.where(mu > 0, chain.mv(chain.lift(q_local)) - chain.lift(ahead), 0)
-    law = chain.kernel.vm(mu)
+    law = chain.kernel_vm(mu)
     tau, reversed_tau, rho = coefficients(chain, law)
     x, left = jnp.zeros_like(residual), rate * residual
     if matvecs:
-        frozen = lax.stop_gradient((chain, left, law, mu, rate))
-        w, _ = search(*frozen, jnp.zeros_like(rate), matvecs)
-        x = left + rate * chain.kernel.mv(w)
-        left = rate * chain.kernel.mv(chain.policy.mv(x) - w)
-    m = chain.policy.mv(left)
+        mean = chain.policy_mv(Joint(None, left))
+        problem = (chain, mean, mu @ left, mu @ jnp.abs(left), law, rate)
+        w, _ = search(*lax.stop_gradient(problem), jnp.zeros_like(rate), matvecs)
+        x = left + rate * chain.kernel_mv(w)
+        left = rate * chain.kernel_mv(chain.policy_mv(Joint(None, x)) - w)
+    m = chain.policy_mv(Joint(None, left))
     level = law @ m  # 0 but for rounding, which would not shrink
     one, size = jnp.ones_like(rate), jnp.abs(m - level)
     mean, span = law @ size, _span(m, law > 0)

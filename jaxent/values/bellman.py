@@ -20,7 +20,9 @@ from jax import lax
 
 from .._checks import check_discount, check_finite, concrete
 from .._reads import reads
+from ..chains import pieces
 from ..chains.pair_chain import PairChain, check_chain
+from ..chains.pieces import Joint
 from ..chains.stationary import eliminated, known_law
 from ..chains.views import local_transitions
 from ..models.contracts import ArrayLike, Scalar
@@ -115,7 +117,8 @@ def _direct(
     mean = chain.policy.mv(reward)
     V = values_of(P, mean, discount, found)
     residual = jnp.abs(mean + discount * dot(P, V) - V).max()
-    return V, _on_pairs(chain, reward, discount, V, residual, jnp.array(0), jnp.array(True))
+    joint = Joint(None, reward)
+    return V, _on_pairs(chain, joint, discount, V, residual, jnp.array(0), jnp.array(True))
 
 
 @jit
@@ -140,18 +143,18 @@ def solve_iterative(
     check_discount(discount)
     if tol is None:
         tol = 16 * float(jnp.finfo(chain.dtype).eps)
-    return _iterative(chain, joint_reward(chain, rewards), discount, tol)
+    return _iterative(chain, function_of_pairs(chain, "rewards", rewards), discount, tol)
 
 
 @jit(static_argnums=3)
-def _iterative(chain: PairChain, reward: Array, discount: Array, tol: float) -> QSolution:
+def _iterative(chain: PairChain, reward: Joint, discount: Array, tol: float) -> QSolution:
     def solve(operator, b):
         solution = gmres(operator, b, tol=tol)
         return solution.value, solution[1:]
 
     V, (residual, steps, converged) = lax.custom_linear_solve(
-        lambda v: v - discount * chain.policy.mv(chain.kernel.mv(v)),
-        chain.policy.mv(reward),
+        lambda v: v - discount * chain.states_mv(v),
+        chain.policy_mv(reward),
         solve=solve,
         transpose_solve=solve,
         has_aux=True,
@@ -162,8 +165,15 @@ def _iterative(chain: PairChain, reward: Array, discount: Array, tol: float) -> 
 def _on_pairs(chain, reward, discount, V, residual, steps, converged) -> QSolution:
     finite = ~jnp.isnan(V).any()
     converged = converged & finite & chain.stochastic() & (discount >= 0) & (discount < 1)
-    value = nan_unless(converged, reward + discount * chain.kernel.mv(V))
+    value = nan_unless(converged, _ahead(chain, reward, discount, V))
     return QSolution(value, residual, steps, converged)
+
+
+def _ahead(chain: PairChain, reward: Joint, discount: Array, V: Array) -> Array:
+    """r + discount K V, `[J]`."""
+    if chain.cut:
+        return pieces.kernel_mv(chain, V, reward, discount)
+    return chain.whole(reward) + discount * chain.kernel.mv(V)
 
 
 def local_q_values(
@@ -211,10 +221,18 @@ def joint_reward(chain: PairChain, rewards: Rewards) -> Array:
 
 def joint_function(chain: PairChain, name: str, given: Rewards) -> Array:
     """A joint function `[J]`, in the chain's dtype: given so, or as local ones to be added up."""
+    return chain.whole(function_of_pairs(chain, name, given)).astype(chain.dtype)
+
+
+def function_of_pairs(chain: PairChain, name: str, given: Rewards) -> Joint:
+    """The same, and a sum of local ones as it is where a chain is worked on piece by piece."""
     check_chain(chain)
     named = hasattr(given, "_fields")  # a result
     if isinstance(given, (list, tuple)) and not named and not all(np.ndim(f) == 0 for f in given):
-        return chain.lift(check_locals(chain, given, name)).astype(chain.dtype)
+        local = tuple(check_locals(chain, given, name))
+        if chain.cut and pieces.can_lift(chain):
+            return Joint(local, None)
+        return Joint(None, chain.lift(local).astype(chain.dtype))
     array = as_array(name, given)
     if not hasattr(array, "dtype") and not isinstance(array, (int, float)):
         raise ValueError(
@@ -228,7 +246,7 @@ def joint_function(chain: PairChain, name: str, given: Rewards) -> Array:
             f"shape [{chain.num_pairs}] or {list(chain.sizes)}; got {list(function.shape)}"
         )
     check_finite(name, function)
-    return function.reshape(-1).astype(chain.dtype)
+    return Joint(None, function.reshape(-1).astype(chain.dtype))
 
 
 def shared_reward(chain: PairChain, reward: ArrayLike) -> Array:
@@ -285,4 +303,4 @@ def state_values(chain: PairChain, reward: Rewards, *, discount: Scalar) -> Arra
     Even where r is a sum of local rewards, Π r is one only if r depends on the states alone.
     """
     q = q_values(chain, reward, discount=discount)
-    return chain.policy.mv(q)
+    return chain.policy_mv(Joint(None, q))

@@ -32,8 +32,9 @@ from ..models.contracts import ArrayLike, Scalar
 from ..models.layouts import FactorLayout, MapLayout, map_view
 from ..numerics.elimination import discounted_solve
 from .agent_blocks import merge_rewards
-from .approximation_error import ErrorBracket, approximation_error
+from .approximation_error import approximation_error
 from .bellman import Rewards, check_locals, joint_reward, q_values
+from .error_bracket import ErrorBracket
 
 Array = jax.Array
 Block = tuple[int, ...]

@@ -34,14 +34,16 @@ from jax import lax
 
 from .._reads import NOT_SAID, reads
 from ..chains.pair_chain import PairChain
+from ..chains.pieces import Joint
 from ..chains.stationary import known_law, law_of_pairs
 from ..chains.views import marginal
 from ..models.contracts import ArrayLike, Scalar
 from ..numerics.compiled import jit
 from ..numerics.krylov import gmres
-from .approximation_error import ErrorBracket, bracket, under_any_law
+from .approximation_error import bracket, under_any_law
 from .bellman import Rewards, joint_reward, q_values, shared_reward
 from .decomposition import Decomposition
+from .error_bracket import ErrorBracket
 
 Array = jax.Array
 
@@ -226,7 +228,7 @@ def value_fit(
     own: bool = True,
 ) -> ValueFit:
     """A fit beside the true values; `own` where the law is that of the chain's policy."""
-    found = bracket(chain, reward, q_total, mu, discount)
+    found = bracket(chain, Joint(None, reward), Joint(None, q_total), mu, discount)
     return ValueFit(
         q_joint=q_joint,
         q_total=q_total,
