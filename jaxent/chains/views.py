@@ -22,6 +22,7 @@ from ..models.layouts import FactorLayout, FactorView, MapLayout, MapView, map_v
 from ..numerics.arrays import ratio, takes_arrays
 from ..numerics.compiled import jit
 from .pair_chain import PairChain, check_chain
+from .pieced_views import flows_of
 
 Array = jax.Array
 
@@ -73,12 +74,18 @@ def local_transition(chain: PairChain, mu: ArrayLike, *, agent: Agents) -> Array
 @jit
 def local_transitions(chain: PairChain, mu: Array) -> tuple[Array, ...]:
     """`local_transition` of every view, in one program."""
+    views = [chain.view(i) for i in range(len(chain.views))]
+    factors = [view for view in views if isinstance(view, FactorView)]
+    if chain.cut and len(factors) == len(views):
+        return tuple(map(flow_rows, flows_of(chain, factors, mu)))
     return tuple(transition_of_view(chain, mu, chain.view(i)) for i in range(len(chain.views)))
 
 
 @jit
 def transition_of_view(chain: PairChain, mu: Array, view: View) -> Array:
     """`local_transition` of a view that is given itself."""
+    if chain.cut and isinstance(view, FactorView):
+        return flow_rows(flows_of(chain, [view], mu)[0])
 
     # Of a local pair that is hardly ever visited, the flow would underflow where its law does not.
     # What a row is divided by does not matter, and so has no derivative.

@@ -46,6 +46,29 @@ class KroneckerPart:
             total = (law[:, None] * total[None]).reshape(-1)
         return total
 
+    def flow(self, mu: Array, axes: Sequence[int]) -> Array:
+        """The same by where it comes from, `[J']` to `[X_j.., S]`, j over some of the rest.
+
+        A factor that is kept is the matrix `[X_j, X_j S_j]` with each row in a place of its own.
+        """
+        factors, shape, kept = list(self.rest), [], []
+        for j, factor in enumerate(self.rest):
+            if j in axes:
+                size, states = factor.shape
+                each = jnp.arange(size)
+                factor = jnp.zeros((size, size, states), factor.dtype).at[each, each].set(factor)
+                factors[j] = factor.reshape(size, -1)
+                kept.append(len(shape))
+                shape += [size, states]
+            else:
+                shape.append(factor.shape[1])
+        total = jnp.moveaxis(kron_vm(factors, mu).reshape(shape), kept, range(len(kept)))
+        pairs = total.shape[: len(kept)]
+        total = total.reshape(*pairs, -1)
+        for law in reversed(self.first):
+            total = (law[:, None] * total[..., None, :]).reshape(*pairs, -1)
+        return total
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -77,6 +100,14 @@ class FactoredPart:
         n = len(self.sizes)
         given = (mu.reshape(self.sizes[self.depth :]), range(self.depth, n))
         return named_product([given, *self._terms()], range(n, 2 * n)).reshape(-1)
+
+    def flow(self, mu: Array, axes: Sequence[int]) -> Array:
+        """The same by where it comes from, `[J']` to `[X_j.., S]`, j over some of the rest."""
+        n = len(self.sizes)
+        given = (mu.reshape(self.sizes[self.depth :]), range(self.depth, n))
+        kept = sorted(self.depth + j for j in axes)
+        total = named_product([given, *self._terms()], (*kept, *range(n, 2 * n)))
+        return total.reshape(*total.shape[: len(kept)], -1)
 
     def _terms(self) -> list[tuple[Array, Any]]:
         unread = set(range(self.depth, len(self.sizes))).difference(*self.scopes)
