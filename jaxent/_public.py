@@ -7,6 +7,7 @@ from .auditing.report import audit as audit
 from .auditing.result import Audit as Audit
 from .chains.pair_chain import PairChain as PairChain
 from .chains.pair_chain import pair_chain as pair_chain
+from .chains.sharding import shard as shard
 from .chains.stationary import LawSolution as LawSolution
 from .chains.stationary import solve_law as solve_law
 from .chains.stationary import stationary_distribution as stationary_distribution

@@ -133,23 +133,21 @@ def _there(array: Array | None) -> Array:
 
 def cut_of(kernel: Kernel, policy: PolicyPart, layout: Layout) -> Cut | None:
     """Pieces for a chain with so many pairs that they should not be passed through whole."""
-    if not _can_be_cut(kernel, policy, layout):
+    if not can_be_cut(kernel, policy, layout):
         return None
-    depth = _depth(layout.sizes, 1, jax.default_backend())
+    depth = depth_of(layout.sizes, jax.default_backend())
     return Cut(depth) if depth and prod(layout.sizes[:depth]) >= _FEWEST else None
 
 
-def _can_be_cut(kernel: Kernel, policy: PolicyPart, layout: Layout) -> bool:
+def can_be_cut(kernel: Kernel, policy: PolicyPart, layout: Layout) -> bool:
+    """Whether both parts know what they are where the first factors are given."""
     parted = isinstance(kernel, Parted) and isinstance(policy, Parted)
     return parted and len(layout.sizes) > 1
 
 
-def _depth(sizes: Sequence[int], least: int, platform: str) -> int:
-    """How many factors make pieces small enough: at least so many, and not all; 0 for none."""
-    most = _PAIRS.get(platform, _PAIRS_ELSEWHERE)
-    if prod(sizes) <= most and least <= 1:
-        return 0
-    depth = max(least, 1)
+def depth_of(sizes: Sequence[int], platform: str) -> int:
+    """How many factors, not all of them, make pieces small enough; 0 where all pairs are."""
+    most, depth = _PAIRS.get(platform, _PAIRS_ELSEWHERE), 0
     while depth < len(sizes) - 1 and prod(sizes[depth:]) > most:
         depth += 1
     return depth

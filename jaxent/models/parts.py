@@ -65,6 +65,10 @@ class DenseKernel:
         """Whether every row is a probability vector."""
         return stochastic(self.table)
 
+    def spread(self, axes: Sequence[str]) -> "DenseKernel":
+        """How the matrix lies on a mesh of devices: its rows along all axes of the mesh."""
+        return DenseKernel(PartitionSpec(tuple(axes)))  # type: ignore[arg-type]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -88,6 +92,11 @@ class KroneckerKernel:
     def stochastic(self) -> Array:
         """Whether every row of every factor is a probability vector."""
         return jnp.stack([stochastic(factor) for factor in self.factors]).all()
+
+    def spread(self, axes: Sequence[str]) -> "KroneckerKernel":
+        """How the factors lie on a mesh of devices: every device has them whole."""
+        del axes
+        return KroneckerKernel(tuple(PartitionSpec() for _ in self.factors))  # type: ignore[arg-type]
 
     def part(self, pairs: Sequence[Array]) -> KroneckerPart:
         """K of the joint pairs whose first factors are these."""
@@ -170,6 +179,11 @@ class NoChoice:
         """Always."""
         return jnp.array(True)
 
+    def spread(self, axes: Sequence[str]) -> "NoChoice":
+        """How it lies on a mesh of devices: there is nothing to lie."""
+        del axes
+        return self
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -198,6 +212,11 @@ class FactoredKernel:
     def stochastic(self) -> Array:
         """Whether every row of every table is a probability vector."""
         return jnp.stack([stochastic(table) for table in self.tables]).all()
+
+    def spread(self, axes: Sequence[str]) -> "FactoredKernel":
+        """How the tables lie on a mesh of devices: every device has them whole."""
+        del axes
+        return replace(self, tables=tuple(PartitionSpec() for _ in self.tables))
 
     def part(self, pairs: Sequence[Array]) -> FactoredPart:
         """K of the joint pairs whose first factors are these."""
@@ -275,8 +294,8 @@ class FactoredPolicy:
 
     def spread(self, axes: Sequence[str]) -> "FactoredPolicy":
         """How the tables lie on a mesh of devices: every device has them whole."""
-        whole = tuple(PartitionSpec() for _ in self.tables)
-        return replace(self, tables=whole)
+        del axes
+        return replace(self, tables=tuple(PartitionSpec() for _ in self.tables))
 
     def _pairs(self) -> list[int]:
         """Axes 0..N-1 are the states, axes N..2N-1 the actions; in the order of pairs."""

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from .._checks import check_positive_int, concrete, renamed, stochastic
 from ..chains.pair_chain import PairChain
@@ -86,6 +87,14 @@ class TaggedKernel:
     def stochastic(self) -> Array:
         """Whether every row is a probability vector."""
         return stochastic(self.local)
+
+    def spread_over(
+        self, axes: Sequence[str], number: int
+    ) -> tuple["TaggedKernel", "TaggedKernel"]:
+        """K for so many devices, and how it lies on them: the laws of the others are cut."""
+        walks, spec = self.others.spread(axes, number)
+        whole: Any = PartitionSpec()
+        return TaggedKernel(self.local, walks), TaggedKernel(whole, spec)
 
 
 @jax.tree_util.register_dataclass

@@ -19,7 +19,8 @@ j < S, which does not depend on the number of agents: one index table serves eve
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from .._checks import stochastic
 from ..numerics.arrays import dot
@@ -238,7 +240,7 @@ class NextCounts:
 
             stages = jnp.arange(part.first, part.last + 1)
             heads, emitted = lax.scan(stage, heads, (stages, tails), reverse=True)
-            out.append(emitted.reshape(-1, size))
+            out.append(emitted[:, : part.tails].reshape(-1, size))
         last = num_configurations(self.num_agents, len(plan.head))
         out = [*reversed(out), heads[:1, : last * size].reshape(-1, size)]
         return jnp.concatenate(out)[plan.place].T.reshape(*batch, -1)
@@ -259,6 +261,8 @@ class NextCounts:
         for index, (part, tails) in enumerate(self._parts()):
             width = part.columns * size
             emitted = flat[ends[index] : ends[index + 1]].reshape(-1, part.tails, width)
+            filled = self.tails[index].shape[-1] - part.tails  # on several devices (`spread`)
+            emitted = jnp.pad(emitted, ((0, 0), (0, filled), (0, 0)))
             spare = ((0, part.rows - heads.shape[0]), (0, max(0, width - heads.shape[1])))
             heads = jnp.pad(heads[:, :width], spare)
 
@@ -279,6 +283,14 @@ class NextCounts:
     def stochastic(self) -> Array:
         """Whether every row is a probability vector."""
         return stochastic(self.rows)
+
+    def spread(self, axes: Sequence[str], number: int) -> tuple["NextCounts", "NextCounts"]:
+        """T with columns of zeros, so many that the devices divide them, and how it lies there."""
+        last = [(0, 0)] * (self.tails[0].ndim - 1)
+        tails = [jnp.pad(x, (*last, (0, -x.shape[-1] % number))) for x in self.tails]
+        columns = PartitionSpec(*(None for _ in last), tuple(axes))
+        spec = replace(self, rows=PartitionSpec(), tails=(columns,) * len(tails))
+        return replace(self, tails=tuple(tails)), spec
 
     def _parts(self):
         plan = _plan(self.num_agents, self.priority)
