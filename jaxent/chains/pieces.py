@@ -226,7 +226,7 @@ def _over(
         return function(piece, given, *held)
 
     split = jax.tree.map(lambda x: x.reshape(number, -1), held)
-    like = jax.eval_shape(one, jnp.array(0), jax.tree.map(lambda x: x[0], split))
+    like = jax.eval_shape(one, jnp.int32(0), jax.tree.map(lambda x: x[0], split))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like[1:])
 
     def step(carry: Any, piece: Any) -> Any:
@@ -234,7 +234,7 @@ def _over(
         total = jax.tree.map(jnp.add, carry[0], total)
         return (total, jax.tree.map(jnp.maximum, carry[1], most)), kept
 
-    (total, most), kept = lax.scan(step, zeros, (jnp.arange(number), split))
+    (total, most), kept = lax.scan(step, zeros, (jnp.arange(number, dtype=jnp.int32), split))
     return kept, total, most
 
 

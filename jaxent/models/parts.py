@@ -149,11 +149,10 @@ class TablePolicy:
         Its rows need not sum to 1: the other actions of the first agents are elsewhere.
         """
         rest = self.table.shape[len(place) :]
-        first = [k - origin for k, origin in zip(place, start, strict=True)]
+        first = [jnp.int32(k - origin) for k, origin in zip(place, start, strict=True)]
+        zeros = [jnp.int32(0) for _ in rest]
         sizes = (*(1 for _ in place), *rest)
-        return TablePolicy(
-            lax.dynamic_slice(self.table, [*first, *(0 for _ in rest)], sizes).reshape(rest)
-        )
+        return TablePolicy(lax.dynamic_slice(self.table, [*first, *zeros], sizes).reshape(rest))
 
     def spread(self, axes: Sequence[str]) -> "TablePolicy":
         """How the table lies on a mesh of devices: its first axes along those of the mesh."""
