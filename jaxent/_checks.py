@@ -32,6 +32,14 @@ def concrete(*arrays: Any) -> bool:
     return not any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays))
 
 
+def _readable(array: Any) -> bool:
+    """Whether it has a value that this process can look at; of others' devices it cannot."""
+    if not concrete(array):
+        return False
+    leaves = [x for x in jax.tree.leaves(array) if isinstance(x, jax.Array)]
+    return all(x.is_fully_addressable or x.is_fully_replicated for x in leaves)
+
+
 def check_shape(name: str, array: Any, shape: Sequence[int | None]) -> None:
     """Raise unless `array` has this shape; `None` stands for any length."""
     if concrete(array):
@@ -53,7 +61,7 @@ def check_shape(name: str, array: Any, shape: Sequence[int | None]) -> None:
 
 def check_finite(name: str, array: Any) -> None:
     """Raise at the first NaN or infinity, naming its index."""
-    if not concrete(array):
+    if not _readable(array):
         return
     bad = np.argwhere(~np.isfinite(np.asarray(array)))
     if len(bad):
@@ -65,7 +73,7 @@ def check_finite(name: str, array: Any) -> None:
 def check_stochastic(name: str, array: Any) -> None:
     """Raise unless the last axis holds probabilities that sum to 1, naming the row."""
     check_finite(name, array)
-    if not concrete(array):
+    if not _readable(array):
         return
     rows = np.asarray(array)
     negative = np.argwhere(rows < 0)
@@ -76,7 +84,7 @@ def check_stochastic(name: str, array: Any) -> None:
             "rows must be probabilities"
         )
     eps = np.finfo(rows.dtype if np.issubdtype(rows.dtype, np.floating) else np.float64).eps
-    total = rows.astype(np.float64).sum(-1)
+    total = rows.sum(-1, dtype=np.float64)
     off = np.argwhere(np.abs(total - 1) > ROW_EPS * eps * max(1, rows.shape[-1]))
     if len(off):
         place = ", ".join(map(str, off[0]))

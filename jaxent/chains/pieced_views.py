@@ -16,7 +16,7 @@ from ..models.layouts import FactorView
 from ..models.row_parts import named_product
 from ..numerics.arrays import ratio
 from .pair_chain import PairChain
-from .pieces import Piece, over_pieces
+from .pieces import Piece, everywhere, over_pieces
 
 Array = jax.Array
 
@@ -45,7 +45,8 @@ def flows_of(chain: PairChain, views: Sequence[FactorView], mu: Array) -> list[A
         return acts, moved, ()
 
     acts, moved, _ = over_pieces(chain, move, masses, mu)
-    return [_flow(chain, *each) for each in zip(views, acts, moved, strict=True)]
+    made = zip(views, acts, moved, strict=True)
+    return [everywhere(chain, _flow(chain, *each)) for each in made]
 
 
 def _depth(chain: PairChain) -> int:

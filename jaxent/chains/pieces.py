@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -259,6 +258,14 @@ def _spread(chain: Any, x: Array) -> Array:
     return lax.with_sharding_constraint(x, spread)
 
 
+def everywhere(chain: Any, x: Array) -> Array:
+    """A small array, whole on every device."""
+    mesh = chain.cut.mesh
+    if mesh is None:
+        return x
+    return lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec()))
+
+
 def mean(chain: Any, function: Joint) -> Array:
     """Π f, the mean over actions, `[S]`."""
 
@@ -367,11 +374,3 @@ def mesh_shape(shape: Sequence[int], number: int) -> tuple[int, ...] | None:
 def numbers_that_divide(shape: Sequence[int], most: int) -> list[int]:
     """Numbers of devices, up to the most, that these axes can be cut for."""
     return [n for n in range(1, most + 1) if mesh_shape(shape, n) is not None]
-
-
-def mesh_of(devices: np.ndarray, shape: Sequence[int]) -> Mesh:
-    """The devices, in a mesh along the first states and actions."""
-    sizes = mesh_shape(shape, devices.size)
-    assert sizes is not None
-    names = tuple(f"pairs{k}" for k in range(len(sizes)))
-    return Mesh(devices.reshape(sizes), names)

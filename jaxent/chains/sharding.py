@@ -10,7 +10,7 @@ of the last-served ones, which are nearly all that it holds.
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -22,7 +22,6 @@ from .pieces import (
     Cut,
     can_be_cut,
     depth_of,
-    mesh_of,
     mesh_shape,
     numbers_that_divide,
 )
@@ -95,43 +94,77 @@ def shard(
     kinds = sorted({device.device_kind for device in flat})
     if len(kinds) != 1:
         raise ValueError(f"devices: wanted some of one kind, got {', '.join(kinds) or 'none'}")
-    number = flat.size
+    plan = _plan(chain, flat, flat[0].platform)
+    _check_memory(plan.needed, flat, memory)
+    return _placed(plan)
+
+
+class _Plan(NamedTuple):
+    """Where the arrays of a chain go.
+
+    Attributes:
+        chain: with a kernel that the number of devices divides.
+        kernel: PartitionSpecs of its arrays.
+        policy: likewise.
+        axes: names of the axes of the mesh.
+        devices: in its shape.
+        depth: of the pieces; 0 where products with the chain are not cut into any.
+        needed: bytes on each device, about.
+    """
+
+    chain: PairChain
+    kernel: Any
+    policy: Any
+    axes: tuple[str, ...]
+    devices: np.ndarray
+    depth: int
+    needed: int
+
+
+def _plan(chain: PairChain, devices: np.ndarray, platform: str) -> _Plan:
+    number, policy, depth = devices.size, chain.policy, 0
+    whole = _STATES * chain.num_states
     if isinstance(chain.kernel, _SpreadOver):
-        mesh = Mesh(flat, ("laws",))
-        kernel, spec = chain.kernel.spread_over(mesh.axis_names, number)
-        made = replace(chain, kernel=kernel)
-        whole = jax.tree.map(lambda _: PartitionSpec(), chain.policy)
-        _check_memory(made, spec, whole, flat, memory, _STATES * chain.num_states)
-        return _placed(made, spec, whole, mesh, None)
-    policy = chain.policy
-    shape = getattr(policy, "pair_shape", (chain.num_states, chain.num_pairs // chain.num_states))
-    if not isinstance(chain.kernel, _Spread) or not isinstance(policy, _Spread):
+        axes = ("laws",)
+        kernel, spec = chain.kernel.spread_over(axes, number)
+        chain = replace(chain, kernel=kernel)
+        split = jax.tree.map(lambda _: PartitionSpec(), policy)
+        numbers = whole + _VECTORS * chain.num_pairs
+    elif isinstance(chain.kernel, _Spread) and isinstance(policy, _Spread):
+        shape = getattr(policy, "pair_shape", (chain.num_states, 1))
+        along = mesh_shape(shape, number)
+        if along is None:
+            numbers = ", ".join(map(str, numbers_that_divide(shape, max(2 * number, 8))))
+            raise ValueError(
+                f"devices: {number} do not divide the joint pairs, whose first states and actions "
+                f"are {list(shape[:4])}; take {numbers} of them"
+            )
+        axes = tuple(f"pairs{k}" for k in range(len(along)))
+        devices = devices.reshape(along)
+        spec, split = chain.kernel.spread(axes), policy.spread(axes)
+        least = -(-len(along) // 2)
+        if can_be_cut(chain.kernel, policy, chain.layout) and least < len(chain.sizes):
+            depth = max(depth_of(chain.sizes, platform), least)
+        piece = prod(chain.sizes[depth:]) if depth else chain.num_pairs
+        numbers = whole + _VECTORS * chain.num_pairs // number + _PIECES * piece
+    else:
         raise ValueError(
             f"chain: its {type(chain.kernel).__name__} with {type(policy).__name__} is not known "
             "over several devices; agents with kernels of their own are, and exchangeable ones "
             "under a priority"
         )
-    if mesh_shape(shape, number) is None:
-        numbers = ", ".join(map(str, numbers_that_divide(shape, max(2 * number, 8))))
-        raise ValueError(
-            f"devices: {number} do not divide the joint pairs, whose first states and actions are "
-            f"{list(shape[:4])}; take {numbers} of them"
-        )
-    mesh = mesh_of(flat, shape)
-    spec, split = chain.kernel.spread(mesh.axis_names), policy.spread(mesh.axis_names)
-    cut = None
-    if can_be_cut(chain.kernel, policy, chain.layout):
-        least = -(-mesh.devices.ndim // 2)
-        if least < len(chain.sizes):
-            cut = Cut(max(depth_of(chain.sizes, flat[0].platform), least), mesh)
-    piece = prod(chain.sizes[cut.depth :]) if cut else chain.num_pairs // number
-    vectors = _VECTORS * chain.num_pairs // number + _PIECES * piece
-    _check_memory(chain, spec, split, flat, memory, vectors + _STATES * chain.num_states)
-    return _placed(chain, spec, split, mesh, cut)
+    arrays = jax.tree.leaves((chain.kernel, policy))
+    specs = jax.tree.leaves((spec, split), is_leaf=lambda x: isinstance(x, PartitionSpec))
+    for x, where in zip(arrays, specs, strict=True):
+        numbers += x.size // (number if any(axis is not None for axis in where) else 1)
+    numbers += sum(x.size for x in jax.tree.leaves(chain.layout))
+    needed = numbers * np.dtype(chain.dtype).itemsize
+    return _Plan(chain, spec, split, axes, devices, depth, needed)
 
 
-def _placed(chain: PairChain, kernel: Any, policy: Any, mesh: Mesh, cut: Cut | None) -> PairChain:
+def _placed(plan: _Plan) -> PairChain:
     """The chain with its arrays on the devices of the mesh, the layout's on all of them."""
+    mesh = Mesh(plan.devices, plan.axes)
 
     def put(x: Array, spec: PartitionSpec) -> Array:
         sharding = NamedSharding(mesh, spec)
@@ -141,25 +174,23 @@ def _placed(chain: PairChain, kernel: Any, policy: Any, mesh: Mesh, cut: Cut | N
         return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
 
     return PairChain(
-        jax.tree.map(put, chain.kernel, kernel),
-        jax.tree.map(put, chain.policy, policy),
-        jax.tree.map(lambda x: put(x, PartitionSpec()), chain.layout),
-        cut,
+        jax.tree.map(put, plan.chain.kernel, plan.kernel),
+        jax.tree.map(put, plan.chain.policy, plan.policy),
+        jax.tree.map(lambda x: put(x, PartitionSpec()), plan.chain.layout),
+        Cut(plan.depth, mesh) if plan.depth else None,
     )
 
 
-def _check_memory(
-    chain: PairChain, kernel: Any, policy: Any, devices: np.ndarray, memory: int | None, more: int
-) -> None:
-    """Raise if a device's part of the chain and so many numbers more do not fit in it."""
-    arrays = jax.tree.leaves((chain.kernel, chain.policy))
-    specs = jax.tree.leaves((kernel, policy), is_leaf=lambda x: isinstance(x, PartitionSpec))
-    held = sum(
-        x.nbytes // (devices.size if any(axis is not None for axis in spec) else 1)
-        for x, spec in zip(arrays, specs, strict=True)
-    )
-    needed = held + sum(x.nbytes for x in jax.tree.leaves(chain.layout))
-    needed += more * np.dtype(chain.dtype).itemsize
+def bytes_needed(chain: PairChain, number: int, platform: str = "gpu") -> int:
+    """What each of so many devices would hold of a chain and of what is solved for, about.
+
+    The number must divide its pairs. The chain may be one of shapes alone.
+    """
+    return _plan(chain, np.full(number, None), platform).needed
+
+
+def _check_memory(needed: int, devices: np.ndarray, memory: int | None) -> None:
+    """Raise if a device's part does not fit in it."""
     here = [device for device in devices if device.process_index == jax.process_index()]
     limit = memory
     if limit is None and here:

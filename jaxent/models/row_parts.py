@@ -66,7 +66,8 @@ class KroneckerPart:
         pairs = total.shape[: len(kept)]
         total = total.reshape(*pairs, -1)
         for law in reversed(self.first):
-            total = (law[:, None] * total[..., None, :]).reshape(*pairs, -1)
+            law = law.reshape((1,) * len(pairs) + (-1, 1))
+            total = (law * total[..., None, :]).reshape(*pairs, -1)
         return total
 
 

@@ -1,0 +1,141 @@
+"""Chains over several devices in a process of their own, for `test_sharding`.
+
+python -m tests.sharding_worker OPTIONS    a JSON object, the keyword arguments of `main`
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+import jaxent
+
+STATES, ACTIONS = (4, 3, 2), (2, 2, 1)
+NEIGHBORS, SCOPES = ((0, 1), (1,), (2, 0)), ((0,), (2, 1), ())
+RATE = 0.9
+
+
+def rows(rng, *shape):
+    """Rows of probabilities."""
+    return rng.dirichlet(np.ones(shape[-1]), shape[:-1])
+
+
+def chains():
+    """Name to chain and local rewards: each kind that can be spread, all small."""
+    rng = np.random.default_rng(0)
+    rewards = [rng.normal(size=pair) for pair in zip(STATES, ACTIONS, strict=True)]
+    policy = rows(rng, *STATES, int(np.prod(ACTIONS))).reshape(STATES + ACTIONS)
+    agents = tuple(
+        jaxent.MDP(rows(rng, s, a, s), reward)
+        for s, a, reward in zip(STATES, ACTIONS, rewards, strict=True)
+    )
+    reads = [
+        rows(rng, *(STATES[j] for j in seen), *(ACTIONS[j] for j in seen), STATES[i])
+        for i, seen in enumerate(NEIGHBORS)
+    ]
+    local = [rows(rng, *(STATES[j] for j in seen), ACTIONS[i]) for i, seen in enumerate(SCOPES)]
+    factored = jaxent.FactoredMDP(tuple(reads), NEIGHBORS, tuple(rewards), RATE)
+    local_policies = jaxent.LocalPolicies(tuple(map(jnp.asarray, local)), SCOPES)
+    kernel = rows(rng, *STATES, *ACTIONS, int(np.prod(STATES)))
+    joint = jaxent.JointMDP(
+        jnp.asarray(kernel.reshape(STATES + ACTIONS + STATES)), tuple(rewards), RATE
+    )
+    bandit = jaxent.circulant_bandit(15)
+    return {
+        "weakly coupled": (
+            jaxent.pair_chain(jaxent.WeaklyCoupledMDP(agents, RATE), policy),
+            rewards,
+        ),
+        "factored": (jaxent.pair_chain(factored, local_policies), rewards),
+        "joint": (jaxent.pair_chain(joint, policy), rewards),
+        "exchangeable": (
+            jaxent.exchangeable_chain(bandit, jaxent.CIRCULANT_PRIORITY),
+            [bandit.reward],
+        ),
+    }
+
+
+def answers(chain, rewards):
+    """What is asked of a chain, by name."""
+    mu = jaxent.stationary_distribution(chain)
+    local = jaxent.local_q_values(chain, rewards, discount=RATE, mu=mu)
+    found = jaxent.approximation_error(chain, rewards, local, discount=RATE, mu=mu, tol=1e-11)
+    given = {"error": found.error, "value": found.value, "scale": found.scale}
+    given |= {"mu": mu, "q": jaxent.q_values(chain, rewards, discount=RATE)}
+    given |= {f"local {i}": q for i, q in enumerate(local)}
+    given |= {"P v": chain.mv(mu), "mu P": chain.vm(mu)}
+    return given | {"joint reward": jaxent.q_values(chain, given["q"], discount=RATE)}
+
+
+def gradient(chain, rewards):
+    """Of the error's size, in the rewards."""
+
+    def error(rewards):
+        return jaxent.approximation_error(chain, rewards, [0 * r for r in rewards], discount=RATE)
+
+    made = jax.grad(lambda rewards: error(rewards).value)([jnp.asarray(r) for r in rewards])
+    return {f"gradient {i}": g for i, g in enumerate(made)}
+
+
+def moved(chain, rewards):
+    """What the devices send each other for the error of a sum of local values: {kind: numbers}."""
+    local = [jnp.asarray(r) for r in rewards]
+    mu = chain.policy_vm(jnp.ones(chain.num_states) / chain.num_states)
+
+    def error(chain, mu, local):
+        return jaxent.approximation_error(chain, local, local, discount=RATE, mu=mu)
+
+    program = jax.jit(error).lower(chain, mu, local).compile()
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    sent = {}
+    for shapes, kind in re.findall(rf"= (.+?) ({kinds})(?:-start)?\(", program.as_text()):
+        for shape in re.findall(r"\w+\[([\d,]*)\]", shapes):
+            numbers = int(np.prod([int(n) for n in shape.split(",") if n]))
+            sent[kind] = max(sent.get(kind, 0), numbers)
+    plan = program.memory_analysis()
+    return sent | {"arguments": plan.argument_size_in_bytes, "temporary": plan.temp_size_in_bytes}
+
+
+def fetch(found):
+    """Arrays that lie on several processes, on this one."""
+    if all(x.is_fully_addressable for x in found.values()):
+        return {name: np.asarray(x) for name, x in found.items()}
+    return {
+        name: np.asarray(multihost_utils.process_allgather(x, tiled=True))
+        for name, x in found.items()
+    }
+
+
+def main(out, names, numbers=(None,), grad=False, address=None, process=None, wait=0):
+    """Write the answers of these chains on these numbers of devices to `out`."""
+    jax.config.update("jax_enable_x64", True)
+    if address is not None or "SLURM_JOB_ID" in os.environ:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        told = {} if address is None else {"num_processes": 2, "process_id": process}
+        jax.distributed.initialize(address, heartbeat_timeout_seconds=10, **told)
+    found = {}
+    for name, (chain, rewards) in chains().items():
+        for number in numbers if name in names else ():
+            spread = jaxent.shard(chain, jax.devices()[:number])
+            made = answers(spread, rewards) | (gradient(spread, rewards) if grad else {})
+            made = {f"{name} {number} {key}": x for key, x in made.items()}
+            found |= fetch(made)
+            if name == "weakly coupled" and address is None:
+                found[f"{name} {number} moved"] = np.array(json.dumps(moved(spread, rewards)))
+            if wait:
+                Path(f"{out}.begun.{process}").touch()
+            stop = time.monotonic() + wait
+            while time.monotonic() < stop:
+                jax.block_until_ready(spread.vm(made[f"{name} {number} mu"]))
+    np.savez(out, devices=jax.device_count(), processes=jax.process_count(), **found)
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))

@@ -1,0 +1,295 @@
+"""One chain over several devices and processes gives the answers of one; nothing hangs."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxent
+from jaxent.chains import pieces, sharding
+from jaxent.chains.pieces import Cut
+from jaxent.models.layouts import product_layout
+from jaxent.models.parts import KroneckerKernel, TablePolicy
+from tests import sharding_worker
+
+from .tolerances import EXACT
+
+KINDS = ("weakly coupled", "factored", "joint", "exchangeable")
+# The least device that can be put together: 16 GB of an 80 GB card, in numbers of float64.
+GIB = 2**30
+
+
+@cache
+def made():
+    """The chains, on one device."""
+    return sharding_worker.chains()
+
+
+@cache
+def truth(name, grad=False):
+    chain, rewards = made()[name]
+    found = sharding_worker.answers(chain, rewards)
+    found |= sharding_worker.gradient(chain, rewards) if grad else {}
+    return {key: np.asarray(x) for key, x in found.items()}
+
+
+def same(found, name, number, grad=False):
+    """All answers, to 1e-12 of their largest entry."""
+    for key, x in truth(name, grad).items():
+        y = found[f"{name} {number} {key}"]
+        np.testing.assert_allclose(y, x, rtol=0, atol=EXACT * np.abs(x).max(), err_msg=key)
+
+
+def start(devices, extra=None, **options):
+    """A process with so many devices, compiled as here."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.sharding_worker", json.dumps(options)],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | (extra or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes, limit=600):
+    """Their exit codes and what they said; none is left behind."""
+    try:
+        output = [process.communicate(timeout=limit)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], output
+
+
+def answers(path, devices, processes=1):
+    with np.load(path) as file:
+        found = dict(file)
+    assert found.pop("devices") == devices
+    assert found.pop("processes") == processes
+    return found
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# Eight devices: the largest array that is sent has this many numbers, of 192 joint pairs and 24
+# joint states: the fewest directions of a Krylov space that are asked for are 51.
+MOST_SENT = 100
+
+
+def test_eight_devices_give_the_answers_of_one(tmp_path):
+    """And send each other functions of the state, never an array over pairs."""
+    out = tmp_path / "eight.npz"
+    codes, said = finish(start(8, out=str(out), names=KINDS[:1], numbers=[8]))
+    assert codes == [0], said
+    found = answers(out, 8)
+    same(found, "weakly coupled", 8)
+    sent = json.loads(str(found["weakly coupled 8 moved"]))
+    assert {"all-gather", "all-reduce"} <= set(sent)
+    assert not {"all-to-all", "collective-permute"} & set(sent)
+    assert max(sent["all-gather"], sent["all-reduce"]) <= MOST_SENT
+
+
+@pytest.mark.slow
+def test_one_two_and_eight_devices(tmp_path):
+    """Every kind of chain, gradients too; a device has its share of what is held."""
+    out = tmp_path / "all.npz"
+    codes, said = finish(start(8, out=str(out), names=KINDS, numbers=[1, 2, 8], grad=True))
+    assert codes == [0], said
+    found = answers(out, 8)
+    for name in KINDS:
+        for number in (1, 2, 8):
+            same(found, name, number, grad=True)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_answers_of_one(tmp_path):
+    """Over the loopback; each gets the whole of what is small and its part of what is not."""
+    outs = [tmp_path / f"{rank}.npz" for rank in range(2)]
+    address = f"127.0.0.1:{free_port()}"
+    call = partial(start, 2, names=KINDS[:1], address=address)
+    codes, said = finish(*(call(out=str(out), process=k) for k, out in enumerate(outs)))
+    assert codes == [0, 0], "\n".join(said)
+    for out in outs:
+        same(answers(out, 4, 2), "weakly coupled", None)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_other(tmp_path):
+    """With an error that says so, within the limit, and nothing hangs."""
+    address = f"127.0.0.1:{free_port()}"
+    call = partial(start, 2, names=KINDS[:1], address=address, out=str(tmp_path / "never"))
+    first = call(process=0, wait=600)
+    second = call(process=1, wait=600)
+    time.sleep(1)
+    begun = time.monotonic()
+    while time.monotonic() < begun + 300 and second.poll() is None:
+        if (tmp_path / "never.begun.1").exists():
+            break
+        time.sleep(0.2)
+    second.send_signal(signal.SIGKILL)
+    codes, said = finish(first, second, limit=120)
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] != 0
+    assert re.search("heartbeat|Gloo|closed by peer|unhealthy|disconnected|died", said[0])
+
+
+@pytest.mark.slow
+def test_slurm_is_found(tmp_path):
+    """`jax.distributed.initialize()` reads what srun sets: here two tasks of one node."""
+    outs = [tmp_path / f"{rank}.npz" for rank in range(2)]
+    job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "127.0.0.1"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
+    processes = []
+    for rank, out in enumerate(outs):
+        own = job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        processes.append(start(1, own, out=str(out), names=KINDS[:1]))
+    codes, said = finish(*processes)
+    assert codes == [0, 0], "\n".join(said)
+    for out in outs:
+        same(answers(out, 2, 2), "weakly coupled", None)
+
+
+@pytest.mark.parametrize(("name", "depth"), [("weakly coupled", 1), ("factored", 2)])
+def test_pieces_give_the_answers_of_the_whole(name, depth):
+    """What a chain with too many pairs does is done to a small one; nothing else differs."""
+    chain, rewards = made()[name]
+    cut = replace(chain, cut=Cut(depth))
+    assert not cut.is_small
+    for key, x in sharding_worker.answers(cut, rewards).items():
+        y = truth(name)[key]
+        np.testing.assert_allclose(x, y, rtol=0, atol=EXACT * np.abs(y).max(), err_msg=key)
+    mu = jaxent.stationary_distribution(cut)
+    found = jaxent.approximation_error(cut, rewards, rewards, discount=0.9, mu=mu)
+    whole = jaxent.approximation_error(chain, rewards, rewards, discount=0.9, mu=mu)
+    assert found.lower <= whole.value <= found.upper <= 1.01 * found.lower
+    assert found.sup_lower <= whole.sup_upper
+    assert whole.sup_lower <= found.sup_upper
+    assert found.where[0] == whole.where[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["weakly coupled", "factored"])
+def test_gradients_through_pieces(name):
+    chain, rewards = made()[name]
+    found = sharding_worker.gradient(replace(chain, cut=Cut(1)), rewards)
+    for key, x in found.items():
+        np.testing.assert_allclose(x, truth(name, True)[key], rtol=1e-10, atol=EXACT)
+
+
+def test_a_policy_that_is_none_is_seen_in_pieces():
+    chain, _ = made()["weakly coupled"]
+    for table in (2 * chain.policy.table, -chain.policy.table, jnp.nan * chain.policy.table):
+        cut = replace(chain, policy=TablePolicy(table), cut=Cut(1))
+        assert not cut.stochastic()
+
+
+def outline(agents, number=1, states=4):
+    """A chain of agents with two actions, of shapes alone, whose table lies on so many devices."""
+    chain_shape = (states, 2) * agents
+    kernel = KroneckerKernel(
+        tuple(jax.ShapeDtypeStruct((2 * states, states), float) for _ in range(agents))
+    )
+    policy = TablePolicy(jax.ShapeDtypeStruct(chain_shape, float))
+    layout = product_layout((2 * states,) * agents)
+    return jaxent.PairChain(kernel, policy, layout, pieces.cut_of(kernel, policy, layout))
+
+
+def test_large_chains_are_cut_and_small_ones_are_not():
+    assert outline(7).cut is None
+    assert outline(8).cut == Cut(1)
+    assert outline(9).cut == Cut(2)
+    assert outline(9).num_pairs == 8**9
+
+
+def test_what_a_bracket_holds_is_a_few_joint_vectors():
+    """Beside the policy, the law and the error, less than another one at 8 agents of 8 pairs."""
+    chain = outline(8)
+    local = [jax.ShapeDtypeStruct((8,), float)] * 8
+    mu = jax.ShapeDtypeStruct((chain.num_pairs,), float)
+
+    def error(chain, mu, rewards, local):
+        return jaxent.approximation_error(chain, rewards, local, discount=0.9, mu=mu)
+
+    plan = jax.jit(error).lower(chain, mu, local, local).compile().memory_analysis()
+    vector = 8 * chain.num_pairs
+    held = (plan.argument_size_in_bytes, plan.output_size_in_bytes, plan.temp_size_in_bytes)
+    assert [round(x / vector) for x in held[:2]] == [2, 1]
+    assert held[2] < vector
+
+
+@pytest.mark.parametrize(
+    ("shape", "number", "mesh"),
+    [
+        ((4, 2, 4, 2), 1, (1,)),
+        ((4, 2, 4, 2), 2, (2,)),
+        ((4, 2, 4, 2), 8, (4, 2)),
+        ((4, 2, 4, 2), 16, (4, 2, 2)),
+        ((3, 2, 3, 2), 6, (3, 2)),
+        ((3, 2, 3, 2), 2, None),
+        ((6, 2), 4, None),
+    ],
+)
+def test_devices_lie_along_the_first_states_and_actions(shape, number, mesh):
+    assert pieces.mesh_shape(shape, number) == mesh
+
+
+class Kind:
+    """Stands for a device that is not there."""
+
+    process_index, platform = 0, "gpu"
+
+    def __init__(self, kind="some", limit=None):
+        self.device_kind, self.limit = kind, limit
+
+    def memory_stats(self):
+        return None if self.limit is None else {"bytes_limit": self.limit}
+
+
+def test_bad_devices_are_refused_before_anything_runs():
+    chain, rewards = made()["weakly coupled"]
+    with pytest.raises(ValueError, match="devices: wanted some of one kind, got cpu, some"):
+        jaxent.shard(chain, [jax.devices()[0], Kind()])
+    with pytest.raises(ValueError, match="devices: wanted some of one kind, got none"):
+        jaxent.shard(chain, [])
+    told = r"devices: 3 do not divide .* \[4, 2, 3, 2\]; take 1, 2, 4, 8 of them"
+    with pytest.raises(ValueError, match=told):
+        jaxent.shard(chain, [Kind()] * 3)
+    told = "devices: each of 2 would hold about .* GiB of the chain .* take more devices"
+    with pytest.raises(ValueError, match=told):
+        jaxent.shard(chain, [Kind(limit=1000)] * 2)
+    with pytest.raises(ValueError, match=told):
+        jaxent.shard(chain, [Kind()] * 2, memory=1000)
+    with pytest.raises(ValueError, match="chain: list is not a PairChain"):
+        jaxent.shard([1])
+    soft = jaxent.SoftIndex(jnp.zeros(4), 0.1)
+    told = "chain: its TaggedRoundedKernel with TaggedPolicy is not known over several devices"
+    with pytest.raises(ValueError, match=told):
+        jaxent.shard(jaxent.exchangeable_chain(jaxent.circulant_bandit(5), soft))
+    one = jaxent.shard(chain, jax.make_mesh((1,), ("x",)))
+    assert one.cut is not None
+    found = jaxent.q_values(one, rewards, discount=0.9)
+    np.testing.assert_allclose(found, truth("weakly coupled")["q"], rtol=EXACT)
+
+
+def test_the_estimate_is_what_is_held():
+    """On paper: N agents of 8 pairs on 8 and 64 devices of 80 GiB; refused beyond."""
+    devices = {8: (11, 12), 64: (12, 13)}
+    for number, (fits, beyond) in devices.items():
+        assert sharding.bytes_needed(outline(fits), number) <= 60 * GIB
+        assert sharding.bytes_needed(outline(beyond), number) > 60 * GIB
