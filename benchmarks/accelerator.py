@@ -1,15 +1,19 @@
 """The core jobs, checked and timed on whatever device there is.
 
-    python -m benchmarks.accelerator [--quick] [--out FILE]
+    python -m benchmarks.accelerator [--quick] [--out FILE] [--minutes M] [--only JOB ..]
 
 In float32 and in float64: a Kronecker matvec against the bandwidth of a copy of the same vector, a
-joint solve, the matvec of the exact exchangeable chain, certified measures of a batch of chains,
-and a sweep over N. Every job says how far its answer is from what it must be and whether that is
-near enough; the exit code is 1 if one is not. Compilation is not timed; times are medians.
+joint solve, brackets of the error of joint chains of 9 and 10 agents of 8 pairs, the matvec of the
+exact exchangeable chain, the ground truth at N = 150, certified measures of batches of chains, the
+circulant protocol, and a sweep over N. Before them, in processes of their own, first calls on this
+device. Every job says how far its answer is from what it must be and whether that is near enough;
+the exit code is 1 if one is not, or if one fails. Compilation is told apart; times are medians. The
+file is written after each job, and what would begin after M minutes (15) is left out.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -23,6 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxent
+from benchmarks import first_call
+from experiments import circulant as study
 from jaxent.numerics.kron import kron_mv
 from jaxent.sweeps.files import save_json
 from tests.sweep_worker import circulant
@@ -39,6 +45,10 @@ class Sizes(NamedTuple):
         exchangeable: agents of the exact chain.
         chains: in the batch, two agents of 4 pairs each.
         points: of the sweep.
+        brackets: agents of 8 pairs each, whose error is bracketed.
+        truth: agents of the ground truth.
+        protocol: agents, runs and test states of the circulant protocol.
+        first: the functions whose first call is timed.
     """
 
     factors: int = 7
@@ -46,9 +56,23 @@ class Sizes(NamedTuple):
     exchangeable: int = 60
     chains: int = 256
     points: int = 64
+    brackets: tuple[int, ...] = (9, 10)
+    truth: int = 150
+    protocol: tuple[int, int, int] = (900, 10, 50)
+    first: tuple[str, ...] = ("stationary_distribution", "q_values", "entanglement_tv")
 
 
-QUICK = Sizes(factors=5, agents=4, exchangeable=20, chains=16, points=8)
+QUICK = Sizes(
+    factors=5,
+    agents=4,
+    exchangeable=20,
+    chains=16,
+    points=8,
+    brackets=(5,),
+    truth=10,
+    protocol=(60, 4, 4),
+    first=("q_values",),
+)
 
 
 class Row(NamedTuple):
@@ -144,12 +168,7 @@ def joint_solve(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row]
 
 def exchangeable(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row]:
     """P v and mu P of the exact chain of the circulant bandit: one is the other's transpose."""
-    bandit = jaxent.circulant_bandit(sizes.exchangeable)
-    bandit = bandit._replace(
-        passive=bandit.passive.astype(dtype),
-        active=bandit.active.astype(dtype),
-        reward=bandit.reward.astype(dtype),
-    )
+    bandit = single(jaxent.circulant_bandit(sizes.exchangeable), dtype)
     chain = jaxent.exchangeable_chain(bandit, jaxent.CIRCULANT_PRIORITY)
     v = jnp.asarray(rng.random(chain.num_pairs), dtype)
     mu = jnp.asarray(rng.dirichlet(np.ones(chain.num_pairs)), dtype)
@@ -175,24 +194,121 @@ def exchangeable(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row
     return rows
 
 
-def measures(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row]:
-    """The agent-wise measure of a batch of chains, certified; the gap is the check."""
-    chains = jnp.asarray(rng.dirichlet(np.ones(16), (sizes.chains, 16)), dtype)
-    tol = 1e-6 if dtype == jnp.float64 else 1e-3  # float32 stalls at gaps up to 3e-4
+def brackets(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row]:
+    """The error of a sum of local values, of coupled agents under any joint policy."""
+    return [_bracket(number, rng, dtype) for number in sizes.brackets]
 
-    def one(P: jax.Array) -> tuple[jax.Array, jax.Array]:
-        chain = jaxent.PairChain.from_matrix(P, sizes=(4, 4))
-        found = jaxent.entanglement_atv(chain, agent=0, tol=tol)
-        return found.lower, found.upper
 
-    [(seconds, (lower, upper))] = timed(partial(jax.jit(jax.vmap(one)), chains))
+def _bracket(number: int, rng: np.random.Generator, dtype: Any) -> Row:
+    agents = tuple(
+        jaxent.MDP(
+            jnp.asarray(rng.dirichlet(np.ones(4), (4, 2)), dtype),
+            jnp.asarray(rng.normal(size=(4, 2)), dtype),
+        )
+        for _ in range(number)
+    )
+    mdp = jaxent.WeaklyCoupledMDP(agents, 0.9)
+
+    @jax.jit  # made on the device: traced, so that no table is brought to the host to be checked
+    def make(key: jax.Array, mdp: jaxent.WeaklyCoupledMDP) -> jaxent.PairChain:
+        shape = (4,) * number + (2,) * number
+        table = jax.random.exponential(key, shape, dtype)
+        table = table / table.sum(tuple(range(number, 2 * number)), keepdims=True)
+        return jaxent.pair_chain(mdp, table)
+
+    chain = make(jax.random.key(0), mdp)
+    mu = jaxent.stationary_distribution(chain)
+    local = jaxent.local_q_values(chain, mdp.rewards, discount=0.9, mu=mu)
+
+    def call() -> jaxent.ErrorBracket:
+        return jaxent.approximation_error(chain, mdp.rewards, local, discount=0.9, mu=mu)
+
+    [(seconds, found)] = timed(call)
+    inside = found.lower <= found.value <= found.upper
+    return Row(
+        f"bracket of the error, {number} agents, {chain.num_pairs} pairs",
+        seconds,
+        f"{float(found.value):.6g} in [{float(found.lower):.6g}, {float(found.upper):.6g}], "
+        f"{int(found.num_matvecs)} products",
+        float(found.upper / found.lower - 1) if bool(inside) else float("inf"),
+        0.01,
+    )
+
+
+def truth(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row]:
+    """The exact answers of the circulant bandit; mu Q is the average reward over 1 - discount."""
+    del rng
+    bandit = single(jaxent.circulant_bandit(sizes.truth), dtype)
+    [(seconds, found)] = timed(lambda: jaxent.ground_truth(bandit, jaxent.CIRCULANT_PRIORITY))
+    mean = float(found.law @ found.q_joint) * (1 - float(bandit.discount))
+    reward = float(found.average_reward)
     return [
         Row(
-            f"entanglement_atv of {sizes.chains} chains, 4 x 4 pairs",
+            f"ground truth, N = {sizes.truth}, {len(found.law)} configurations",
             seconds,
-            f"{sizes.chains / seconds:.3g} chains/s",
-            float((upper - lower).max()),
-            tol,
+            f"relative error {float(found.relative_error):.6g}, "
+            f"E_1 {float(found.entanglement):.6g}",
+            abs(mean / reward - 1) if bool(found.converged) else float("inf"),
+            1e4 * float(jnp.finfo(dtype).eps),
+        )
+    ]
+
+
+def single(bandit: jaxent.RestlessBandit, dtype: Any) -> jaxent.RestlessBandit:
+    """The bandit in that precision."""
+    given = {name: getattr(bandit, name) for name in ("passive", "active", "reward")}
+    return bandit._replace(**{name: x.astype(dtype) for name, x in given.items()})
+
+
+def measures(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row]:
+    """Every measure of a batch of chains, certified; the gap is the check."""
+    chains = jnp.asarray(rng.dirichlet(np.ones(16), (sizes.chains, 16)), dtype)
+    laws = jnp.full((sizes.chains, 16), 1 / 16, dtype)
+    tol = 1e-6 if dtype == jnp.float64 else 1e-3  # float32 stalls at gaps up to 3e-4
+    kinds: dict[str, Callable[..., Any]] = {
+        "entanglement_atv": lambda c, mu: jaxent.entanglement_atv(c, agent=0, tol=tol),
+        "entanglement_mu_atv": lambda c, mu: jaxent.entanglement_mu_atv(c, mu, agent=0, tol=tol),
+        "entanglement_tv": lambda c, mu: jaxent.entanglement_tv(c, tol=tol),
+        "entanglement_mu_tv": lambda c, mu: jaxent.entanglement_mu_tv(c, mu, tol=tol),
+    }
+    rows = []
+    for name, measure in kinds.items():
+
+        def one(P: jax.Array, mu: jax.Array, measure=measure) -> tuple[jax.Array, jax.Array]:
+            found = measure(jaxent.PairChain.from_matrix(P, sizes=(4, 4)), mu)
+            return found.lower, found.upper
+
+        [(seconds, (lower, upper))] = timed(partial(jax.jit(jax.vmap(one)), chains, laws))
+        rows.append(
+            Row(
+                f"{name} of {sizes.chains} chains, 4 x 4 pairs",
+                seconds,
+                f"{sizes.chains / seconds:.3g} chains/s",
+                float((upper - lower).max()),
+                tol,
+            )
+        )
+    return rows
+
+
+def protocol(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row]:
+    """The paper's Appendix K for one N: runs, E_1, local values, their error at test states."""
+    del rng, dtype  # a simulation has its own key, and the precision that is switched on
+    size, runs, tests = sizes.protocol
+    config = study.Config(sizes=(size,), runs=runs, test_states=tests)
+    control = study.control_values(jaxent.circulant_bandit(30), study.PRIORITY)
+    one = partial(study.measure, config=config, max_agents=size)
+    [(seconds, found)] = timed(partial(one, jax.random.key(0), jnp.asarray(size), control))
+    field = jaxent.mean_field(jaxent.circulant_bandit(30), jaxent.CIRCULANT_PRIORITY)
+    scaled = np.sqrt(size) * float(found.entanglement)
+    return [
+        Row(
+            f"circulant protocol, N = {size}, {runs} runs, {tests} test states",
+            seconds,
+            f"sqrt(N) E_1 = {scaled:.4g}, mu-error {float(found.mu_error):.4g}",
+            abs(scaled - float(field.entanglement_limit)),
+            # Standard errors of the runs, and what a finite N is from the limit.
+            float(np.sqrt(size) * 6 * float(found.entanglement_se) + 1 / np.sqrt(size)),
         )
     ]
 
@@ -221,7 +337,23 @@ def sweeping(sizes: Sizes, rng: np.random.Generator, dtype: Any) -> list[Row]:
     ]
 
 
-JOBS = (kronecker, joint_solve, exchangeable, measures, sweeping)
+JOBS = {
+    "kronecker": kronecker,
+    "joint_solve": joint_solve,
+    "exchangeable": exchangeable,
+    "measures": measures,
+    "brackets": brackets,
+    "truth": truth,
+    "protocol": protocol,
+    "sweep": sweeping,
+}
+
+
+def first_calls(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Of each function in a process of its own, before this one takes the device."""
+    platform = os.environ.get("JAX_PLATFORMS", "")
+    first_call.FRESH["JAX_PLATFORMS"] = platform
+    return first_call.rows_of(list(names), lines=False)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -229,20 +361,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, for a look on a CPU")
     parser.add_argument("--out", type=Path, default=Path("accelerator.json"), help="the results")
+    parser.add_argument("--minutes", type=float, default=15, help="nothing begins after so many")
+    parser.add_argument("--only", nargs="+", choices=tuple(JOBS), default=tuple(JOBS))
     options = parser.parse_args(argv)
     sizes = QUICK if options.quick else Sizes()
+    end = time.monotonic() + 60 * options.minutes
+    first = first_calls(sizes.first)
     device = jax.devices()[0]
-    rows = []
-    for dtype in (jnp.float32, jnp.float64):
-        jax.config.update("jax_enable_x64", dtype == jnp.float64)
-        for job in JOBS:
-            for row in job(sizes, np.random.default_rng(0), dtype):
-                right = row.error <= row.allowed
-                rows.append(row._asdict() | {"dtype": jnp.dtype(dtype).name, "right": right})
-                verdict = "" if right else f"  WRONG by {row.error:.2g}, allowed {row.allowed:.2g}"
-                print(
-                    f"{jnp.dtype(dtype).name}  {row.job}: {row.seconds:.3g} s, {row.rate}{verdict}"
-                )
     about = {
         "device": device.device_kind,
         "platform": device.platform,
@@ -250,9 +375,30 @@ def main(argv: list[str] | None = None) -> int:
         "jax": jax.__version__,
         "jaxent": jaxent.__version__,
         "sizes": sizes._asdict(),
+        "first_call": first,
     }
-    save_json(options.out, about | {"rows": rows})
-    print(json.dumps(about))
+    rows: list[dict[str, Any]] = []
+    left_out = []
+    for dtype in (jnp.float32, jnp.float64):
+        jax.config.update("jax_enable_x64", dtype == jnp.float64)
+        precision = jnp.dtype(dtype).name
+        for name in options.only:
+            if time.monotonic() > end:
+                left_out.append(f"{name} in {precision}")
+                continue
+            start = time.perf_counter()
+            try:
+                found = JOBS[name](sizes, np.random.default_rng(0), dtype)
+            except Exception as problem:  # out of memory, say: the others still count
+                found = [Row(f"{name}: {problem!r:.200}", 0.0, "failed", float("inf"), 0.0)]
+            took = time.perf_counter() - start
+            for row in found:
+                right = row.error <= row.allowed
+                rows.append(row._asdict() | {"dtype": precision, "right": right, "took": took})
+                verdict = "" if right else f"  WRONG by {row.error:.2g}, allowed {row.allowed:.2g}"
+                print(f"{precision}  {row.job}: {row.seconds:.3g} s, {row.rate}{verdict}")
+            save_json(options.out, about | {"rows": rows, "left_out": left_out})
+    print(json.dumps(about), f"left out: {', '.join(left_out) or 'nothing'}")
     return 0 if all(row["right"] for row in rows) else 1
 
 

@@ -93,8 +93,8 @@ def exact(model: jaxent.RestlessBandit) -> tuple[Callable, tuple]:
     return lambda: jaxent.ground_truth(model, np.arange(model.num_states)), ()
 
 
-def joint(number: int, states: int) -> tuple[Callable, tuple]:
-    """Joint Q-values of coupled agents with two actions."""
+def coupled(number: int, states: int) -> tuple[jaxent.WeaklyCoupledMDP, jax.Array]:
+    """Coupled agents with two actions, under any joint policy."""
     rng = np.random.default_rng(0)
     agents = tuple(
         jaxent.MDP(
@@ -105,14 +105,32 @@ def joint(number: int, states: int) -> tuple[Callable, tuple]:
     )
     policy = rng.dirichlet(np.ones(2**number), states**number)
     policy = jnp.asarray(policy.reshape((states,) * number + (2,) * number))
-    mdp = jaxent.WeaklyCoupledMDP(agents, 0.9)
+    return jaxent.WeaklyCoupledMDP(agents, 0.9), policy
+
+
+def joint(number: int, states: int) -> tuple[Callable, tuple]:
+    """Joint Q-values of coupled agents with two actions."""
 
     @jax.jit
     def evaluate(mdp, policy):
         chain = jaxent.pair_chain(mdp, policy)
         return jaxent.solve_q(chain, mdp.rewards, discount=0.9).value
 
-    return evaluate, (mdp, policy)
+    return evaluate, coupled(number, states)
+
+
+def joint_error(number: int, states: int) -> tuple[Callable, tuple]:
+    """The chain, its law, local values, and a bracket of 1% of the error of their sum."""
+
+    def evaluate(mdp, policy):
+        chain = jaxent.pair_chain(mdp, policy)
+        mu = jaxent.stationary_distribution(chain)
+        local = jaxent.local_q_values(chain, mdp.rewards, discount=0.9, mu=mu)
+        found = jaxent.approximation_error(chain, mdp.rewards, local, discount=0.9, mu=mu)
+        assert found.upper <= 1.01 * found.lower
+        return found
+
+    return evaluate, coupled(number, states)
 
 
 def measure(pairs: int) -> tuple[Callable, tuple]:
@@ -134,7 +152,7 @@ def soft(model: jaxent.RestlessBandit) -> tuple[Callable, tuple]:
 
 def gradients(policies: int) -> tuple[Callable, tuple]:
     """Gradients of the decomposition error of many policies, two agents of 8 pairs each."""
-    _, (mdp, _) = joint(2, 4)
+    mdp, _ = coupled(2, 4)
 
     def error(logits):
         chain = jaxent.pair_chain(mdp, jaxent.softmax_policy(logits))
@@ -185,9 +203,18 @@ JOBS: dict[str, Job] = {
     "joint_N": Job(
         "joint values, 8 pairs an agent",
         "N",
-        (4, 5, 6, 7, 8),
+        (4, 5, 6, 7, 8, 9),
         (2, 3),
         lambda n: joint(n, 4),
+        lambda n: 8.0**n,
+        "joint pairs",
+    ),
+    "error_N": Job(
+        "law, local values, error within 1%, 8 pairs an agent",
+        "N",
+        (4, 5, 6, 7, 8, 9),
+        (2, 3),
+        lambda n: joint_error(n, 4),
         lambda n: 8.0**n,
         "joint pairs",
     ),

@@ -23,7 +23,7 @@ Array = jax.Array
 
 def flows_of(chain: PairChain, views: Sequence[FactorView], mu: Array) -> list[Array]:
     """The flow between the pairs of each view, `[X, X]`, from each the mass 1 if it is visited."""
-    depth, shape = _depth(chain), chain.policy.pair_shape
+    depth, shape = _depth(chain), _shape(chain)
 
     def mass(piece: Piece, _: Any, mu: Array) -> Any:
         return (), [_from(piece, view, _project(mu, view, depth)) for view in views], ()
@@ -52,6 +52,12 @@ def flows_of(chain: PairChain, views: Sequence[FactorView], mu: Array) -> list[A
 def _depth(chain: PairChain) -> int:
     assert chain.cut is not None
     return chain.cut.depth
+
+
+def _shape(chain: PairChain) -> tuple[int, ...]:
+    """(S_0, A_0, S_1, A_1, ...)."""
+    policy: Any = chain.policy
+    return policy.pair_shape
 
 
 def _rest(view: FactorView, depth: int) -> tuple[int, ...]:
@@ -91,7 +97,7 @@ def _here(piece: Piece, view: FactorView, mass: Array) -> Array:
 
 def _flow(chain: PairChain, view: FactorView, acts: Array, moved: Array) -> Array:
     """Where mass goes and how it acts there, as the next pair of the view: `[X, X]`."""
-    depth, shape, n = _depth(chain), chain.policy.pair_shape, len(view.sizes)
+    depth, shape, n = _depth(chain), _shape(chain), len(view.sizes)
     own = sorted(view.axes)
     # [S_0, A_0, .., S_{d-1}, A_{d-1}, S_d, (A_d), ..], an action only where it is the view's own.
     sizes = [m for k in range(n) for m in shape[2 * k : 2 * k + 1 + (k < depth or k in own)]]
