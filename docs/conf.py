@@ -57,6 +57,7 @@ contents = {
         "docs/gallery",
         "docs/how-to/precision",
         "docs/how-to/gpu",
+        "docs/how-to/many-devices",
         "docs/how-to/sweeps",
         "docs/how-to/first-call",
     ],

@@ -62,6 +62,17 @@ def chains():
     }
 
 
+def large(agents):
+    """A chain of so many agents of 8 pairs, and local rewards."""
+    rng = np.random.default_rng(1)
+    mdp = jaxent.WeaklyCoupledMDP(
+        tuple(jaxent.MDP(rows(rng, 4, 2, 4), rng.normal(size=(4, 2))) for _ in range(agents)), RATE
+    )
+    policy = rng.random((4,) * agents + (2,) * agents)
+    policy /= policy.sum(tuple(range(agents, 2 * agents)), keepdims=True)
+    return jaxent.pair_chain(mdp, policy), mdp.rewards
+
+
 def answers(chain, rewards):
     """What is asked of a chain, by name."""
     mu = jaxent.stationary_distribution(chain)
@@ -100,7 +111,8 @@ def moved(chain, rewards):
             numbers = int(np.prod([int(n) for n in shape.split(",") if n]))
             sent[kind] = max(sent.get(kind, 0), numbers)
     plan = program.memory_analysis()
-    return sent | {"arguments": plan.argument_size_in_bytes, "temporary": plan.temp_size_in_bytes}
+    sizes = plan.argument_size_in_bytes, plan.output_size_in_bytes, plan.temp_size_in_bytes
+    return sent | {"held": sizes}
 
 
 def fetch(found):
@@ -113,7 +125,7 @@ def fetch(found):
     }
 
 
-def main(out, names, numbers=(None,), grad=False, address=None, process=None, wait=0):
+def main(out, names, numbers=(None,), grad=False, agents=None, address=None, process=None, wait=0):
     """Write the answers of these chains on these numbers of devices to `out`."""
     jax.config.update("jax_enable_x64", True)
     if address is not None or "SLURM_JOB_ID" in os.environ:
@@ -121,6 +133,10 @@ def main(out, names, numbers=(None,), grad=False, address=None, process=None, wa
         told = {} if address is None else {"num_processes": 2, "process_id": process}
         jax.distributed.initialize(address, heartbeat_timeout_seconds=10, **told)
     found = {}
+    for number in numbers if agents else ():
+        chain, rewards = large(agents)
+        spread = jaxent.shard(chain, jax.devices()[:number])
+        found[f"large {number} moved"] = np.array(json.dumps(moved(spread, rewards)))
     for name, (chain, rewards) in chains().items():
         for number in numbers if name in names else ():
             spread = jaxent.shard(chain, jax.devices()[:number])

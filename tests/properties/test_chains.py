@@ -130,6 +130,33 @@ def test_laws_values_and_their_gap(seed, kind, sizes, dtype, discount, scale):
 
 
 @cache
+def spread():
+    """A chain as it is, and over one device, which takes it piece by piece."""
+
+    @jax.jit
+    def solve(kernels, policy, f, v):
+        agents = tuple(je.MDP(P, jnp.zeros(P.shape[:2], P.dtype)) for P in kernels)
+        chain = je.pair_chain(je.WeaklyCoupledMDP(agents, 0.9), policy)
+        chains = chain, je.shard(chain, jax.devices()[:1])
+        return [(c.mv(f), c.vm(f), c.states_mv(v), c.states_vm(v), c.stochastic()) for c in chains]
+
+    return solve
+
+
+@holds(2, seed=seeds, kind=kinds, dtype=dtypes, scale=scales)
+def test_a_chain_that_is_spread_is_the_same_operator(seed, kind, dtype, scale):
+    rng = np.random.default_rng(seed)
+    kernels = [laws(rng, kind, s, a, s, dtype=dtype) for s, a in ((2, 2), (3, 1))]
+    policy = laws(rng, kind, 6, 2, dtype=dtype).reshape(2, 3, 2, 1)
+    f, v = numbers(rng, scale, 12, dtype=dtype), numbers(rng, scale, 6, dtype=dtype)
+    whole, cut = jax.tree.map(np.asarray, spread()(kernels, policy, f, v))
+    for x, y, given in zip(whole[:4], cut[:4], (f, f, v, v), strict=True):
+        noise = 200 * eps(dtype) * np.abs(given).sum()
+        np.testing.assert_allclose(y, x, atol=noise, rtol=0)
+    assert whole[4] == cut[4]
+
+
+@cache
 def fitted(sizes):
     @jax.jit
     def fit(P, rewards, discount):
