@@ -1,4 +1,7 @@
-"""Every test runs in float64, with implicit rank promotion and warnings as errors."""
+"""Every test runs in float64, with implicit rank promotion and warnings as errors.
+
+With JAX_ENABLE_X64=0 in the environment they run in float32 instead, as JAX comes.
+"""
 
 import gc
 import itertools
@@ -6,12 +9,18 @@ import os
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
 from jax._src.interpreters import mlir
 
 import experiments  # noqa: F401  it makes XLA compile faster, which is most of a test's time
 
-jax.config.update("jax_enable_x64", True)
+if "JAX_ENABLE_X64" not in os.environ:
+    jax.config.update("jax_enable_x64", True)
+from . import tolerances  # those of the precision set above
+
+if tolerances.SINGLE:
+    np.testing.assert_allclose = tolerances.assert_close
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # No compilation is kept for another run, so that none needs a key; no program is looked at, so that
 # none needs to say from which lines it comes.
@@ -68,6 +77,10 @@ PLACE = {f"test_{name}.py": place for place, name in enumerate(DEAR)}
 
 
 def pytest_collection_modifyitems(items):
+    for item in items:
+        mark = item.get_closest_marker("needs_x64")
+        if mark and tolerances.SINGLE:
+            item.add_marker(pytest.mark.skip(reason=mark.kwargs["reason"]))
     items.sort(key=lambda item: PLACE.get(item.path.name, len(DEAR)))
 
 

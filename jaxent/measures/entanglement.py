@@ -10,10 +10,12 @@ r"""How entangled agents are: the distance to the nearest separable chain, certi
 | `policy_entanglement` | the right-hand side of Props. 1 and 3 | local policies of one agent |
 
 Every minimum comes with a point that attains `upper` and a dual point that proves `lower`, both
-good up to rounding whatever the iteration did. `value` is `upper`, and differentiable in the chain
-(and through it in a policy) and in mu by Danskin: its derivative is that of the Lagrangian at the
-saddle point. Where the saddle point is not unique that is a subgradient. It is as accurate as the
-saddle point, so a gradient may want a smaller `tol` than a value.
+good whatever the iteration did, and rounded outward. In single precision, where no argument is
+traced, they are found in float64 on the host; under `jit`, `vmap` or a gradient in float32.
+`value` is `upper`, and differentiable in the chain (and through it in a policy) and in mu by
+Danskin: its derivative is that of the Lagrangian at the saddle point. Where the saddle point is not
+unique that is a subgradient. It is as accurate as the saddle point, so a gradient may want a
+smaller `tol` than a value.
 
 A joint pair that the chain never visits has no say in a maximum (the paper's footnote 1).
 """
@@ -32,6 +34,7 @@ from ..models.contracts import Agents, ArrayLike, Scalar, TableModel
 from ..numerics.arrays import takes_arrays
 from ..numerics.compiled import jit
 from ..numerics.interior_point import Solution
+from .double import in_double
 from .programs.tv_nearest_separable import nearest_separable
 from .row_measures import (
     MAX_STEPS,
@@ -81,7 +84,7 @@ def entanglement_tv(
     _check(chain, tol, max_steps)
     sizes, order = _two_agents(chain)
     joint, rows = _by_pairs(chain, order, visited(chain, mu), sizes=sizes)
-    return _tv(joint, rows, tol, max_steps)
+    return _tv(joint, rows, tol=tol, max_steps=max_steps)
 
 
 @jit(static_argnames="sizes")
@@ -94,10 +97,11 @@ def _by_pairs(chain: PairChain, order: Array | None, law: Array, *, sizes) -> tu
     return form.matrix(chain).reshape(*sizes, *sizes), form.pairs(law).reshape(sizes)
 
 
+@in_double
 @jit
-def _tv(joint, rows, tol, max_steps) -> Entanglement:
+def _tv(joint, rows, *, tol, max_steps) -> Entanglement:
     found = _nearest(joint, rows, True, tol, max_steps)
-    return _two_agent_result(found, (joint, _carried(found)))
+    return _two_agent_result(found, tol, (joint, _carried(found)))
 
 
 def entanglement_mu_tv(
@@ -117,14 +121,15 @@ def entanglement_mu_tv(
     _check(chain, tol, max_steps, mu)
     sizes, order = _two_agents(chain)
     joint, mu = _by_pairs(chain, order, jnp.asarray(mu).astype(chain.dtype), sizes=sizes)
-    return _mu_tv(joint, mu, tol, max_steps)
+    return _mu_tv(joint, mu, tol=tol, max_steps=max_steps)
 
 
+@in_double
 @jit
-def _mu_tv(joint, mu, tol, max_steps) -> Entanglement:
+def _mu_tv(joint, mu, *, tol, max_steps) -> Entanglement:
     found = _nearest(joint, mu, False, tol, max_steps)
     lost = 1 - found.bracket.primal.kept.sum((2, 3))
-    return _two_agent_result(found, (joint, _carried(found)), (mu, lost))
+    return _two_agent_result(found, tol, (joint, _carried(found)), (mu, lost))
 
 
 def entanglement_atv(
@@ -188,7 +193,7 @@ def entanglement_mu_atv_upper(
     """
     _check(chain, tol, 1, mu)
     points, weights = rows_by_view(chain, jnp.asarray(mu).astype(chain.dtype), agent=agent)
-    return weighted_centers(points, weights, tol)
+    return weighted_centers(points, weights, tol=tol)
 
 
 @takes_arrays("policy", "mu")
@@ -223,7 +228,7 @@ def policy_entanglement(
     check_tolerance(tol)
     own, law, view = policy_rows(mdp, policy, mu, agent)
     points = view.rows(own)  # [X, C, A_i]
-    found = weighted_centers(points, view.mass(law), tol)
+    found = weighted_centers(points, view.mass(law), tol=tol)
     return found._replace(minimizer=found.minimizer.reshape(*view.shape, -1))
 
 
@@ -294,12 +299,12 @@ def _carried(found: Solution) -> Array:
     return -jnp.maximum(weight[..., None, None] - alpha[..., None] - beta[..., None, :], 0)
 
 
-def _two_agent_result(found: Solution, *slopes: tuple[Array, Array]) -> Entanglement:
-    bracket, steps, converged = found
+def _two_agent_result(found: Solution, tol: Scalar, *slopes: tuple[Array, Array]) -> Entanglement:
+    bracket, steps, _ = found
     primal = bracket.primal
-    result = certified(bracket.upper, bracket.lower, None, steps, jnp.inf, *slopes)
     nearest = SeparableChain(primal.local, primal.chain())
-    return result._replace(minimizer=nearest, converged=converged)
+    terms = primal.kept.size
+    return certified(bracket.upper, bracket.lower, nearest, steps, tol, terms, *slopes)
 
 
 def _two_agents(chain: PairChain) -> ProductForm:

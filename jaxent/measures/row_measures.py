@@ -17,10 +17,11 @@ from .._checks import check_shape, check_stochastic, concrete
 from .._reads import reads
 from ..models.contracts import ArrayLike, Scalar, TableModel, View, check_policy
 from ..models.parts import TablePolicy
-from ..numerics.arrays import as_float
+from ..numerics.arrays import as_float, rounding
 from ..numerics.compiled import jit
 from ..numerics.simplex import total_variation, tv_center
 from .distances import MAX_ENUMERATED, mu_inf_norm, sign_vectors
+from .double import in_double
 from .programs.minimax_tv_center import minimax_center
 from .programs.mu_atv_center import sign_center
 
@@ -36,7 +37,11 @@ _SIGNS = 64
 
 @reads("{0.value:.4g}, certified between {0.lower:.9g} and {0.upper:.9g}")
 class Entanglement(NamedTuple):
-    """A minimum, bracketed: lower <= minimum <= upper up to rounding.
+    """A minimum, bracketed: lower <= minimum <= upper, rounded outward.
+
+    In single precision the bracket is that of float64 on the host where no argument is traced, and
+    within 1e-6 of it; under `jit`, `vmap` or a gradient all is float32, and a bracket of 1e-5 or
+    less is the rule for the agent-wise measures alone.
 
     Attributes:
         value: `upper`, with a gradient.
@@ -57,6 +62,7 @@ class Entanglement(NamedTuple):
     converged: Array
 
 
+@in_double
 @jit
 def minimax_entanglement(
     points: Array, present: Array, *, tol: Scalar, max_steps: int | Array
@@ -79,9 +85,11 @@ def minimax_entanglement(
     weight, alpha = bracket.dual
     worst = jnp.arange(len(fixed)) == bracket.upper.argmax()
     carried = -jnp.maximum(weight[..., None] - alpha, 0) * worst[:, None, None]
-    return certified(upper, lower, bracket.primal, steps.max(), tol, (points, carried))
+    terms = points[0].size
+    return certified(upper, lower, bracket.primal, steps.max(), tol, terms, (points, carried))
 
 
+@in_double
 @jit
 def sign_entanglement(
     points: Array,
@@ -130,6 +138,7 @@ def sign_entanglement(
         q,
         steps,
         tol,
+        points.size * len(listed),
         (points, w[..., None] / 2 * force),
         (weights, ((p - q[:, None]) * force).sum(-1) / 2),
     )
@@ -149,14 +158,16 @@ def _likely_signs(apart: Array, weights: Array) -> Array:
     )
 
 
+@in_double
 @jit
-def weighted_centers(points: Array, weights: Array, tol: Scalar) -> Entanglement:
+def weighted_centers(points: Array, weights: Array, *, tol: Scalar) -> Entanglement:
     """Eq. (7) from the rows of a view `[X, C, m]` and their law `[X, C]`: a center a local pair."""
     centers = jax.vmap(tv_center)(*jax.lax.stop_gradient((points, weights)))
     apart = total_variation(jax.lax.stop_gradient(points), centers.point[:, None])
     moved = centers.weights[..., None] * centers.slopes
     upper, lower = centers.upper.sum(), centers.lower.sum()
-    return certified(upper, lower, centers.point, 0, tol, (points, moved), (weights, apart))
+    slopes = (points, moved), (weights, apart)
+    return certified(upper, lower, centers.point, 0, tol, points.size, *slopes)
 
 
 def same_shape(views: Sequence[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
@@ -195,9 +206,16 @@ def certified(
     minimizer: Any,
     steps: Any,
     tol: Scalar,
+    terms: int,
     *slopes: tuple[Array, Array],
+    size: Scalar = 1.0,
 ) -> Entanglement:
-    """The result, its value moving with each argument as the slope beside it says."""
+    """The result, its value moving with each argument as the slope beside it says.
+
+    The bracket is rounded outward: each side adds up so many terms, of that absolute sum at most.
+    """
+    slack = size * rounding(upper.dtype, terms)
+    upper, lower = upper + slack, jnp.maximum(lower - slack, 0)
     value = upper
     for argument, slope in slopes:
         move = argument - jax.lax.stop_gradient(argument)  # 0, with derivative 1

@@ -7,6 +7,7 @@ for.
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import isclass, signature
+from math import log2
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -21,6 +22,8 @@ ArrayLike: TypeAlias = jax.Array | np.ndarray
 Scalar: TypeAlias = ArrayLike | float | int
 _Taker = TypeVar("_Taker", bound=Callable[..., Any])
 
+# So many terms are added one after the other.
+_IN_ORDER = 8
 # Products that feed a tolerance: an accelerator's fast modes would keep three digits.
 HIGHEST = lax.Precision.HIGHEST
 
@@ -33,6 +36,25 @@ def dot(a: Array, b: Array) -> Array:
 def matvec(a: Array, x: Array) -> Array:
     """The products a x of matrices `[..., m, n]` and vectors `[..., n]`, in full precision."""
     return dot(a, x[..., None])[..., 0]
+
+
+def pairwise_sum(x: Array, num_axes: int) -> Array:
+    """The sum over the last axes, halves added to halves, so that n terms err like log2(n) do."""
+    x = x.reshape(*x.shape[: x.ndim - num_axes], -1)
+    while x.shape[-1] > _IN_ORDER:
+        half = -(-x.shape[-1] // 2)
+        rest = x[..., half:]
+        room = [(0, 0)] * (x.ndim - 1) + [(0, half - rest.shape[-1])]
+        x = x[..., :half] + jnp.pad(rest, room)
+    return x.sum(-1)
+
+
+def rounding(dtype: Any, terms: int) -> float:
+    """What rounding does to a `pairwise_sum` of so many terms, as a share of their absolute sum.
+
+    Twice the bound of Higham (2002), Sec. 4.2, so that the terms may be a few operations old.
+    """
+    return (_IN_ORDER + log2(max(terms, 1))) * float(jnp.finfo(dtype).eps)
 
 
 def einsum(*operands: Array | np.ndarray | str | Sequence[int]) -> Array:

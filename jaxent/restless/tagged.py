@@ -127,7 +127,7 @@ def tagged_entanglement(
     signs = np.stack([-half, half], axis=-1).reshape(len(half), -1)
     total = points[:, 0].reshape(len(points), -1, 2).sum(-1)  # [X, S], P_a(s, s')
     return TaggedEntanglement(
-        weighted_centers(points, weights, tol),
+        weighted_centers(points, weights, tol=tol),
         sign_entanglement(
             points, weights, signs=signs, mend=Partial(_shift, total), tol=tol, max_steps=max_steps
         ),

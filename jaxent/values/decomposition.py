@@ -17,6 +17,7 @@ from .._reads import NOT_SAID, Frame, frame, reads
 from ..chains.pair_chain import PairChain, check_chain
 from ..chains.stationary import known_law
 from ..chains.views import marginal
+from ..measures.double import in_double
 from ..measures.programs.l1_additive_fit import additive_fit
 from ..measures.row_measures import Entanglement, certified, check_tolerance
 from ..models.contracts import ArrayLike, Scalar
@@ -210,6 +211,18 @@ def reward_entanglement(
     check_stochastic("mu", mu)
     reward = shared_reward(chain, reward)
     mu = jnp.asarray(mu).astype(reward.dtype)
+    return _fit_reward(chain, reward, mu, tol=tol, max_steps=max_steps)
+
+
+def _reward_units(_: PairChain, reward: Array, mu: Array) -> tuple[Array, Array]:
+    """What rounding the reward is relative to, and its mean distance from its mean."""
+    return mu @ jnp.abs(reward), mu @ jnp.abs(reward - mu @ reward)
+
+
+@in_double(units=_reward_units)
+def _fit_reward(
+    chain: PairChain, reward: Array, mu: Array, *, tol: Scalar, max_steps: int
+) -> Entanglement:
     fixed, law = jax.lax.stop_gradient((reward, mu))
     bracket, steps, converged = additive_fit(
         chain.layout, chain.view_sizes, fixed, law, tol=tol, max_steps=max_steps
@@ -221,9 +234,9 @@ def reward_entanglement(
         for i, x in enumerate(bracket.primal)
     )
     apart = jnp.abs(fixed - chain.lift(locals_))
-    found = certified(
-        law @ apart, bracket.lower, locals_, steps, tol, (reward, bracket.dual), (mu, apart)
-    )
+    size = _reward_units(chain, fixed, law)[0]
+    slopes = (reward, bracket.dual), (mu, apart)
+    found = certified(law @ apart, bracket.lower, locals_, steps, tol, len(law), *slopes, size=size)
     return found._replace(converged=converged)
 
 

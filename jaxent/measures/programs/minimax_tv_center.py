@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ...numerics.arrays import dot, ratio
+from ...numerics.arrays import dot, pairwise_sum, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
 from ...numerics.compiled import jit
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
@@ -80,7 +80,7 @@ def minimax_center(
 def row_dual_value(points: Array, prices: RowPrices) -> Array:
     """The lower bound of the module's head."""
     weight, alpha = prices
-    carried = jnp.sum(points * jnp.maximum(weight[:, None] - alpha, 0))
+    carried = pairwise_sum(points * jnp.maximum(weight[:, None] - alpha, 0), 2)
     return weight.sum() - carried - alpha.sum(0).max()
 
 

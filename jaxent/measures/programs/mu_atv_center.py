@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...numerics.arrays import block_diagonal, both_signs, dot, einsum, ratio
+from ...numerics.arrays import block_diagonal, both_signs, dot, einsum, pairwise_sum, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
 from ...numerics.compiled import jit
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
@@ -87,14 +87,14 @@ def _program(points: Array, weights: Array, signs: Array, half: Array) -> Linear
         q = jnp.maximum(x["q"], 0)
         q = q / q.sum(-1, keepdims=True)
         apart = jnp.abs(reach - _seen(q, signs)[..., None])  # [R, X, C]
-        upper = (weights[None] / 2 * apart).sum((1, 2)).max()
+        upper = pairwise_sum(weights[None] / 2 * apart, 2).max()
         total = z["t"].sum()
         scale = jnp.where(total > 0, total, 1)
         omega = (z["t"] / scale)[:, None, None]
         v = jnp.clip((z["sides"][0] - z["sides"][1]) / scale, -omega, omega)
         force = einsum("rxc,rm->xcm", v, signs)
         paid = half[..., None] * force
-        lower = jnp.sum(paid * points) - paid.sum(1).max(-1).sum()
+        lower = pairwise_sum(paid * points, 3) - paid.sum(1).max(-1).sum()
         return Bracket(upper, lower, q, SignPrices(force, lower))
 
     offset = {

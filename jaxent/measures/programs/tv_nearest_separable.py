@@ -27,7 +27,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from ...numerics.arrays import block_diagonal, dot, matvec, ratio
+from ...numerics.arrays import block_diagonal, dot, matvec, pairwise_sum, ratio
 from ...numerics.cholesky import inverse_cholesky, inverse_cholesky_laplacian, solve_factored
 from ...numerics.compiled import jit
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
@@ -176,14 +176,14 @@ def _fit(joint: Array, kept: Array, q_a: Array, q_b: Array) -> tuple[Array, Sepa
     columns = kept.sum(2)  # [A, B, L]
     kept = kept * jnp.minimum(1, ratio(q_b[None], columns, 1))[..., None, :]
     # Not 1 - sum(kept): the rest of p keeps its accuracy where the distance is near 0.
-    return (joint - kept).sum((2, 3)), Separable((q_a, q_b), kept)
+    return pairwise_sum(joint - kept, 2), Separable((q_a, q_b), kept)
 
 
 def dual_value(joint: Array, prices: Prices) -> Array:
     """The lower bound of the module's head; any prices >= 0 and weights >= 0 give one."""
     weight, alpha, beta = prices
     excess = _excess(prices)
-    carried = jnp.sum(joint * jnp.maximum(excess, 0))
+    carried = pairwise_sum(joint * jnp.maximum(excess, 0), 4)
     paid = alpha.sum(1).max(-1).sum() + beta.sum(0).max(-1).sum()
     return weight.sum() - carried - paid
 
