@@ -83,7 +83,9 @@ def check_stochastic(name: str, array: Any) -> None:
             f"{name}[{place}] = {rows[tuple(negative[0])]:.6g} is negative; "
             "rows must be probabilities"
         )
-    eps = np.finfo(rows.dtype if np.issubdtype(rows.dtype, np.floating) else np.float64).eps
+    # Of the numbers that JAX will hold them in: without x64, what is computed from them is float32.
+    held = jnp.result_type(rows) if np.issubdtype(rows.dtype, np.floating) else np.float64
+    eps = float(jnp.finfo(held).eps)
     total = rows.sum(-1, dtype=np.float64)
     off = np.argwhere(np.abs(total - 1) > ROW_EPS * eps * max(1, rows.shape[-1]))
     if len(off):

@@ -91,7 +91,8 @@ def main(
     experiment, out, folder=None, process=None, address=None, die_at=None, die_after=None, pause=0.0
 ):
     """Sweep, with a pause after each round, and write the table to `out`."""
-    jax.config.update("jax_enable_x64", True)
+    if "JAX_ENABLE_X64" not in os.environ:
+        jax.config.update("jax_enable_x64", True)
     if address is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(address, num_processes=2, process_id=process)

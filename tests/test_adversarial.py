@@ -9,6 +9,7 @@ import pytest
 
 import jaxent as je
 from jaxent.data.chain_log import survival
+from tests.tolerances import EXACT, by_precision
 
 from . import oracles, oracles_measures, oracles_restless
 
@@ -90,6 +91,7 @@ def decomposed(P, rewards, discount):
     return found, local, je.bounds.a_posteriori(chain, tuple(rewards), discount=discount)
 
 
+@pytest.mark.needs_x64(reason="float32 holds neither these discounts nor these chances")
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("discount", DISCOUNTS)
 def test_laws_values_and_errors_are_exact_entry_by_entry(name, discount):
@@ -170,6 +172,7 @@ BANDITS = {
 }
 
 
+@pytest.mark.needs_x64(reason="float32 holds neither these discounts nor these chances")
 @pytest.mark.parametrize("name", BANDITS)
 def test_teams_are_exact_entry_by_entry(name):
     """Law and values of 3 agents against rationals on a chain made agent by agent."""
@@ -202,7 +205,9 @@ def test_agents_that_all_do_the_same_are_worth_their_sum(budget):
         bandit = je.RestlessBandit(passive, active, reward, 3, budget, 0.99999)
         soft = je.SoftIndex(np.array([0.0, 1.0]), 1e-5)
         for found in (je.ground_truth(bandit, (0, 1)), je.soft_ground_truth(bandit, soft)):
-            assert np.abs(found.error).max() < 1e-14 * np.abs(found.q_joint).max()
+            assert (
+                np.abs(found.error).max() < by_precision(1e-14, 1e-6) * np.abs(found.q_joint).max()
+            )
 
 
 @pytest.mark.slow
@@ -304,7 +309,7 @@ def test_a_faint_term_is_decomposed(sizes):
             je.PairChain.from_matrix(P / P.sum(1, keepdims=True), sizes=sizes)
         )
         made = sum(w * kron_of([f[k] for f in found.factors]) for k, w in enumerate(found.weights))
-        np.testing.assert_allclose(made, P, atol=1e-12)
+        np.testing.assert_allclose(made, P, atol=EXACT)
 
 
 def products(sizes, seed):

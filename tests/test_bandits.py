@@ -8,7 +8,10 @@ from jaxent.models.restless_bandit import check_bandit
 from jaxent.restless.indices import whittle_index
 
 from . import oracles_restless as oracles
-from .tolerances import EXACT, SOLVE
+from .tolerances import EXACT, SOLVE, by_precision
+
+# What an orbit that has come to rest still moves by, and what no rounding moves it by.
+STILL, MOVED = by_precision((1e-10, 1e-6), (1e-6, 1e-4))
 
 
 def orbit(named, start, num_steps):
@@ -51,7 +54,7 @@ def test_priority_is_whittle_order(name):
 def test_mean_field_has_a_global_attractor(name):
     named = named_bandit(name, 10)
     ends = np.array([orbit(named, m, 2000)[-2:] for m in starts(named.bandit.num_states)])
-    np.testing.assert_allclose(ends, np.broadcast_to(ends[0, 0], ends.shape), atol=1e-10)
+    np.testing.assert_allclose(ends, np.broadcast_to(ends[0, 0], ends.shape), atol=STILL)
 
 
 def test_cyclic_bandit_swings():
@@ -59,9 +62,9 @@ def test_cyclic_bandit_swings():
     swings = 0
     for m in starts(3):
         end = orbit(named, m, 500)[-3:]
-        np.testing.assert_allclose(end[2], end[0], atol=1e-10)
-        if abs(end[1] - end[0]).max() > 1e-6:
-            np.testing.assert_allclose(abs(end[1] - end[0]).max(), 0.7, atol=1e-6)
+        np.testing.assert_allclose(end[2], end[0], atol=STILL)
+        if abs(end[1] - end[0]).max() > MOVED:
+            np.testing.assert_allclose(abs(end[1] - end[0]).max(), 0.7, atol=MOVED)
             swings += 1
     assert swings > 15
 

@@ -21,6 +21,7 @@ def run(name, config=None):
     return rows
 
 
+@pytest.mark.needs_x64(reason="its table is of float64, and says how near the peers are there")
 def test_joint_evaluation():
     pytest.importorskip("quantecon", reason=WHY)
     from benchmarks.evaluation import Config
@@ -30,6 +31,7 @@ def test_joint_evaluation():
 
 
 @pytest.mark.filterwarnings("ignore")  # of the peers
+@pytest.mark.needs_x64(reason="its table is of float64, and says how near the peers are there")
 def test_kronecker_product():
     pytest.importorskip("cola", reason=WHY)
     pytest.importorskip("pykronecker", reason=WHY)

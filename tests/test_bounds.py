@@ -13,7 +13,7 @@ from jaxent.measures import entanglement, row_measures
 from jaxent.values import agent_blocks
 from jaxent.values.a_posteriori import coefficients
 from tests import oracles, oracles_measures
-from tests.tolerances import SOLVE
+from tests.tolerances import SINGLE, SOLVE, by_precision
 
 
 def random_case(key, J=(2, 2), concentration=0.5):
@@ -107,8 +107,10 @@ def test_a_posteriori_is_a_few_times_the_error_at_every_discount(draw, most):
             error = jaxent.decompose(chain, rewards, **given)
             for matvecs, seen in ((0, slack), (2, closer)):
                 after = bounds.a_posteriori(chain, rewards, matvecs=matvecs, **given)
-                assert after.mu_bound >= error.mu_error * (1 - SOLVE)
-                assert after.sup_bound >= error.sup_error * (1 - SOLVE)
+                # Errors are differences of values: these are what float32 rounds.
+                noise = by_precision(0, SOLVE) * np.abs(error.q_joint).max()
+                assert after.mu_bound >= error.mu_error * (1 - SOLVE) - noise
+                assert after.sup_bound >= error.sup_error * (1 - SOLVE) - noise
                 seen.append(after.mu_bound / error.mu_error)
     assert (np.median(np.reshape(slack, (5, 4)), 0) <= most).all()
     assert np.max(closer) <= 1.3
@@ -177,7 +179,7 @@ def test_rho_is_from_above_to_the_last_bit(dtype):
         return coefficients(chain, nu)[2]
 
     found = np.asarray(of(T, nu))
-    assert found.dtype == dtype
+    assert found.dtype == (np.float32 if SINGLE else dtype)
     root = np.sqrt(nu.astype(float))
     apart = root[:, :, None] * T / root[:, None] - root[:, :, None] * root[:, None]
     exact = np.linalg.norm(apart, 2, axis=(1, 2))
@@ -268,7 +270,7 @@ def test_a_large_block_needs_no_program():
         assert exact.lower <= near <= 1.1 * exact.upper
     found = jaxent.best_merge(chain, [jnp.arange(6.0)] * 3, discount=0.5)
     assert found.pair == (0, 1)  # they move together, agent 2 alone
-    assert found.bound < 1e-9 * found.before
+    assert found.bound < by_precision(1e-9, 1e-4) * found.before
     assert found.before < found.bounds[0, 2]
 
 

@@ -10,9 +10,11 @@ from jaxent import PairChain
 from tests import oracles_measures as oracles
 from tests.oracles import either_way
 from tests.reference import cases
-from tests.tolerances import EXACT
+from tests.tolerances import EXACT, FD, STEP, by_precision
 
-CLOSE = 1e-7  # the reference's own programs are good to about 1e-8
+# What float32 certifies where it is traced.
+TRACED = by_precision(1e-6, 1e-3)
+CLOSE = by_precision(1e-7, 1e-6)  # the reference's own programs are good to about 1e-8
 
 
 def two_agent_chain(case):
@@ -33,7 +35,7 @@ def agrees(found, wanted, gap):
     assert found.converged
     assert abs(found.value - wanted) < CLOSE
     assert found.lower - CLOSE / 10 <= wanted <= found.upper + CLOSE / 10
-    assert -1e-12 <= found.upper - found.lower <= gap
+    assert -1e-12 <= found.upper - found.lower <= max(gap, by_precision(0, 1e-6))
 
 
 def sized(kind):
@@ -117,20 +119,22 @@ def test_minimizers_attain_the_upper_bounds():
         (jaxent.entanglement_mu_tv(chain, mu), lambda a, b: jaxent.mu_tv_distance(a, b, mu)),
     ):
         nearest = PairChain.from_matrix(found.minimizer.matrix, sizes=(3, 2))
-        assert jaxent.is_separable(nearest, tol=1e-9)
+        assert jaxent.is_separable(nearest, tol=by_precision(1e-9, 1e-6))
         np.testing.assert_allclose(distance(chain, nearest), found.upper, atol=EXACT)
         product = jaxent.PairChain.from_matrix(jnp.kron(*found.minimizer.local), sizes=(3, 2))
         for i in range(2):
             rows = jaxent.view_transition(product, agent=i)
-            np.testing.assert_allclose(rows, jaxent.view_transition(nearest, agent=i), atol=1e-9)
+            np.testing.assert_allclose(
+                rows, jaxent.view_transition(nearest, agent=i), atol=by_precision(1e-9, 1e-6)
+            )
 
 
 def everything(P):
     chain = PairChain.from_matrix(P, sizes=(2, 2))
     mu = jaxent.stationary_distribution(chain)
     out = {
-        "tv": jaxent.entanglement_tv(chain, mu=mu),
-        "mu_tv": jaxent.entanglement_mu_tv(chain, mu),
+        "tv": jaxent.entanglement_tv(chain, mu=mu, tol=TRACED),
+        "mu_tv": jaxent.entanglement_mu_tv(chain, mu, tol=TRACED),
     }
     each = jax.vmap(one_view)(*either_way(P, mu))
     for name, e in each.items():
@@ -142,9 +146,9 @@ def one_view(P, mu):
     """The measures of the last agent; of the first, once the two have changed places."""
     chain = PairChain.from_matrix(P, sizes=(2, 2))
     return {
-        "atv": jaxent.entanglement_atv(chain, agent=1, mu=mu),
-        "eq7": jaxent.entanglement_mu_atv_upper(chain, mu, agent=1),
-        "mu_atv": jaxent.entanglement_mu_atv(chain, mu, agent=1),
+        "atv": jaxent.entanglement_atv(chain, agent=1, mu=mu, tol=TRACED),
+        "eq7": jaxent.entanglement_mu_atv_upper(chain, mu, agent=1, tol=TRACED),
+        "mu_atv": jaxent.entanglement_mu_atv(chain, mu, agent=1, tol=TRACED),
     }
 
 
@@ -197,7 +201,7 @@ def test_orderings_of_a_thousand_weakly_coupled_policies():
 
 def test_separable_chains_have_none(many):
     for name, (upper, _, converged) in many.items():
-        assert (upper[:3] < 1e-9).all(), name
+        assert (upper[:3] < by_precision(1e-9, 2e-6)).all(), name
         assert converged[:3].all()
 
 
@@ -226,9 +230,9 @@ def test_gradients_against_differences(name):
         chain = PairChain.from_matrix(P + step * (Q - P), sizes=(2, 2))
         return MEASURES[name](chain, jaxent.stationary_distribution(chain)).value
 
-    h = 1e-3
+    h = by_precision(1e-3, STEP)
     wanted = (both(h)[0] - both(-h)[0]) / (2 * h)
-    assert abs(both(0.0)[1] - wanted) < 1e-5
+    assert abs(both(0.0)[1] - wanted) < by_precision(1e-5, FD)
 
 
 @pytest.mark.slow
@@ -320,7 +324,7 @@ def test_bad_input():
         jaxent.entanglement_atv(chain, agent=2)
     with pytest.raises(ValueError, match=r"mu: wanted shape \[4\]"):
         jaxent.entanglement_mu_atv(chain, mu[:3], agent=0)
-    with pytest.raises(ValueError, match="mu: it sums to 2"):
+    with pytest.raises(ValueError, match=r"mu: it sums to (2|1\.99999)"):
         jaxent.entanglement_mu_tv(chain, 2 * mu)
     with pytest.raises(ValueError, match="mu"):
         jaxent.entanglement_mu_atv_upper(chain, mu.at[0].set(jnp.nan), agent=0)

@@ -10,7 +10,7 @@ import jaxent as je
 from experiments import studies
 
 from . import oracles
-from .tolerances import EXACT, SOLVE
+from .tolerances import EXACT, FD, SOLVE, STEP, by_precision
 
 STATES = (3, 2)
 
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_finite_differences(make):
     """Of the decomposition error, Eq. (7) and the average reward, in every parameter."""
     family = make(kernel())
     start, unravel = ravel_pytree(family.init(jax.random.key(1)))
-    step = 1e-5
+    step = STEP
     moves = step * np.eye(24)[:, : len(start)]  # some are idle, so that both families share a shape
     at = np.asarray(start)[None] + np.concatenate([0 * moves[:1], moves, -moves])
     policies = jax.jit(jax.vmap(lambda flat: family.apply(unravel(flat))))(at)
@@ -65,7 +65,7 @@ def test_gradients_are_those_of_finite_differences(make):
     given = np.einsum("mijkl,ijklp->mp", slopes[0], moved)
     scale = np.abs(differences).max(1, keepdims=True)
     assert scale.min() > 1e-3
-    assert (np.abs(given - differences) / scale).max() < 1e-5
+    assert (np.abs(given - differences) / scale).max() < by_precision(1e-5, FD)
 
 
 def test_joint_softmax_meets_the_coupling():

@@ -11,9 +11,9 @@ import pytest
 import jaxent as je
 
 from . import games
-from .tolerances import EXACT
+from .tolerances import EXACT, by_precision
 
-NEAR = 1e-10
+NEAR = by_precision(1e-10, 1e-5)
 CLIMBING = np.array([[11.0, -30, 0], [-30, 7, 6], [0, 0, 5]])
 
 

@@ -12,10 +12,11 @@ from jaxent.restless.group_laws import rounded_kernel, tagged_rounded_kernel
 from jaxent.restless.next_counts import next_counts
 from jaxent.restless.rounded import others, rounded_priority, tagged
 
-from .tolerances import EXACT
+from .tolerances import EXACT, by_precision
 
 PRIORITY = je.CIRCULANT_PRIORITY
-ONE_ROUNDING = 1e-14
+ONE_ROUNDING = by_precision(1e-14, 1e-6)
+TOL = by_precision(1e-8, 1e-4)  # of a measure that is traced
 FOUR_ERRORS = 4
 
 
@@ -31,7 +32,7 @@ def test_priority_through_the_soft_machinery_is_the_hard_chain():
     """N = 5: policy, kernel and its transpose, and lift, wherever the rule ever goes."""
     bandit, rng = je.circulant_bandit(5), np.random.default_rng(0)
     hard = je.exchangeable_chain(bandit, PRIORITY)
-    rounded = rounded_priority(5, bandit.budget, PRIORITY, jnp.float64)
+    rounded = rounded_priority(5, bandit.budget, PRIORITY, jnp.result_type(float))
     split = others(rounded, 5)
     soft = PairChain(
         tagged_rounded_kernel(bandit.kernel, split, 4, budgets_left(5, bandit.budget)),
@@ -60,7 +61,7 @@ def test_priority_through_the_soft_machinery_is_the_hard_chain():
 
 def test_priority_through_the_group_laws_is_the_walk():
     bandit = je.circulant_bandit(5)
-    rounded = rounded_priority(5, bandit.budget, PRIORITY, jnp.float64)
+    rounded = rounded_priority(5, bandit.budget, PRIORITY, jnp.result_type(float))
     walk = next_counts(bandit.kernel, num_agents=5, budget=bandit.budget, priority=PRIORITY)
     groups = rounded_kernel(bandit.kernel, rounded.split, 5, bandit.budget)
     v, mu = jnp.asarray(np.random.default_rng(1).random((2, 56)))
@@ -143,17 +144,15 @@ def test_tagged_entanglement_of_a_soft_index(num_agents):
         chain = je.exchangeable_chain(bandit, policy)
         law = je.solve_law(chain).value
         upper = je.entanglement_mu_atv_upper(chain, law, agent=0)
-        near = je.entanglement_mu_atv(chain, law, agent=0, tol=1e-8)
-        found = je.tagged_entanglement(
-            bandit, policy, je.ground_truth(bandit, policy).law, tol=1e-8
-        )
+        near = je.entanglement_mu_atv(chain, law, agent=0, tol=TOL)
+        found = je.tagged_entanglement(bandit, policy, je.ground_truth(bandit, policy).law, tol=TOL)
         wanted = (upper.lower, upper.upper, near.lower, near.upper)
         return wanted, [(e.lower, e.upper) for e in found], found.mu_atv.converged
 
     wanted, found, converged = measures(policy)
     assert converged
     assert min(wanted) > 1e-4
-    np.testing.assert_allclose(np.ravel(found), wanted, atol=1e-8)
+    np.testing.assert_allclose(np.ravel(found), wanted, atol=TOL)
 
 
 def test_tagged_entanglement_tells_what_does_not_fit():

@@ -14,7 +14,7 @@ from jaxent.restless.next_counts import (
 )
 
 from . import oracles_restless as oracles
-from .tolerances import EXACT, F32, FD
+from .tolerances import EXACT, F32, FD, STEP
 
 SIZES = [
     (1, 3, 1),
@@ -102,7 +102,7 @@ def test_kernel_gradient():
         op = next_counts(moved, num_agents=6, budget=2, priority=(1, 3, 0, 2))
         return op.vm(weights) @ f if transpose else weights @ op.mv(f)
 
-    h, plain = 1e-5, jax.jit(value)
+    h, plain = STEP, jax.jit(value)
     numeric = (plain(h) - plain(-h)) / (2 * h)
     np.testing.assert_allclose(jax.jit(jax.grad(value))(0.0), numeric, rtol=FD)
     np.testing.assert_allclose(jax.jit(jax.jacfwd(value))(0.0), numeric, rtol=FD)

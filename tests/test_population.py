@@ -104,6 +104,7 @@ def test_a_bandit_is_a_population_of_one_type():
         assert found.active.all()
 
 
+@pytest.mark.needs_x64(reason="rounding its kernel to float32 makes the border case regular")
 def test_degeneracy_is_said():
     """A mixed state for each budget that binds is the regular case; `degenerate` has none."""
     regular = je.fluid_policy(je.circulant_bandit(10))

@@ -12,7 +12,7 @@ import jaxent as je
 from . import oracles_population as oracles
 from .test_exchangeable import random_bandit
 from .test_population import population_of
-from .tolerances import EXACT, F32, SOLVE
+from .tolerances import EXACT, F32, FD, SOLVE, STEP, by_precision
 
 SIZES = ((3, 2), (2, 3))
 MOVES = [(0, 1, 1), (1, 0, 2), (1, 1, 1), (0, 2, 1), (1, 1, 2), (0, 0, 1), (1, 0, 1)]
@@ -244,7 +244,7 @@ def test_bound_above_optimum_above_policies(seed):
         earned = average_of(je.exchangeable_chain(population, policy), rewards)
         assert earned <= best.upper + SOLVE
         if policy is best:
-            np.testing.assert_allclose(earned, best.value, atol=1e-7)
+            np.testing.assert_allclose(earned, best.value, atol=by_precision(1e-7, 1e-5))
 
 
 def stationary(chain):
@@ -287,10 +287,10 @@ def test_gradient_in_kernel_and_reward():
         rewards = [kind.mdp.reward for kind in moved.types]
         return je.decomposition_error(chain, rewards, discount=0.8)
 
-    h = 1e-5
+    h = STEP
     want = float(error(0.3 + h)[0] - error(0.3 - h)[0]) / (2 * h)
     assert abs(want) > 1e-3
-    np.testing.assert_allclose(error(0.3)[1], want, rtol=1e-5)
+    np.testing.assert_allclose(error(0.3)[1], want, rtol=by_precision(1e-5, FD))
 
 
 def test_refusals():

@@ -118,7 +118,7 @@ def test_batches_and_traces_have_no_one_number():
 
     batch = jax.jit(jax.vmap(look))(jnp.array([0.5, 0.7, 0.9]))
     assert str(batch).startswith("Decomposition: a batch\n")
-    assert "float64 [3, 4]" in str(batch)
+    assert f"{chain.dtype} [3, 4]" in str(batch)
     assert seen[0].startswith("Decomposition: traced\n")
 
 

@@ -9,7 +9,10 @@ import jaxent as je
 
 from . import oracles, oracles_ladder
 from .test_decomposition import separable
-from .tolerances import EXACT
+from .tolerances import EXACT, FD, STEP, by_precision
+
+FAIR = by_precision(1e-9, 1e-3)  # of a violation, which is a difference of values
+NOTHING = by_precision(1e-9, 1e-5)
 
 
 def chain_of(P, sizes):
@@ -25,7 +28,7 @@ def recompose(terms):
 def schmidt_rank(P, m):
     rows = len(P) // m
     R = P.reshape(m, rows, m, rows).transpose(0, 2, 1, 3).reshape(m * m, rows * rows)
-    return np.linalg.matrix_rank(R, tol=1e-10)
+    return np.linalg.matrix_rank(R, tol=by_precision(1e-10, 1e-5))
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (3, 2), (3, 4), (2, 2, 2), (3, 2, 2)])
@@ -76,7 +79,7 @@ def test_convex_mixtures(sizes):
     assert je.is_convexly_separable(chain)
     found = je.convex_separation(chain)
     assert (found.weights >= 0).all()
-    np.testing.assert_allclose(recompose(found), P, atol=1e-8)
+    np.testing.assert_allclose(recompose(found), P, atol=by_precision(1e-8, EXACT))
 
 
 def test_bell_inequality_separates():
@@ -127,13 +130,13 @@ def test_theorem_2_on_random_entangled_chains():
         np.testing.assert_allclose(oracles.lift(rewards), found.reward, atol=EXACT)
         np.testing.assert_allclose(max(np.abs(r).max() for r in rewards), 1)
         assert violation > 1e-3
-        np.testing.assert_allclose(best_fit(P, rewards, 0.9, (2, 3)), violation, rtol=1e-9)
+        np.testing.assert_allclose(best_fit(P, rewards, 0.9, (2, 3)), violation, rtol=FAIR)
 
 
 def test_no_witness_against_a_separable_chain():
     for sizes in ((2, 3), (2, 2, 2)):
         P, _ = separable(np.random.default_rng(0), sizes)
-        assert je.separability_witness(chain_of(P, sizes)).violation < 1e-10
+        assert je.separability_witness(chain_of(P, sizes)).violation < by_precision(1e-10, 1e-5)
 
 
 def shown(P, sizes, found, discount=0.9):
@@ -143,7 +146,9 @@ def shown(P, sizes, found, discount=0.9):
     assert len(block) == found.order
     assert found.agent not in block
     np.testing.assert_allclose(np.abs(reward).max(), 1)
-    assert np.abs(oracles_ladder.left_by(sizes, block, reward[:, None])).max() < 1e-9
+    assert np.abs(oracles_ladder.left_by(sizes, block, reward[:, None])).max() < by_precision(
+        1e-9, 1e-5
+    )
     Q = oracles.q_values(np.asarray(P), reward, discount)
     return np.linalg.norm(oracles_ladder.left_by(sizes, block, Q[:, None]))
 
@@ -174,9 +179,9 @@ def test_n_agent_necessity_on_random_entangled_chains(sizes):
         found = witness(jnp.array(P))
         assert found.order == order + 1
         assert found.violation > 1e-3
-        np.testing.assert_allclose(shown(P, sizes, found), found.violation, rtol=1e-9)
+        np.testing.assert_allclose(shown(P, sizes, found), found.violation, rtol=FAIR)
         if order:
-            np.testing.assert_allclose(np.concatenate(found.rewards), 0, atol=1e-9)
+            np.testing.assert_allclose(np.concatenate(found.rewards), 0, atol=NOTHING)
         else:
             np.testing.assert_allclose(oracles.lift(found.rewards), found.reward, atol=EXACT)
 
@@ -190,7 +195,7 @@ def test_witness_in_the_order_of_a_map():
     codes = np.stack(np.unravel_index(np.arange(8), sizes))[:, place]
     found = je.separability_witness(je.with_views(moved, list(codes)))
     plain = je.separability_witness(chain_of(P, sizes))
-    np.testing.assert_allclose(found.violation, plain.violation, rtol=1e-9)
+    np.testing.assert_allclose(found.violation, plain.violation, rtol=by_precision(1e-9, 1e-4))
     sign = np.sign(found.reward @ plain.reward[place])
     np.testing.assert_allclose(sign * found.reward, plain.reward[place], atol=1e-9)
 
@@ -198,7 +203,7 @@ def test_witness_in_the_order_of_a_map():
 @pytest.mark.parametrize("order", [0, 1])
 def test_gradient_of_the_witness(order):
     """Against differences; on several agents' pairs the reward is held fixed."""
-    sizes = (2, 2, 2)
+    sizes, h = (2, 2, 2), by_precision(1e-6, STEP)
     P = oracles_ladder.chain_of_order(np.random.default_rng(order), sizes, order)
     D = P @ np.diag(np.random.default_rng(9).uniform(0.5, 1.5, 8))
     D = D / D.sum(1, keepdims=True) - P
@@ -206,9 +211,9 @@ def test_gradient_of_the_witness(order):
     slope = jax.grad(lambda t: witness(t).violation)(0.0)
     assert np.isfinite(slope)
     if order == 0:
-        far = [witness(t).violation for t in (-1e-6, 1e-6)]
-        np.testing.assert_allclose(slope, (far[1] - far[0]) / 2e-6, rtol=1e-5)
+        far = [witness(t).violation for t in (-h, h)]
+        np.testing.assert_allclose(slope, (far[1] - far[0]) / (2 * h), rtol=by_precision(1e-5, FD))
     if order == 1:
         found = witness(0.0)
-        far = [shown(P + t * D, sizes, found) for t in (-1e-6, 1e-6)]
-        np.testing.assert_allclose(slope, (far[1] - far[0]) / 2e-6, rtol=1e-5)
+        far = [shown(P + t * D, sizes, found) for t in (-h, h)]
+        np.testing.assert_allclose(slope, (far[1] - far[0]) / (2 * h), rtol=by_precision(1e-5, FD))

@@ -11,6 +11,7 @@ from experiments import soft_law
 SIZES = (20, 40, 80, 160)
 
 
+@pytest.mark.needs_x64(reason="chances at 160 agents span more decades than float32 has")
 @pytest.mark.parametrize(
     ("name", "temperature"),
     [("healthcare", 1.0), ("healthcare", 0.02), ("degenerate", 1.0)],

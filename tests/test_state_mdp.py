@@ -11,9 +11,9 @@ import jaxent as je
 from jaxent.chains.views import product_form
 
 from . import oracles, oracles_measures
-from .tolerances import EXACT, FD
+from .tolerances import EXACT, FD, STEP, by_precision
 
-NEAR = 1e-10  # against dense NumPy and HiGHS
+NEAR = by_precision(1e-10, 1e-5)  # against dense NumPy and HiGHS
 
 
 def product_model(states, actions, seed=0):
@@ -234,7 +234,7 @@ def test_gradient_in_decentralized_logits():
     move = jax.tree.map(
         lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), logits
     )
-    step = 1e-5
+    step = STEP
     ahead, back = (jax.tree.map(lambda x, d, h=h: x + h * d, logits, move) for h in (step, -step))
     inner = sum(jnp.vdot(a, b) for a, b in zip(slope, move))
     assert abs(inner - (error(ahead)[0] - error(back)[0]) / (2 * step)) < FD

@@ -18,6 +18,7 @@ def by_precision(double, single):
 EXACT = by_precision(1e-12, 1e-5)  # one formula against another
 SOLVE = by_precision(1e-9, 1e-4)  # through a linear solve
 FD = by_precision(1e-6, 1e-2)  # against central finite differences
+STEP = by_precision(1e-5, 3e-3)  # of those differences, either way
 F32 = 1e-5  # float32 against float64
 STANDARD_ERRORS = 5.0  # Monte Carlo, at a fixed key
 

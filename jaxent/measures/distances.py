@@ -62,6 +62,7 @@ def mu_inf_norm(matrix: Array, mu: Array) -> SignNorm:
         mu: nonnegative, `[J]`.
     """
     check_shape("mu", mu, (matrix.shape[0],))
+    matrix = jnp.asarray(matrix)
     m = matrix.shape[1]
     if m <= MAX_ENUMERATED:
         signs = jnp.asarray(sign_vectors(m), matrix.dtype)  # [R, m]

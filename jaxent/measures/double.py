@@ -81,6 +81,7 @@ def _outward(found: Any, size: float, gap: float) -> Any:
     """The answer in float32, its bracket no narrower than it was, and wider by what was given."""
     slack = size * _GIVEN * float(np.finfo(np.float32).eps)
     upper = np.nextafter(np.float32(found.upper + slack), np.float32(np.inf))
+    upper = np.where(found.upper == 0, np.float32(0), upper)
     lower = np.nextafter(np.float32(found.lower - slack), np.float32(-np.inf))
     narrow = _as(np.float32, found)
     lower = np.maximum(lower, np.float32(0))

@@ -212,10 +212,12 @@ def certified(
 ) -> Entanglement:
     """The result, its value moving with each argument as the slope beside it says.
 
-    The bracket is rounded outward: each side adds up so many terms, of that absolute sum at most.
+    The bracket is rounded outward: each side adds up so many terms, of that absolute sum at most. A
+    minimum of exactly 0 stays that: no term of it was rounded.
     """
     slack = size * rounding(upper.dtype, terms)
-    upper, lower = upper + slack, jnp.maximum(lower - slack, 0)
+    upper = jnp.where(upper == 0, upper, upper + slack)
+    lower = jnp.maximum(lower - slack, 0)
     value = upper
     for argument, slope in slopes:
         move = argument - jax.lax.stop_gradient(argument)  # 0, with derivative 1

@@ -122,7 +122,7 @@ def separable_decomposition(
         )
     form = product_of_agents(chain)
     P = np.asarray(form.matrix(chain), np.float64)
-    terms = _split(P, form.sizes)
+    terms = _split(P, form.sizes, _coarseness(chain))
     weights = np.array([weight for weight, _ in terms])
     factors = tuple(np.stack(f) for f in zip(*(matrices for _, matrices in terms), strict=True))
     # Weights that grow on the way magnify rounding; one correction takes it off again.
@@ -169,15 +169,22 @@ def _spread(rows: Array, there: Array) -> Array:
     return jnp.abs(there * (rows - mean)).max()
 
 
-def _split(P: np.ndarray, sizes: tuple[int, ...]) -> list[tuple[float, tuple[np.ndarray, ...]]]:
-    """Terms (weight, factors) of a stochastic separable matrix."""
+def _coarseness(chain: PairChain) -> float:
+    """How much coarser than float64 the entries of the chain are: 1 where they are that."""
+    return float(jnp.finfo(chain.dtype).eps) / float(np.finfo(np.float64).eps)
+
+
+def _split(
+    P: np.ndarray, sizes: tuple[int, ...], coarse: float
+) -> list[tuple[float, tuple[np.ndarray, ...]]]:
+    """Terms (weight, factors) of a stochastic separable matrix, whose entries are so coarse."""
     if len(sizes) == 1:
         return [(1.0, (P / P.sum(-1, keepdims=True),))]
     X, rest = sizes[0], prod(sizes[1:])
     R = P.reshape(X, rest, X, rest).transpose(0, 2, 1, 3).reshape(X * X, rest * rest)
     pivoted = scipy.linalg.qr(R, mode="r", pivoting=True)
     size, order = np.abs(np.diag(np.asarray(pivoted[0]))), np.asarray(pivoted[-1])
-    rank = int((size > 8 * np.finfo(float).eps * max(R.shape) * size[0]).sum())
+    rank = int((size > 8 * coarse * np.finfo(float).eps * max(R.shape) * size[0]).sum())
     basis = R[:, order[:rank]].reshape(X, X, rank)
     basis = (basis / basis.sum(1, keepdims=True)).reshape(X * X, rank)
     parts = np.linalg.lstsq(basis, R, rcond=None)[0].reshape(rank, rest, rest)
@@ -191,7 +198,7 @@ def _split(P: np.ndarray, sizes: tuple[int, ...]) -> list[tuple[float, tuple[np.
     cover = (cover / cover.sum(-1, keepdims=True) + reduce(np.kron, laws)) / 2
     parts = np.where(cover > 0, parts, 0)
     needed = np.where(cover > 0, -parts / np.where(cover > 0, cover, 1), 0).max((1, 2))
-    shifts = np.where(needed > 1e-13, needed, 0)
+    shifts = np.where(needed > 1e-13 * coarse, needed, 0)
     factors = [basis[:, j].reshape(X, X) for j in range(rank)]
     pieces = [part + shift * cover for part, shift in zip(parts, shifts, strict=True)]
     if shifts.sum() > 0:
@@ -200,9 +207,9 @@ def _split(P: np.ndarray, sizes: tuple[int, ...]) -> list[tuple[float, tuple[np.
     terms: list[tuple[float, tuple[np.ndarray, ...]]] = []
     for factor, piece in zip(factors, pieces, strict=True):
         weight = piece.sum() / rest
-        if np.abs(piece).max() <= 1e-15:
+        if np.abs(piece).max() <= 1e-15 * coarse:
             continue  # the shift took the whole part away
-        for inner, others in _split(np.maximum(piece / weight, 0), sizes[1:]):
+        for inner, others in _split(np.maximum(piece / weight, 0), sizes[1:], coarse):
             terms.append((weight * inner, (factor, *others)))
     return terms
 

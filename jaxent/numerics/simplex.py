@@ -52,6 +52,7 @@ def project_simplex(rows: Array) -> Array:
     """Euclidean projection of every row on the simplex, `[..., m]`."""
     import optax  # slow to import, and few ask for it
 
+    rows = jnp.asarray(rows)
     # The optax function ravels its argument onto one simplex, and mixes dtypes.
     with jax.numpy_dtype_promotion("standard"):
         flat = jax.vmap(optax.projections.projection_simplex)(rows.reshape(-1, rows.shape[-1]))

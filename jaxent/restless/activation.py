@@ -66,7 +66,7 @@ def activate(counts: Array, priority: Array, budget: Array | float) -> Array:
         Chen and Peng, Def. 13.
     """
     priority = jnp.asarray(priority)
-    queue = counts[..., priority]
+    queue = jnp.asarray(counts)[..., priority]
     before = jnp.cumsum(queue, axis=-1, dtype=queue.dtype) - queue
     served = jnp.clip(jnp.asarray(budget, queue.dtype) - before, 0, queue)
     return served[..., jnp.argsort(priority)]

@@ -7,10 +7,15 @@ import numpy as np
 from hypothesis import strategies as st
 
 import jaxent as je
+from tests.tolerances import EXACT, by_precision
 
 from .. import oracles_ladder as oracles
 from .strategies import few, holds, kinds, laws, numbers, scales, seeds
 from .test_chains import chain_of
+
+NEAR = by_precision(1e-9, 1e-4)  # of a value
+NOTHING = by_precision(1e-10, 1e-4)
+STEADY = by_precision(1e-11, 1e-5)
 
 SIZES = ((2, 2, 2), (3, 2, 2), (2, 2, 2, 2))
 
@@ -44,24 +49,24 @@ def test_best_sums_never_grow_with_their_blocks(seed, kind, sizes, scale, discou
         assert isinstance(found, je.BlockSum)
         errors.append(float(found.l2_error))
         left = np.sqrt(mu @ (q - np.asarray(found.q_total)) ** 2)
-        np.testing.assert_allclose(errors[-1], left, atol=1e-9 * unit)
-    assert (np.diff(errors) <= 1e-11 * unit).all()
-    assert errors[-1] <= 1e-10 * unit
+        np.testing.assert_allclose(errors[-1], left, atol=NEAR * unit)
+    assert (np.diff(errors) <= STEADY * unit).all()
+    assert errors[-1] <= NOTHING * unit
     seen = mu > 0
-    np.testing.assert_allclose(np.asarray(found.q_total)[seen], q[seen], atol=1e-10 * unit)
+    np.testing.assert_allclose(np.asarray(found.q_total)[seen], q[seen], atol=NOTHING * unit)
     rng = np.random.default_rng(seed)
     pairs = list(combinations(range(n), 2))
     graph = [pairs[i] for i in rng.permutation(len(pairs))[:2]]
     steps = [je.fit_blocks(chain, reward, graph[:m], **options).l2_error for m in range(3)]
-    assert (np.diff(steps) <= 1e-11 * unit).all()
-    assert errors[1] - 1e-11 * unit <= steps[2]
-    np.testing.assert_allclose(steps[0], errors[0], atol=1e-11 * unit)
+    assert (np.diff(steps) <= STEADY * unit).all()
+    assert errors[1] - STEADY * unit <= steps[2]
+    np.testing.assert_allclose(steps[0], errors[0], atol=STEADY * unit)
     best = je.best_graph(chain, reward, num_pairs=2, **options)
     assert isinstance(best, je.Graph)
     assert best.exact
-    assert (np.diff(best.errors) <= 1e-11 * unit).all()
-    assert best.errors[2] <= steps[2] + 1e-11 * unit
-    np.testing.assert_allclose(best.errors[2], best.fit.l2_error, atol=1e-9 * unit)
+    assert (np.diff(best.errors) <= STEADY * unit).all()
+    assert best.errors[2] <= steps[2] + STEADY * unit
+    np.testing.assert_allclose(best.errors[2], best.fit.l2_error, atol=NEAR * unit)
 
 
 @holds(
@@ -92,12 +97,12 @@ def test_what_blocks_learn_is_bounded_by_how_far_they_are_from_moving_alone(
             values = np.asarray(function)[(B.T @ mu) > 0]
             bound += discount / (1 - discount) * far * np.ptp(values)
         error = np.abs(q - np.asarray(found.q_total))[seen].max()
-        assert error <= bound + 1e-9 * unit
-        assert found.error.sup_lower <= error + 1e-9 * unit
+        assert error <= bound + NEAR * unit
+        assert found.error.sup_lower <= error + NEAR * unit
         best = je.fit_blocks(chain, jnp.asarray(joint), k, **options)
-        assert best.l2_error <= found.l2_error + 1e-9 * unit
-    assert error <= 1e-10 * unit
+        assert best.l2_error <= found.l2_error + NEAR * unit
+    assert error <= NOTHING * unit
     pairs = list(combinations(range(n), 2))
     spread = je.spread_rewards(chain, rewards, pairs)
     total = je.with_views(chain, pairs).lift(spread)
-    np.testing.assert_allclose(total, joint, atol=1e-12 * max(scale, 1e-300))
+    np.testing.assert_allclose(total, joint, atol=EXACT * max(scale, 1e-300))

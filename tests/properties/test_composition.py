@@ -9,6 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 import jaxent as je
+from tests.tolerances import EXACT
 
 from .strategies import few, holds, kinds, laws, seeds
 from .test_chains import chain_of
@@ -18,7 +19,7 @@ SIZES = ((3, 2), (2, 2, 2), (4, 2))
 masses = st.sampled_from(["dense", "sparse", "tiny"])
 # From the pairs of agent 0 to coarser ones.
 COARSE = {3: np.array([0, 1, 1]), 2: np.array([0, 0]), 4: np.array([0, 1, 1, 0])}
-NOISE = 1e-12
+NOISE = EXACT
 SOLVED = 3e-6  # of what a program certifies to 1e-6
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 import jaxent as je
+from tests.tolerances import EXACT
 
 from .strategies import discounts, few, finite, holds, kinds, laws, numbers, seeds
 
@@ -101,7 +102,7 @@ def test_learned_values_are_between_the_worst_and_the_best(seed, shape, gaps, di
     assert finite(walked)
     for found in (learned, walked):
         total = np.asarray(found.occupancy).sum(1)
-        np.testing.assert_allclose(total, counts.sum((1, 2)) > 0, atol=1e-12)
+        np.testing.assert_allclose(total, counts.sum((1, 2)) > 0, atol=EXACT)
     paid = np.where(made.present, made.rewards, 0)
     worst = np.minimum(paid.min(0), 0) / (1 - discount)
     best = np.maximum(paid.max(0), 0) / (1 - discount)
@@ -221,14 +222,14 @@ def test_estimates_are_attained(seed, kind, num_actions, blank):
         weights[0] = 1
     found, interval = jax.tree.map(np.asarray, estimated(num_actions)(policy, weights))
     tv = np.abs(policy - found.minimizer).sum(-1) / 2
-    np.testing.assert_allclose(found.minimizer.sum(-1), 1, atol=1e-12)
-    np.testing.assert_allclose((weights * tv).sum() / weights.sum(), found.value, atol=1e-12)
-    assert -1e-12 <= found.value <= found.held_out + 1e-12
-    np.testing.assert_allclose(interval.in_sample, found.value, atol=1e-12)
-    assert interval.lower <= interval.value + 1e-12 <= interval.upper + 2e-12
+    np.testing.assert_allclose(found.minimizer.sum(-1), 1, atol=EXACT)
+    np.testing.assert_allclose((weights * tv).sum() / weights.sum(), found.value, atol=EXACT)
+    assert -EXACT <= found.value <= found.held_out + EXACT
+    np.testing.assert_allclose(interval.in_sample, found.value, atol=EXACT)
+    assert interval.lower <= interval.value + EXACT <= interval.upper + 2 * EXACT
     rival = laws(rng, "dense", L, num_actions)
     beaten = (weights * np.abs(policy - rival).sum(-1) / 2).sum() / weights.sum()
-    assert found.value <= beaten + 1e-12
+    assert found.value <= beaten + EXACT
 
 
 @holds(seed=seeds, kind=kinds)
@@ -296,7 +297,7 @@ def test_estimates_of_agents_and_types_agree(seed, kind, shape):
     one = je.agent_entanglement(run, index, agents)
     same = je.type_entanglement(run, index, agents)
     assert isinstance(one, je.EntanglementEstimate)
-    np.testing.assert_allclose(one.value, same.value, atol=1e-12)
+    np.testing.assert_allclose(one.value, same.value, atol=EXACT)
     assert ((np.asarray(one.value) >= 0) & (np.asarray(one.value) <= 0.5)).all()
     flow = np.asarray(je.agent_flow(run, index, agents, num_types=num_agents))
     np.testing.assert_allclose(flow.sum((1, 2)), 12, atol=1e-9)

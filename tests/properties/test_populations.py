@@ -5,6 +5,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import jaxent as je
+from tests.tolerances import by_precision
 
 from .strategies import discounts, few, holds, kinds, laws, numbers, scales, seeds
 
@@ -75,7 +76,7 @@ def test_exact_answers(seed, kind, shapes, discount, scale):
     rewards = [kind.mdp.reward for kind in population.types]
     Q = je.q_values(chain, rewards, discount=population.discount)
     values = np.asarray(chain.policy.mv(Q))
-    noise = 1e-9 * scale * population.num_agents / (1 - population.discount)
+    noise = by_precision(1e-9, 1e-5) * scale * population.num_agents / (1 - population.discount)
     assert values.max() <= best.values.max() + noise
     assert best.value <= je.fluid_policy(population, start=start).value + 100 * noise
     assert je.exact_gap(population, policy, start=start) >= -100 * noise

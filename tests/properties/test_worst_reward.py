@@ -8,9 +8,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 import jaxent as je
+from tests.tolerances import EXACT, by_precision
 
 from .strategies import few, holds, kinds, laws, numbers, seeds
 from .test_chains import chain_of
+
+NEAR = by_precision(1e-9, 1e-5)
 
 SIZES = ((3, 2), (2, 2), (4, 3), (2, 2, 2))
 rates = st.one_of(st.sampled_from([0.0, 0.5, 0.9, 0.99]), st.floats(0, 0.99))
@@ -51,7 +54,7 @@ def test_the_worst_reward_is_between_two_multiples_of_entanglement(seed, kind, s
         b = np.where(there, discount * (P @ lift @ v - lift @ (local @ v)), 0)
         errors.append(np.where(there, np.linalg.solve(np.eye(J) - discount * P, b), 0))
     errors = np.abs(errors)
-    noise = 1e-10 / (1 - discount)
+    noise = by_precision(1e-10, 1e-4) / (1 - discount)
     for found, largest, measured, of in (
         (sup, errors.max(), atv, lambda e: np.abs(e).max()),
         (mean, (errors @ mu).max(), mu_atv, lambda e: mu @ np.abs(e)),
@@ -61,7 +64,7 @@ def test_the_worst_reward_is_between_two_multiples_of_entanglement(seed, kind, s
         np.testing.assert_allclose(found.error, largest, atol=noise)
         np.testing.assert_allclose(found.largest, found.error, atol=noise)
         assert found.lower - noise <= found.error <= found.upper + noise
-        assert measured.lower - 1e-9 <= found.distance <= 2 * measured.upper + 1e-9
+        assert measured.lower - NEAR <= found.distance <= 2 * measured.upper + NEAR
         # The reward is what it is said to be, and its sum of local values errs by that much.
         Q_local = np.linalg.solve(np.eye(X) - discount * local, found.reward)
         np.testing.assert_allclose(Q_local, found.local_value, atol=noise)
@@ -71,7 +74,7 @@ def test_the_worst_reward_is_between_two_multiples_of_entanglement(seed, kind, s
         if found.error > 0:
             assert np.ptp(found.local_value) == 1
             # A constant takes the reward to within this size: the bound by r_max.
-            assert np.ptp(found.reward) / 2 <= (1 + discount) / 2 + 1e-12
+            assert np.ptp(found.reward) / 2 <= (1 + discount) / 2 + EXACT
 
 
 @cache
@@ -107,7 +110,7 @@ def test_the_transitions_of_equation_2_bound_errors(seed, kind, sizes, discount)
     mu = np.asarray(law.value)
     rewards, reward = [numbers(rng, 1, n) for n in sizes], numbers(rng, 1, J)
     out = jax.tree.map(np.asarray, shared_bounds(sizes)(P, reward, rewards, mu, discount))
-    chain, noise = chain_of(P, sizes), 1e-9 / (1 - discount)
+    chain, noise = chain_of(P, sizes), by_precision(1e-9, 1e-4) / (1 - discount)
 
     def summed(rewards):
         return np.asarray(chain.lift(je.local_q_values(chain, rewards, discount=discount, mu=mu)))
