@@ -371,6 +371,7 @@ def test_bad_input_is_refused():
             lambda: je.simulate_population(key, bandit_of("circulant", 5)[0], policy, num_steps=1),
             "policy: it was made for 10 agents, not for 5",
         ),
+        (lambda: je.exchangeable_chain(bandit, policy), "policy: IDPolicy goes agent by agent"),
         (lambda: jax.jit(traced)(10), "population: under a policy that goes agent by agent"),
     ):
         with pytest.raises(ValueError, match=match):

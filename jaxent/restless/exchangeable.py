@@ -40,6 +40,7 @@ from ..numerics.arrays import einsum
 from ..numerics.compiled import jit
 from ..numerics.memory import device_memory
 from .activation import IndexPolicy, Priority, active_counts, check_priority
+from .agents_process import AgentsPolicy
 from .group_laws import TaggedRoundedKernel, tagged_rounded_kernel
 from .next_counts import NextCounts, configurations, next_counts, num_configurations, walk_size
 from .population_chain import PopulationPolicy, goes_by_counts, population_chain
@@ -212,6 +213,11 @@ def exchangeable_chain(
         ValueError: for a bad bandit or policy, and before anything is allocated if the chain does
             not fit: the message has the count, the bytes and the largest N that fits.
     """
+    if isinstance(policy, AgentsPolicy):
+        raise ValueError(
+            f"policy: {type(policy).__name__} goes agent by agent, so that counts are no chain; "
+            "simulate_population runs it"
+        )
     if isinstance(bandit, WeaklyCoupledPopulation) or goes_by_counts(policy):
         return population_chain(bandit, policy, memory)
     if isinstance(policy, SoftIndex):

@@ -77,7 +77,8 @@ def id_policy(
 ) -> IDPolicy:
     r"""Agents draw the actions of the relaxation, and are given them in the order of fixed IDs.
 
-    An agent that is refused takes the cheapest action of its state. What is left of budgets that
+    An agent that is refused takes the cheapest action of its state; those after it are still given
+    what they drew where it fits. What is left of budgets that
     must be spent exactly is given away to the last ones first. All of it is spent where there is
     one budget and the costs of a state are consecutive whole numbers, as for a bandit; elsewhere
     `kept` of a run says so.
