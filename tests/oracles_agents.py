@@ -29,7 +29,7 @@ def bandit_case(passive, active, reward, number, budget, table):
     return Case(types, [0] * number, np.array([float(budget)]), (True,), [np.asarray(table)])
 
 
-def serve(case, states, wanted, order, spare):
+def serve(case, states, wanted, order, spare, stop=False):
     """Actions: wants in turn while they fit, then what must be spent, one agent after another."""
     did = [0] * len(states)
     left = case.limits - sum(
@@ -46,8 +46,8 @@ def serve(case, states, wanted, order, spare):
         return fits
 
     for i in order:
-        if wanted[i] != 0:
-            try_to(i, wanted[i])
+        if wanted[i] != 0 and not try_to(i, wanted[i]) and stop:
+            break
     exact = np.flatnonzero(case.equality)
     if len(exact):
         most = max(len(d[0]) for _, _, d in case.types)
@@ -78,13 +78,13 @@ def moved(rng, case, states, actions):
     return [pick(rng, case.types[k][0][s, a]) for k, s, a in each]
 
 
-def run_id(case, order, steps, seed):
+def run_id(case, order, steps, seed, stop=True):
     """Rewards of the ID policy from state 0."""
     rng = np.random.default_rng(seed)
     states, rewards = [0] * len(case.kinds), []
     for _ in range(steps):
         wanted = [pick(rng, case.tables[k][s]) for k, s in zip(case.kinds, states, strict=True)]
-        actions = serve(case, states, wanted, order, order[::-1])
+        actions = serve(case, states, wanted, order, order[::-1], stop)
         rewards.append(paid(case, states, actions))
         states = moved(rng, case, states, actions)
     return np.array(rewards)
@@ -113,7 +113,7 @@ def run_virtual(case, steps, seed):
     return np.array(rewards)
 
 
-def id_chain(case, order):
+def id_chain(case, order, stop):
     """Rows of the joint chain of the ID policy and its mean rewards, all wants being listed."""
     spaces = [range(len(case.types[k][1])) for k in case.kinds]
     joint = list(itertools.product(*spaces))
@@ -123,7 +123,7 @@ def id_chain(case, order):
         for wanted in itertools.product(*options):
             each = list(zip(case.kinds, states, strict=True))
             law = [case.tables[k][s, a] for (k, s), a in zip(each, wanted, strict=True)]
-            actions = serve(case, states, wanted, order, order[::-1])
+            actions = serve(case, states, wanted, order, order[::-1], stop)
             row = np.ones(1)
             for (k, s), a in zip(each, actions, strict=True):
                 row = np.kron(row, case.types[k][0][s, a])

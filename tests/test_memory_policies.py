@@ -79,16 +79,16 @@ def test_served_one_after_another(equality):
     population, case = two_types(equality, (6, 5))
     agents = agents_of(population)
     case = case._replace(kinds=[0] * 6 + [1] * 5)
-    given = jax.jit(agents.given)
+    given = jax.jit(agents.given, static_argnames="stop")
     rng = np.random.default_rng(0)
     for _ in range(200):
         states = np.array([rng.integers(len(case.types[k][1])) for k in case.kinds])
         wanted = np.array([rng.integers(case.types[k][1].shape[1]) for k in case.kinds])
         order = rng.permutation(11)
-        found = given(states.astype(np.int32), wanted.astype(np.int32), order)
-        np.testing.assert_array_equal(
-            found, oracles.serve(case, states, wanted, order, order[::-1])
-        )
+        for stop in (False, True):
+            found = given(states.astype(np.int32), wanted.astype(np.int32), order, stop=stop)
+            want = oracles.serve(case, states, wanted, order, order[::-1], stop)
+            np.testing.assert_array_equal(found, want)
 
 
 def test_impossible_outcomes_are_not_drawn():
@@ -98,16 +98,17 @@ def test_impossible_outcomes_are_not_drawn():
         np.testing.assert_array_equal(drawn(jnp.full(2, u), jnp.asarray(rows)), want)
 
 
-def test_the_exact_chain_of_the_id_policy():
+@pytest.mark.parametrize("stop", [True, False])
+def test_the_exact_chain_of_the_id_policy(stop):
     """Three agents of two types and an order: the joint chain by dense NumPy."""
     population, case = two_types(counts=(2, 1))
     case = case._replace(limits=np.array([1.0, 1.0]), kinds=[0, 0, 1])
     budgets = [je.Budget(1.0), je.Budget(1.0)]
     population = je.WeaklyCoupledPopulation(population.types, (2, 1), budgets, 0.9)
     order = [2, 0, 1]
-    P, r = oracles.id_chain(case, order)
+    P, r = oracles.id_chain(case, order, stop)
     np.testing.assert_allclose(P.sum(1), 1, atol=SOLVE)
-    policy = je.id_policy(population, case.tables, order=order)
+    policy = je.id_policy(population, case.tables, order=order, stop=stop)
     mean, error = batch_means(simulated(population, policy, 40_000), 40)
     assert abs(mean - oracles.average(P, r)) <= STANDARD_ERRORS * error
 

@@ -13,7 +13,7 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -43,11 +43,13 @@ class IDPolicy:
         agents: N of them, their costs and budgets.
         table: π(a|s), padded, `[T, S, A]`.
         order: agents, the first served first, `[N]`.
+        stop: whether nobody is served after the first who is refused. Static.
     """
 
     agents: Agents
     table: Array
     order: Array
+    stop: bool = field(metadata={"static": True})
 
     def start(self, key: Array, states: Array) -> tuple[()]:
         """Nothing to remember."""
@@ -59,7 +61,7 @@ class IDPolicy:
         """Actions `[N]`."""
         rows = self.table[self.agents.kind, states]
         wanted = drawn(jax.random.uniform(key, states.shape, rows.dtype), rows)
-        return self.agents.given(states, wanted, self.order), memory
+        return self.agents.given(states, wanted, self.order, stop=self.stop), memory
 
     def after(
         self, key: Array, states: Array, actions: Array, memory: tuple[()], then: Array
@@ -74,11 +76,11 @@ def id_policy(
     tables: Tables,
     *,
     order: ArrayLike | Sequence[int] | None = None,
+    stop: bool = True,
 ) -> IDPolicy:
     r"""Agents draw the actions of the relaxation, and are given them in the order of fixed IDs.
 
-    An agent that is refused takes the cheapest action of its state; those after it are still given
-    what they drew where it fits. What is left of budgets that
+    An agent that is refused takes the cheapest action of its state. What is left of budgets that
     must be spent exactly is given away to the last ones first. All of it is spent where there is
     one budget and the costs of a state are consecutive whole numbers, as for a bandit; elsewhere
     `kept` of a run says so.
@@ -90,6 +92,8 @@ def id_policy(
         order: all agents once, the first served first, `[N]`; those of type 0 come first in the
             numbering. If not given, the types take turns by their shares, and arms stand so that
             every beginning of the order uses its share of the budgets on average.
+        stop: whether all agents after the first who is refused are refused too, as in the paper;
+            False serves those whose wants still fit, which earns more where costs differ. Static.
 
     Raises:
         ValueError: for a bad population, table or order, or more agents than memory.
@@ -109,7 +113,7 @@ def id_policy(
     made = relaxed(population, tables)
     number = len(made.agents.kind)
     if order is None:
-        return IDPolicy(made.agents, made.table, jnp.asarray(_spread(made)))
+        return IDPolicy(made.agents, made.table, jnp.asarray(_spread(made)), stop)
     check_shape("order", order, (number,))
     places = np.asarray(order)
     seen = np.bincount(places[(places >= 0) & (places < number)].astype(int), minlength=number)
@@ -118,7 +122,7 @@ def id_policy(
             f"order: agent {int(np.flatnonzero(seen != 1)[0])} is in it "
             f"{int(seen[seen != 1][0])} times; each of 0..{number - 1} must be in it once"
         )
-    return IDPolicy(made.agents, made.table, jnp.asarray(places, jnp.int32))
+    return IDPolicy(made.agents, made.table, jnp.asarray(places, jnp.int32), stop)
 
 
 def _spread(made: Relaxed) -> np.ndarray:

@@ -57,34 +57,39 @@ class Agents:
                 "make one for this population"
             )
 
-    def given(
-        self, states: Array, wanted: Array, order: Array, *, spare: Array | None = None
-    ) -> Array:
+    def given(self, states: Array, wanted: Array, order: Array, *, stop: bool = False) -> Array:
         """Actions `[N]` of agents in these states who want these actions, served in this order.
 
         Args:
             states: `[N]`.
             wanted: actions, `[N]`.
-            order: agents, the first served first, `[N]`.
-            spare: agents, in the order in which what is left is given away; the reverse of `order`
-                if not given.
+            order: agents, the first served first, `[N]`; what is left is given away in reverse.
+            stop: whether nobody is served after the first who is refused. Static.
         """
         cheap = self.ladder[self.kind, states, 0]
-        actions, left = self.climb(states, cheap, wanted, order, self.left(states, cheap))
-        return self.filled(states, actions, order[::-1] if spare is None else spare, left)
+        left = self.left(states, cheap)
+        actions, left = self.climb(states, cheap, wanted, order, left, stop=stop)
+        return self.filled(states, actions, order[::-1], left)
 
     def left(self, states: Array, actions: Array) -> Array:
         """What is left of the budgets, `[K]`."""
         return self.limits - self.costs[self.kind, states, actions].sum(0)
 
     def climb(
-        self, states: Array, actions: Array, wanted: Array, order: Array, left: Array
+        self,
+        states: Array,
+        actions: Array,
+        wanted: Array,
+        order: Array,
+        left: Array,
+        *,
+        stop: bool = False,
     ) -> tuple[Array, Array]:
         """Actions after those who want another are given it in turn, and what is then left."""
         kind, at = self.kind[order], states[order]
         now, then = actions[order], wanted[order]
         more = self.costs[kind, at, then] - self.costs[kind, at, now]  # [N, K]
-        served = in_turn(left, more, then != now, self._rounding())
+        served = in_turn(left, more, then != now, self._rounding(), stop=stop)
         after = actions.at[order].set(jnp.where(served, then, now))
         return after, left - jnp.where(served[:, None], more, 0).sum(0)
 
@@ -114,7 +119,7 @@ class Agents:
         return eps * jnp.abs(self.costs).max((0, 1, 2))
 
 
-def in_turn(left: Array, more: Array, asks: Array, rounding: Array) -> Array:
+def in_turn(left: Array, more: Array, asks: Array, rounding: Array, *, stop: bool = False) -> Array:
     """Who of those that ask is given what it asks, one after another, bool `[N]`.
 
     Args:
@@ -122,6 +127,7 @@ def in_turn(left: Array, more: Array, asks: Array, rounding: Array) -> Array:
         more: what each uses more of them, `[N, K]`.
         asks: bool `[N]`.
         rounding: what a sum may miss, `[K]`.
+        stop: whether nobody is served after the first who is refused. Static.
     """
     place = jnp.arange(len(asks))
 
@@ -133,7 +139,7 @@ def in_turn(left: Array, more: Array, asks: Array, rounding: Array) -> Array:
         over = ((total > (left + rounding)[None]) & (use > 0)).any(1)
         first = jnp.where(over.any(), jnp.argmax(over), len(asks))
         rest = left - jnp.where(first > 0, total[first - 1], 0)
-        beyond = ((more > (rest + rounding)[None]) & (more > 0)).any(1)
+        beyond = ((more > (rest + rounding)[None]) & (more > 0)).any(1) | stop
         return asks & (place != first) & ~((place > first) & beyond), over.any()
 
     return lax.while_loop(lambda state: state[1], refuse, (asks, jnp.array(True)))[0]
