@@ -9,7 +9,7 @@ import jaxent as je
 from jaxent.restless.fluid import best_values
 
 from . import oracles_population as oracles
-from .tolerances import EXACT, SOLVE
+from .tolerances import EXACT, F32, SOLVE
 
 
 def population_of(types, counts, budgets, discount):
@@ -90,6 +90,19 @@ def test_fluid_answers_scale_with_the_rewards(scale):
         for mine, theirs in zip(other.values, one.values, strict=True):
             np.testing.assert_allclose(mine, scale * theirs, atol=scale * SOLVE)
         assert other[7:] == one[7:]
+
+
+def test_kernels_of_single_precision_have_rows_that_sum_to_one():
+    """The bound at any prices, and at the best ones the relaxation, of kernels held in float32."""
+    for name in ("machines", "circulant", "age"):
+        bandit = je.named_bandit(name, 20).bandit
+        single = jax.tree.map(lambda x: np.asarray(x, np.float32), bandit)
+        single = single._replace(num_agents=20, budget=bandit.budget, discount=bandit.discount)
+        prices = je.fluid_policy(single).prices
+        for at in (np.zeros(1), prices):
+            bounds = [je.lagrangian_bound(b, at) for b in (single, bandit)]
+            np.testing.assert_allclose(bounds[0], bounds[1], rtol=F32)
+        np.testing.assert_allclose(bounds[0], je.fluid_policy(single).value, rtol=SOLVE)
 
 
 def test_a_bandit_is_a_population_of_one_type():

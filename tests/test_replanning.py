@@ -12,7 +12,7 @@ from jaxent.restless.splits import all_counts, counts_place, rules_of, split_law
 
 from . import oracles_population as oracles
 from .test_population import population_of
-from .tolerances import EXACT, SOLVE, STANDARD_ERRORS
+from .tolerances import EXACT, F32, SOLVE, STANDARD_ERRORS
 
 SIZES = ((3, 2), (2, 3))
 
@@ -236,6 +236,20 @@ def test_runs_keep_the_budgets_and_agree_with_the_chain():
     run = je.simulate_population(jax.random.key(1), bandit, policy, num_steps=60)
     assert bool(run.kept)
     assert float(run.reward[20:].mean()) > 0.95 * je.fluid_policy(bandit).value
+
+
+def test_single_precision():
+    """Kernels and draws in float32: the same plan, budgets kept."""
+    bandit = je.named_bandit("machines", 20).bandit
+    want = je.mpc_policy(bandit, horizon=4).plan([(12, 6, 2, 0)])
+    with jax.enable_x64(False):
+        single = je.named_bandit("machines", 20).bandit
+        assert single.passive.dtype == np.float32
+        policy = je.mpc_policy(single, horizon=4)
+        plan = policy.plan([(12, 6, 2, 0)])
+        for one in (policy, je.lp_update_policy(single, horizon=4), je.random_policy(single)):
+            assert bool(je.simulate_population(jax.random.key(0), single, one, num_steps=5).kept)
+    np.testing.assert_allclose(plan.value, want.value, rtol=F32)
 
 
 def uneven(limit, counts=(2,)):

@@ -131,7 +131,7 @@ def known_data(model: RestlessBandit | WeaklyCoupledPopulation) -> Data:
     population = as_population(model)
     kinds = population.types
     return Data(
-        [np.asarray(k.mdp.transition, np.float64).reshape(-1, k.mdp.num_states) for k in kinds],
+        [_laws(k.mdp.transition) for k in kinds],
         [np.asarray(k.mdp.reward, np.float64).reshape(-1) for k in kinds],
         [np.asarray(k.costs, np.float64).reshape(-1, len(population.budgets)) for k in kinds],
         population.sizes,
@@ -140,6 +140,12 @@ def known_data(model: RestlessBandit | WeaklyCoupledPopulation) -> Data:
         np.array([budget.equality for budget in population.budgets]),
         float(population.discount),
     )
+
+
+def _laws(transition: ArrayLike) -> np.ndarray:
+    """Rows `[SA, S]` that sum to 1 in float64, whatever dtype they are held in."""
+    rows = np.asarray(transition, np.float64).reshape(-1, np.shape(transition)[-1])
+    return rows / rows.sum(1, keepdims=True)
 
 
 def check_start(start: Start, data: Data) -> list[np.ndarray]:
