@@ -17,7 +17,7 @@ from .linear_program import Program, solve_program
 from .splits import cheapest, rules_of
 
 # Configurations whose plans are remembered.
-_REMEMBERED = 100_000
+_REMEMBERED = 20_000
 # An amount this near a whole number, as a share of the agents of the type, is one.
 _ROUNDED = 1e-9
 # Nodes of an integer program, at most.

@@ -57,10 +57,11 @@ def simulate_population(
         population: or a `RestlessBandit`. Counts and limits may be traced where the policy is a
             function, so that one compilation serves a sweep over N.
         policy: a list of moves or what has one (`LagrangeIndex`, `FluidPolicy`), any policy with
-            `draw(key, counts)` (`PriorityPolicy`, `RandomizedPolicy`); or a function of the counts
-            of each type, `[S_k]`, that JAX can trace, to how many take each action, `[S_k, A_k]`
-            each. Static if a function. One that keeps a memory (`IDPolicy`, `VirtualAdvicePolicy`,
-            `TwoSetPolicy`, any `AgentsPolicy`) is simulated agent by agent.
+            `draw(key, counts)` (`PriorityPolicy`, `RandomizedPolicy`, `RandomPolicy`,
+            `ReplanningPolicy`); or a function of the counts of each type, `[S_k]`, that JAX can
+            trace, to how many take each action, `[S_k, A_k]` each. Static if a function. One that
+            keeps a memory (`IDPolicy`, `VirtualAdvicePolicy`, `TwoSetPolicy`, any `AgentsPolicy`)
+            is simulated agent by agent.
         num_steps: T. Static.
         start: agents of each type by state; as even as can be if not given.
 
