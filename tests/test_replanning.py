@@ -62,8 +62,7 @@ def test_the_program_equals_a_plain_one(equality, horizon):
 
 @pytest.mark.parametrize("equality", [False, True])
 def test_budgets_are_kept_everywhere(equality):
-    """In every configuration and rounding; each amount becomes a whole number next to it, or the
-    split is one that keeps the budgets where that would break one."""
+    """By every whole split of every configuration, also where the first step was no whole one."""
     rounded = 0
     for seed in range(6):
         population = population_of(*plain_case(seed, equality=equality))
