@@ -346,6 +346,7 @@ def test_bad_input_is_refused():
     limit = je.WeaklyCoupledPopulation(limit.types, limit.counts, [je.Budget(2)], 0.9)
     key = jax.random.key(0)
     policy = je.id_policy(bandit, fluid)
+    discounted = je.fluid_policy(bandit, start=[np.array([10, 0, 0, 0])])
     many = je.RestlessBandit(bandit.passive, bandit.active, bandit.reward, 10**12, 5, 0.9)
 
     def traced(n):
@@ -368,6 +369,7 @@ def test_bad_input_is_refused():
         (lambda: je.two_set_policy(limit, fluid), "population: the two-set policy is for one"),
         (lambda: je.two_set_policy(other, fluid), "fluid: wanted the FluidPolicy of this"),
         (lambda: je.two_set_policy(bandit_of("circulant", 20)[0], fluid), "fluid: its occupancy"),
+        (lambda: je.two_set_policy(bandit, discounted), "fluid: its law is not stationary"),
         (
             lambda: je.simulate_population(key, bandit_of("circulant", 5)[0], policy, num_steps=1),
             "policy: it was made for 10 agents, not for 5",

@@ -42,8 +42,7 @@ def alone(
 ) -> Alone:
     """The best policies at these prices, from others on."""
     parts = []
-    for first in range(0, len(reward), _BLOCK):
-        block = slice(first, first + _BLOCK)
+    for block in _blocks(len(reward)):
         parts.append(
             _solve(
                 kernel[block],
@@ -77,18 +76,26 @@ def _solve(kernel, reward, costs, prices, chosen) -> Alone:
         busy = busy[better.any(1)]
         if len(busy) == 0:
             break
-    law = _laws(_of(kernel, chosen))  # [n, S]
+    return follow(kernel, reward, costs, chosen)._replace(upper=upper, index=index)
+
+
+def follow(kernel: np.ndarray, reward: np.ndarray, costs: np.ndarray, chosen: np.ndarray) -> Alone:
+    """What arms earn and use by these actions `[N, S]`, whether or not they are the best."""
+    laws = [_laws(_of(kernel[b], chosen[b])) for b in _blocks(len(chosen))]
+    law = np.concatenate(laws)  # [N, S]
     earned = (law * _of(reward, chosen)).sum(1)
     spent = (law[..., None] * _of(costs, chosen)).sum(1)
-    return Alone(chosen.astype(np.int16), earned, spent, upper, index)
+    return Alone(chosen.astype(np.int16), earned, spent, None, None)
+
+
+def _blocks(number: int) -> list[slice]:
+    return [slice(first, first + _BLOCK) for first in range(0, number, _BLOCK)]
 
 
 def occupancy(kernel: np.ndarray, chosen: np.ndarray, arms: np.ndarray) -> np.ndarray:
     """Laws of (s, a) of some arms under these actions, `[n, S, A]`."""
-    laws = np.empty((len(arms), kernel.shape[1]))
-    for first in range(0, len(arms), _BLOCK):
-        some = arms[first : first + _BLOCK]
-        laws[first : first + _BLOCK] = _laws(_of(kernel[some], chosen[some]))
+    parts = [arms[b] for b in _blocks(len(arms))]
+    laws = np.concatenate([_laws(_of(kernel[part], chosen[part])) for part in parts])
     return laws[..., None] * (chosen[arms][..., None] == np.arange(kernel.shape[2]))
 
 

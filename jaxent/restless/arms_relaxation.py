@@ -23,7 +23,7 @@ from .._checks import check_finite, check_positive_int, check_shape, concrete
 from .._reads import reads
 from ..models.heterogeneous_arms import HeterogeneousArms
 from ..numerics.memory import host_memory
-from .arms_alone import Alone, alone, occupancy
+from .arms_alone import Alone, alone, follow, occupancy
 from .linear_program import solve_program
 
 Array = jax.Array
@@ -132,13 +132,15 @@ def _solve(data: _Data, tol: float, max_steps: int) -> ArmsRelaxation:
     group = np.arange(number) % min(number, _GROUPS)
     paid = np.ptp(data.reward, axis=(1, 2)).sum()
     scale = paid if paid > 0 else 1.0
-    least = np.abs(data.costs[data.costs != 0]).min(initial=np.inf)
-    most = np.abs(data.reward).max() / least if np.isfinite(least) else 1.0
-    master = _Master(data, group, scale, _DEAR * (most if most > 0 else 1.0))
+    master = _Master(data, group, scale)
+    for chosen in _extremes(data):
+        master.add(follow(data.kernel, data.reward, data.costs, chosen))
     prices, chosen = np.zeros(len(data.limits)), None
     upper, best, mixed = np.inf, None, None
     size = max(scale, np.abs(data.reward).max((1, 2)).sum())
-    for _ in range(max_steps):
+    step = 0
+    while step < max_steps:
+        step += 1
         found = alone(data.kernel, data.reward, data.costs, prices, chosen)
         chosen = found.chosen
         bound = found.upper.sum() + prices @ data.limits
@@ -152,7 +154,10 @@ def _solve(data: _Data, tol: float, max_steps: int) -> ArmsRelaxation:
     assert best is not None
     assert mixed is not None
     if mixed.short:
-        raise ValueError("budgets: no law of the arms keeps them on average, as far as was tried")
+        raise ValueError(
+            f"budgets: no law of the arms was found that keeps them on average, at {step} prices; "
+            "if there is one it takes more of them (max_steps)"
+        )
     law = master.occupancy(mixed)
     return ArmsRelaxation(
         upper=float(upper),
@@ -161,9 +166,18 @@ def _solve(data: _Data, tol: float, max_steps: int) -> ArmsRelaxation:
         occupancy=law,
         index=best[1].index,
         spent=np.einsum("nsa,nsak->k", law, data.costs),
-        num_steps=len(master.found),
+        num_steps=step,
         converged=bool(upper - mixed.value <= tol * size),
     )
+
+
+def _extremes(data: _Data) -> list[np.ndarray]:
+    """Policies that use little and, where a budget must be met, much: `[N, S]` each."""
+    unit = np.where(data.limits > 0, data.limits, np.abs(data.costs).max((0, 1, 2)))
+    use = data.costs / np.where(unit > 0, unit, 1)
+    if not data.equality.any():
+        return [use.sum(3).argmin(2)]
+    return [use.sum(3).argmin(2), use[..., data.equality].sum(3).argmax(2)]
 
 
 class _Mixed(NamedTuple):
@@ -178,10 +192,13 @@ class _Mixed(NamedTuple):
 class _Master:
     """What groups of arms earn and use at the prices tried, to be mixed."""
 
-    def __init__(self, data: _Data, group: np.ndarray, scale: float, dear: float) -> None:
+    def __init__(self, data: _Data, group: np.ndarray, scale: float) -> None:
         """No columns yet; a budget may be missed at a price that is dear."""
         self.data, self.group, self.scale = data, group, scale
-        self.dear, self.raises = dear, 0
+        used = np.abs(data.costs)
+        least = np.where(used > 0, used, np.inf).min((0, 1, 2))  # [K]
+        most = np.abs(data.reward).max() / np.where(np.isfinite(least), least, 1)
+        self.dear, self.raises = _DEAR * np.where(most > 0, most, 1.0), 0
         self.unit = np.maximum(np.abs(data.costs).max((1, 2)).sum(0), np.abs(data.limits))
         self.unit = np.where(self.unit > 0, self.unit, 1)
         self.found: list[Alone] = []
@@ -202,7 +219,7 @@ class _Master:
             mixed = self._solve_once()
             if not mixed.short or self.raises == _RAISES:
                 return mixed
-            if np.abs(mixed.prices).max() < 0.99 * self.dear:
+            if (np.abs(mixed.prices) < 0.99 * self.dear).all():
                 return mixed
             self.dear, self.raises = self.dear * _DEARER, self.raises + 1
 

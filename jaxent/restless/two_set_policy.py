@@ -265,6 +265,10 @@ def two_set_policy(
     mixed = np.flatnonzero((share > _NOBODY).all(1))
     neutral = int(mixed[0]) if len(mixed) == 1 else -1
     P = data.kernels[0].reshape(S, 2, S)
+    if np.abs(np.einsum("sa,sat->t", share, P) - law).max() > 1e-6:
+        raise ValueError(
+            "fluid: its law is not stationary here; wanted fluid_policy(population), without start"
+        )
     norm, reach, margin = _control(P, table, law, budget / number, neutral)
     agents = agents_of(checked)
     dtype = agents.costs.dtype
