@@ -193,6 +193,8 @@ from .restless.optimal import optimal_policy as optimal_policy
 from .restless.optimality_gap import OptimalityGap as OptimalityGap
 from .restless.optimality_gap import exact_gap as exact_gap
 from .restless.optimality_gap import optimality_gap as optimality_gap
+from .restless.population_error import PopulationError as PopulationError
+from .restless.population_error import population_error as population_error
 from .restless.population_mean_field import PopulationMeanField as PopulationMeanField
 from .restless.priority_policy import PriorityPolicy as PriorityPolicy
 from .restless.priority_policy import priority_policy as priority_policy

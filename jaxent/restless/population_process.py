@@ -101,13 +101,19 @@ class CountsProcess:
         return splits, splits
 
     def move(self, key: Array, acted: ByType) -> ByType:
-        """Multinomial moves of all pairs at once."""
+        """The counts after a flow."""
+        return self.arrived(self.flow(key, acted))
+
+    def flow(self, key: Array, acted: ByType) -> Array:
+        """Multinomial moves of all pairs at once: agents by pair and next state, `[ΣX_k, S]`."""
         flat = jnp.concatenate([part.reshape(-1) for part in acted])  # [ΣX_k]
         if isinstance(self.sampler, FlowSampler):
             seed = jax.random.key_data(key)[:2]  # the key is used for nothing else
-            moved = draw_flow(seed, jnp.uint32(0), flat, self.sampler)  # [ΣX_k, S]
-        else:
-            moved = draw_multinomial(key, flat, self.sampler)
+            return draw_flow(seed, jnp.uint32(0), flat, self.sampler)  # [ΣX_k, S]
+        return draw_multinomial(key, flat, self.sampler)
+
+    def arrived(self, moved: Array) -> ByType:
+        """Agents of each type by state after this flow."""
         ends = np.cumsum([S * A for S, A in self.sizes])[:-1]
         parts = zip(jnp.split(moved, ends), self.sizes, strict=True)
         return tuple(part[:, :S].sum(0, dtype=jnp.int32) for part, (S, _) in parts)
