@@ -69,7 +69,7 @@ class Nan(Ring):
         (Ring(), act(b=3), {}, r"actions\[0, 1\] is 3: .* agent b at step 0, who has 0 to 2"),
         (Ring(), act(a=2), {"num_envs": 2}, r"agent a at step 0 of environment 0, who has 0 to 1"),
         (Ring(), act(c=-1), {}, r"actions\[0, 2\] is -1"),
-        (Ring(), act(c=0.5), {}, "agent c an action of float64, wanted an int"),
+        (Ring(), act(c=0.5), {}, "agent c an action of float(32|64), wanted an int"),
         (Ring(), act(c=jnp.zeros(2)), {}, r"policy: gives agent c an action of shape \[2\]"),
         (Ring(), lambda key, seen: jnp.zeros(3), {}, r"policy: wanted a dict .* of shape \[3\]"),
         (Ring(), lambda key, seen: (act()(0, 0), 1), {}, "policy: wanted a dict .* got tuple"),
@@ -83,7 +83,7 @@ class Nan(Ring):
             Ring(),
             with_carry(jnp.zeros(2)),
             {"carry": 0},
-            r"a carry of float64\[2\], wanted int64\[\]",
+            r"a carry of float(32|64)\[2\], wanted int(32|64)\[\]",
         ),
         (
             Ring(),

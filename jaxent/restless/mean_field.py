@@ -118,6 +118,7 @@ def mean_field_step(bandit: RestlessBandit, policy: IndexPolicy, configuration: 
     """
     check_bandit(bandit)
     policy = check_index_policy(policy, bandit.num_states)
+    configuration = jnp.asarray(configuration)
     groups = by_action(configuration, policy, bandit.budget / bandit.num_agents)
     return einsum("sa,san->n", groups, bandit.kernel.astype(configuration.dtype))
 

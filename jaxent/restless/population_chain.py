@@ -81,7 +81,7 @@ class PopulationKernel:
 
     def vm(self, mu: Array) -> Array:
         """The law of the next state, mu K."""
-        size = prod(len(factor) for factor in self.factors)
+        size, mu = prod(len(factor) for factor in self.factors), jnp.asarray(mu)
         return kron_vm(self.factors, jnp.zeros(size, mu.dtype).at[self.place].add(mu))
 
     def matrix(self) -> Array:
