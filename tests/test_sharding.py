@@ -302,11 +302,14 @@ def test_what_a_device_holds_falls_with_their_number(tmp_path):
     held = {}
     for number in (1, 2, 8):
         sent = json.loads(str(answers(out, 8)[f"large {number} moved"]))
-        held[number] = sum(sent["held"])
-        assert held[number] <= sharding.bytes_needed(outline(7), number, "cpu")
+        *lasting, temporary = held[number] = sent["held"]
+        assert sum(lasting) + temporary <= sharding.bytes_needed(outline(7), number, "cpu")
         # Functions of the 16384 joint states are sent, arrays over the 2 million pairs are not.
         assert max(sent.get("all-gather", 0), sent.get("all-reduce", 0)) <= 4**7
         assert not {"all-to-all", "collective-permute"} & set(sent)
-    print(held)
-    assert held[2] <= 0.55 * held[1]
-    assert held[8] <= 0.15 * held[1]
+        # What comes and goes: the share of one array over pairs and of a Krylov basis, and a few
+        # pieces, of 8^6 pairs whatever the number.
+        assert temporary <= 8 * ((8**7 + 60 * 4**7) // number + 6 * 8**6)
+    for number in (2, 8):
+        share = np.array(held[number][:2]) / np.array(held[1][:2])
+        np.testing.assert_allclose(share, 1 / number, rtol=0.01)
