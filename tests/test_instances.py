@@ -86,7 +86,9 @@ def test_appendix_e_is_entangled_yet_decomposable():
     uniform = np.full((4, 4), 0.25)
     np.testing.assert_allclose(P @ P, uniform, atol=EXACT)
     inverse = np.eye(4) + discount * P + discount**2 / (1 - discount) * uniform
-    np.testing.assert_allclose(np.linalg.inv(np.eye(4) - discount * P), inverse, atol=by_precision(1e-11, 1e-5))
+    np.testing.assert_allclose(
+        np.linalg.inv(np.eye(4) - discount * P), inverse, atol=by_precision(1e-11, 1e-5)
+    )
     rng = np.random.default_rng(0)
     r_A, r_B = rng.normal(size=(2, 2))
     Q = np.array(je.q_values(chain, [jnp.array(r_A), jnp.array(r_B)], discount=discount))

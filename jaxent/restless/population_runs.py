@@ -48,7 +48,7 @@ def go_on(
     num_steps: int,
 ) -> tuple[ByType, Ahead]:
     """Runs that go on from splits `[R, S_k, A_k]`, and the splits that they end with."""
-    sizes, dtype = process.sizes, process.chances.dtype
+    sizes, dtype = process.sizes, jnp.result_type(kernel, jnp.float32)
     kernel, reward, discount, center = (
         jnp.asarray(x, dtype) for x in (kernel, reward, discount, center)
     )
