@@ -37,8 +37,8 @@ def test_few_agents_against_the_exact_chain(draws):
     noise = STANDARD_ERRORS * found.standard_error + found.truncation * want
     assert abs(found.error**2 - want**2) <= 2 * max(found.error, want) * noise
     size, spread = np.sqrt(mu @ Q**2), np.sqrt(mu @ Q**2 - (mu @ Q) ** 2)
-    np.testing.assert_allclose(found.error / found.relative_error, size, rtol=0.01)
-    np.testing.assert_allclose(found.error / found.share_of_spread, spread, rtol=0.05)
+    np.testing.assert_allclose(found.error, found.relative_error * size, rtol=0.01)
+    np.testing.assert_allclose(found.error, found.share_of_spread * spread, rtol=0.05)
     np.testing.assert_allclose(found.q_mean, mu @ Q, rtol=0.01)
     assert found.mu_error_lower - noise <= mu @ np.abs(e) <= found.mu_error_upper + noise
     doubt = STANDARD_ERRORS * found.entanglement_error
