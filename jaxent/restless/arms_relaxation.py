@@ -24,7 +24,7 @@ from .._reads import reads
 from ..models.heterogeneous_arms import HeterogeneousArms
 from ..numerics.memory import host_memory
 from .arms_alone import Alone, alone, follow, occupancy
-from .linear_program import solve_program
+from .linear_program import polished, refined_program
 
 Array = jax.Array
 
@@ -242,12 +242,15 @@ class _Master:
         per = self.dear * self.unit / self.scale
         dear = np.concatenate([per[self.data.equality], per])
         cost = np.concatenate([-rewards.ravel() / self.scale, np.zeros(spare.shape[1]), dear])
-        answer = solve_program(scipy.sparse.csr_array(rows), right, cost)
+        rows = scipy.sparse.csr_array(rows)
+        # Prices need not be exact: the bound is certified where they are tried.
+        answer = refined_program(rows, right, cost)
         assert answer is not None  # a budget may be missed
+        value = polished(rows, right, answer.value)
         prices = -answer.price[G:] * self.scale / self.unit
         prices = np.where(self.data.equality, prices, np.maximum(prices, 0))
-        missed = answer.value[J * G + spare.shape[1] :].sum()
-        shares = answer.value[: J * G].reshape(J, G)
+        missed = value[J * G + spare.shape[1] :].sum()
+        shares = value[: J * G].reshape(J, G)
         return _Mixed(shares, prices, float((shares * rewards).sum()), bool(missed > 1e-9))
 
     def occupancy(self, mixed: _Mixed) -> np.ndarray:

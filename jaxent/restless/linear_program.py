@@ -43,6 +43,20 @@ def solve_program(rows, right: np.ndarray, cost: np.ndarray) -> Program | None:
     Raises:
         ValueError: if rewards span so many decades that the program cannot be solved for them.
     """
+    best = refined_program(rows, right, cost)
+    if best is None:
+        return None
+    paid = best.rounding[best.value > 0].max() / ROUNDING
+    if best.wrong.max() > _TOLERATED * paid:
+        raise ValueError(
+            f"reward: spans too many decades: the program is solved to {best.wrong.max():.3g} "
+            f"only, for rewards of {paid:.3g} where the budget goes"
+        )
+    return best
+
+
+def refined_program(rows, right: np.ndarray, cost: np.ndarray) -> Program | None:
+    """The same, however large the errors of the multipliers are."""
     best = _refined(rows, right, cost, np.zeros(len(right)), np.abs(cost).max())
     if best is None:
         return None
@@ -53,12 +67,6 @@ def solve_program(rows, right: np.ndarray, cost: np.ndarray) -> Program | None:
         if finer is None or finer.wrong.max() >= best.wrong.max():
             break
         best = finer
-    paid = best.rounding[best.value > 0].max() / ROUNDING
-    if best.wrong.max() > _TOLERATED * paid:
-        raise ValueError(
-            f"reward: spans too many decades: the program is solved to {best.wrong.max():.3g} "
-            f"only, for rewards of {paid:.3g} where the budget goes"
-        )
     return best
 
 
