@@ -208,13 +208,16 @@ def test_many_arms_come_near_the_bound():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("actions", "num_budgets"), [(2, 1), (4, 2)])
-def test_a_hundred_thousand_arms(actions, num_budgets):
+@pytest.mark.parametrize(("actions", "num_budgets", "whole"), [(2, 1, True), (4, 2, False)])
+def test_a_hundred_thousand_arms(actions, num_budgets, whole):
     """Every budget is kept, and what is earned is within a thousandth of the bound."""
     rng = np.random.default_rng(0)
     shape = (100_000, 10, actions)
     costs = np.zeros((*shape, num_budgets))
-    costs[:, :, 1:] = rng.random((100_000, 1, actions - 1, num_budgets))
+    if whole:
+        costs[:, :, 1:] = np.arange(1, actions)[:, None]
+    else:
+        costs[:, :, 1:] = rng.random((100_000, 1, actions - 1, num_budgets))
     kernel = rng.dirichlet(np.ones(10), shape)
     budgets = [je.Budget(0.2, per_agent=True)] * num_budgets
     arms = je.HeterogeneousArms(kernel, rng.random(shape), costs, budgets)

@@ -56,7 +56,8 @@ def simulate_agents(
 ) -> AgentsTrajectory:
     r"""Simulate N different agents of which the M of the largest index act.
 
-    Agents with fewer than S states are padded by self-loops, which nothing ever enters.
+    Agents with fewer than S states are padded by self-loops, which nothing ever enters. With more
+    actions, other costs or several budgets: `simulate_arms`.
 
     Args:
         key: of `jax.random.key`.
