@@ -97,10 +97,11 @@ class ArmsPriority:
 def arms_priority(arms: HeterogeneousArms, index: ArmsRelaxation | ArrayLike) -> ArmsPriority:
     r"""The priority of arms by what an action gains at the prices of the relaxation.
 
-    With two actions and one budget (and an index of your own, what `simulate_agents` does) it is the LP-priority (Lagrange) policy of restless bandits:
-    those of the largest $Q_i(s, 1) - Q_i(s, 0)$ act. Actions that lose are taken only where a
-    budget must be spent exactly; all of it is where there is one budget and the costs of a state
-    are consecutive whole numbers, and elsewhere `kept` of a run says so.
+    With two actions and one budget it is the LP-priority (Lagrange) policy of restless bandits:
+    those of the largest $Q_i(s, 1) - Q_i(s, 0)$ act, and with an index of your own what
+    `simulate_agents` does. Actions that lose are taken only where a budget must be spent exactly.
+    All of it is spent where there is one budget and the costs of a state are consecutive whole
+    numbers; elsewhere `kept` of a run says so.
 
     Args:
         arms: their costs and budgets must be known.
