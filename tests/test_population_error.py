@@ -24,25 +24,32 @@ def exact(population, policy):
     return mu, np.asarray(found.q_joint), np.asarray(found.error), found.q_local, np.array(E)
 
 
+# A priority under which agents of both types are in each other's way: a large error.
+ENTANGLED = [(0, 0, 2), (1, 0, 1), (1, 1, 1), (0, 0, 1), (0, 1, 1), (0, 1, 2)]
+
+
 @pytest.mark.parametrize("draws", [False, True])
 def test_few_agents_against_the_exact_chain(draws):
     """Error, its share of Q and of Q's spread, E_1 and the L1 bracket, within 5 standard errors."""
-    population = pair_of_types(4)
-    policy = je.randomized_policy(population, tables()) if draws else ORDER
+    population = pair_of_types(4, seed=46)
+    policy = je.randomized_policy(population, tables()) if draws else ENTANGLED
     mu, Q, e, _, E = exact(population, policy)
-    found = je.population_error(jax.random.key(0), population, policy, num_pairs=8192)
+    num_pairs = 256 if draws else 2048
+    found = je.population_error(jax.random.key(0), population, policy, num_pairs=num_pairs)
     assert isinstance(found, je.PopulationError)
-    assert found.num_pairs == 8192
-    want = np.sqrt(mu @ e**2)
-    noise = STANDARD_ERRORS * found.standard_error + found.truncation * want
-    assert abs(found.error**2 - want**2) <= 2 * max(found.error, want) * noise
+    assert found.num_pairs == num_pairs
+    noise, square = STANDARD_ERRORS * found.mean_square_error, mu @ e**2
+    assert abs(found.mean_square - square) <= noise + 2 * found.truncation * square
+    np.testing.assert_allclose(found.q_mean, mu @ Q, rtol=0.05)
+    if draws:
+        return
+    assert found.mean_square > noise
     size, spread = np.sqrt(mu @ Q**2), np.sqrt(mu @ Q**2 - (mu @ Q) ** 2)
-    np.testing.assert_allclose(found.error, found.relative_error * size, rtol=0.01)
-    np.testing.assert_allclose(found.error, found.share_of_spread * spread, rtol=0.05)
-    np.testing.assert_allclose(found.q_mean, mu @ Q, rtol=0.01)
-    assert found.mu_error_lower - noise <= mu @ np.abs(e) <= found.mu_error_upper + noise
-    doubt = STANDARD_ERRORS * found.entanglement_error
-    assert (np.abs(found.entanglement - E) <= doubt + 0.05 * E * draws).all()
+    np.testing.assert_allclose(found.error / found.relative_error, size, rtol=0.05)
+    np.testing.assert_allclose(found.error / found.share_of_spread, spread, rtol=0.1)
+    near = STANDARD_ERRORS * found.standard_error
+    assert found.mu_error_lower - near <= mu @ np.abs(e) <= found.mu_error_upper + near
+    assert (np.abs(found.entanglement - E) <= STANDARD_ERRORS * found.entanglement_error).all()
 
 
 def test_local_values_are_those_of_a_tagged_agent():
@@ -85,22 +92,24 @@ def test_many_agents_against_the_limits():
         np.testing.assert_allclose(q[visited], limit[visited], atol=0.02)
 
 
+@pytest.mark.slow
 def test_agents_that_draw_against_the_limits():
     """The draw of the actions is a part of the error, and none of E_1."""
     population = pair_of_types(4000)
-    policy = je.randomized_policy(population, tables())
+    wanted = [np.array([[0.5, 0.3, 0.2], [0.6, 0.2, 0.2]]), np.array([[0.2, 0.8], [0.3, 0.7]])]
+    policy = je.randomized_policy(population, wanted)
     field = je.mean_field(population, policy)
     assert field.limit_holds(4000)
-    found = je.population_error(jax.random.key(0), population, policy, num_pairs=2048)
-    want = np.sqrt(np.pi / 2 * 4000) * field.mu_error_limit
-    assert abs(found.error**2 - want**2) <= 10 * found.error * found.standard_error
+    found = je.population_error(jax.random.key(0), population, policy, num_pairs=1024, num_runs=256)
+    want = np.pi / 2 * 4000 * field.mu_error_limit**2
+    assert abs(found.mean_square - want) <= STANDARD_ERRORS * found.mean_square_error
     doubt = STANDARD_ERRORS * found.entanglement_error
     limit = field.entanglement_limit / np.sqrt(4000)
     assert (np.abs(found.entanglement - limit) <= doubt).all()
 
 
 def test_a_bandit_against_its_ground_truth():
-    """Sixteen agents of the circulant bandit: error, local values and E_1 of the exact chain."""
+    """Ten agents of the circulant bandit: error, local values and E_1 of the exact chain."""
     bandit = je.circulant_bandit(10)
     want = je.ground_truth(bandit, je.CIRCULANT_PRIORITY)
     chain = je.exchangeable_chain(bandit, je.CIRCULANT_PRIORITY)

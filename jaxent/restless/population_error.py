@@ -51,8 +51,10 @@ class PopulationError(NamedTuple):
     r"""The error e = Q - Σ_i Q_i under the stationary law, estimated from runs.
 
     Attributes:
-        error: root mean square of e.
-        standard_error: of `error`, from the spread over groups of runs.
+        mean_square: the mean of e², without a bias; noise may bring it below 0.
+        mean_square_error: its standard error, from the spread over groups of runs.
+        error: root mean square of e: the root of `mean_square`, or 0.
+        standard_error: of `error`.
         relative_error: `error` over the root mean square of Q.
         relative_standard_error: of `relative_error`, that of Q's size being far smaller.
         share_of_spread: `error` over the standard deviation of Q: 1 if the sum of local values
@@ -61,13 +63,17 @@ class PopulationError(NamedTuple):
         mu_error_upper: the mean of |ê_1 + ê_2| / 2, at least that mean.
         q_mean: the mean of Q.
         q_local: local values of each type, `[S_k, A_k]`.
-        entanglement: E_1 of an agent of each type (Eq. 15), `[T]`.
+        entanglement: E_1 of an agent of each type (Eq. 15), `[T]`. Of a policy that draws it is
+            for many agents: the mean of a few draws stands for the chances of the actions, and its
+            noise is taken off as if it were normal.
         entanglement_error: its standard error, `[T]`.
         truncation: $\gamma^H$: by that share of itself `error` may be off beyond its standard
             error.
         num_pairs: from which runs went on.
     """
 
+    mean_square: Array
+    mean_square_error: Array
     error: Array
     standard_error: Array
     relative_error: Array
@@ -204,7 +210,7 @@ def _estimated(data: Data, both: list[tuple[Ahead, Ahead]], horizon: int) -> Pop
     entanglement, doubt = _entanglement(data, np.concatenate([one.seen for one in every]), groups)
     dtype = both[0][0].returned.dtype
     numbers = [
-        *(error, standard),
+        *(square.mean(), spread, error, standard),
         *((x / size if size > 0 else 0.0) for x in (error, standard)),
         error / deviation if deviation > 0 else np.inf * error if error > 0 else 0.0,
         (e * np.sign(e2) + e2 * np.sign(e)).mean() / 2,

@@ -117,6 +117,12 @@ def test_simulation(seed, kind, discount):
     gap = je.optimality_gap(jax.random.key(seed), population, order, num_steps=6, num_runs=2)
     assert bool(gap.kept)
     assert gap.gap >= -1e-7 * population.num_agents
+    error = je.population_error(
+        jax.random.key(seed), population, order, num_pairs=16, num_runs=16, horizon=4
+    )
+    assert error.error >= 0
+    assert (np.asarray(error.entanglement) >= 0).all()
+    assert all(np.isfinite(q).all() for q in error.q_local)
     for counts, splits, n in zip(run.counts, run.splits, population.counts, strict=True):
         assert (np.asarray(counts).sum(1) == n).all()
         assert (np.asarray(splits).sum(2) == np.asarray(counts)[:-1]).all()

@@ -18,6 +18,7 @@ RESULTS = {
         "LagrangeIndex",
         "OptimalPolicy",
         "OptimalityGap",
+        "PopulationError",
         "PopulationMeanField",
         "PopulationTrajectory",
         "PriorityPolicy",
