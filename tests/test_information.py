@@ -37,13 +37,16 @@ def test_relative_entropy_is_relatively_accurate():
     for size in 10.0 ** np.arange(-12, 3):
         q = rng.dirichlet(np.ones(5))
         p = np.maximum(q * (1 + size * rng.normal(size=5)), 0)
+        p, q = (np.asarray(jnp.asarray(x), float) for x in (p, q))  # as they are held
         u = (p.astype(np.longdouble) - q) / q
         with np.errstate(divide="ignore", invalid="ignore"):
             terms = np.where(p > 0, q * (1 + u) * np.log1p(u), 0) - q * u
         k = np.arange(2, 40)[:, None]
         series = (q * (-u) ** k / (k * (k - 1))).sum(0)
         wanted = np.where(np.abs(u) < 0.1, series, terms).sum()
-        np.testing.assert_allclose(relative_entropy(p, q), float(wanted), rtol=1e-13)
+        np.testing.assert_allclose(
+            relative_entropy(p, q), float(wanted), rtol=by_precision(1e-13, 1e-5)
+        )
     assert relative_entropy(q, q) == 0
     only = jnp.array([1.0, 0.0])
     np.testing.assert_allclose(relative_entropy(only, jnp.array([0.25, 0.75])), np.log(4))
@@ -171,7 +174,7 @@ def test_no_factor_below_that_of_pinsker_will_do():
         bound = je.transfer_entropy(chain, mu, agent=1).mean_bound
         least = je.entanglement_mu_atv_upper(chain, mu, agent=1)
         exact = je.entanglement_mu_atv(chain, mu, agent=1)
-        np.testing.assert_allclose(least.value, lean, rtol=1e-9)
+        np.testing.assert_allclose(least.value, lean, rtol=by_precision(1e-9, 1e-2))
         np.testing.assert_allclose(exact.value, lean, rtol=1e-6)
         assert 1 <= bound / lean < 1 + lean**2
 
@@ -183,7 +186,7 @@ def test_the_converse_needs_the_number_of_pairs_and_no_line_will_do():
         chain, mu = made(copying(1.0, law=np.array([1 - rare, rare])), (2, 2))
         found = je.transfer_entropy(chain, mu, agent=1)
         least = je.entanglement_mu_atv_upper(chain, mu, agent=1)
-        np.testing.assert_allclose(least.value, rare, rtol=1e-9)
+        np.testing.assert_allclose(least.value, rare, rtol=by_precision(1e-9, 1e-4))
         np.testing.assert_allclose(found.value, information.coin(rare), rtol=1e-9)
         ratios.append(found.value / least.value)
         assert ratios[-1] > np.log(1 / rare)
@@ -293,7 +296,7 @@ def test_information_is_no_scale_of_the_error():
         assert 0.05 < told.value < said.value
         errors.append(float(je.decompose(chain, mdp.rewards, discount=0.9).mu_error))
     assert errors[0] > 0.3
-    assert errors[1] < 1e-12
+    assert errors[1] < EXACT
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (2, 3, 2)])

@@ -86,9 +86,8 @@ def test_appendix_e_is_entangled_yet_decomposable():
     uniform = np.full((4, 4), 0.25)
     np.testing.assert_allclose(P @ P, uniform, atol=EXACT)
     inverse = np.eye(4) + discount * P + discount**2 / (1 - discount) * uniform
-    np.testing.assert_allclose(
-        np.linalg.inv(np.eye(4) - discount * P), inverse, atol=by_precision(1e-11, 1e-5)
-    )
+    found = np.linalg.inv(np.eye(4) - discount * P)
+    np.testing.assert_allclose(found, inverse, atol=by_precision(1e-11, 1e-5))
     rng = np.random.default_rng(0)
     r_A, r_B = rng.normal(size=(2, 2))
     Q = np.array(je.q_values(chain, [jnp.array(r_A), jnp.array(r_B)], discount=discount))

@@ -86,7 +86,6 @@ def _outward(found: Any, size: float, gap: float) -> Any:
     narrow = _as(np.float32, found)
     lower = np.maximum(lower, np.float32(0))
     return narrow._replace(
-        value=jnp.asarray(upper),
         upper=jnp.asarray(upper),
         lower=jnp.asarray(lower),
         num_steps=jnp.asarray(found.num_steps),

@@ -12,10 +12,10 @@ r"""How entangled agents are: the distance to the nearest separable chain, certi
 Every minimum comes with a point that attains `upper` and a dual point that proves `lower`, both
 good whatever the iteration did, and rounded outward. In single precision, where no argument is
 traced, they are found in float64 on the host; under `jit`, `vmap` or a gradient in float32.
-`value` is `upper`, and differentiable in the chain (and through it in a policy) and in mu by
-Danskin: its derivative is that of the Lagrangian at the saddle point. Where the saddle point is not
-unique that is a subgradient. It is as accurate as the saddle point, so a gradient may want a
-smaller `tol` than a value.
+`value` is `upper` before that rounding, and differentiable in the chain (and through it in a
+policy) and in mu by Danskin: its derivative is that of the Lagrangian at the saddle point. Where
+the saddle point is not unique that is a subgradient. It is as accurate as the saddle point, so a
+gradient may want a smaller `tol` than a value.
 
 A joint pair that the chain never visits has no say in a maximum (the paper's footnote 1).
 """

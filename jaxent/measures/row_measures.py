@@ -44,9 +44,9 @@ class Entanglement(NamedTuple):
     less is the rule for the agent-wise measures alone.
 
     Attributes:
-        value: `upper`, with a gradient.
+        value: what `minimizer` attains as it was computed, with a gradient.
         lower: what the dual solution proves.
-        upper: what `minimizer` attains.
+        upper: that, and what rounding may have done to it.
         minimizer: the nearest local transition `[X_i, X_i]` (for Prop. 1 the local policy
             `[S_i, A_i]`, for Prop. 3 `[S_i, Z, A_i]`), or for the two-agent measures a
             `SeparableChain`; for Eq. (14) the local rewards, `[X_i]` each.
@@ -216,9 +216,9 @@ def certified(
     minimum of exactly 0 stays that: no term of it was rounded.
     """
     slack = size * rounding(upper.dtype, terms)
+    value = upper
     upper = jnp.where(upper == 0, upper, upper + slack)
     lower = jnp.maximum(lower - slack, 0)
-    value = upper
     for argument, slope in slopes:
         move = argument - jax.lax.stop_gradient(argument)  # 0, with derivative 1
         value = value + jnp.sum(jax.lax.stop_gradient(slope) * move)

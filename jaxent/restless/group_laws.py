@@ -135,7 +135,7 @@ class TaggedRoundedKernel:
 
     def grids(self, weights: Array) -> list[Array]:
         """Measures `[S, 2, C, J]` by the tagged state and the others' (k, u), one an action."""
-        grids = []
+        grids, weights = [], jnp.asarray(weights)
         for action, (groups, places) in enumerate(zip(self.groups, self.places, strict=True)):
             zero = groups.zeros().astype(weights.dtype)
             add = jax.vmap(lambda w, k, u, zero=zero: zero.at[k, u].add(w))

@@ -234,10 +234,13 @@ def _fit_reward(
         for i, x in enumerate(bracket.primal)
     )
     apart = jnp.abs(fixed - chain.lift(locals_))
-    size = _reward_units(chain, fixed, law)[0]
+    size, unit = _reward_units(chain, fixed, law)
     slopes = (reward, bracket.dual), (mu, apart)
-    found = certified(law @ apart, bracket.lower, locals_, steps, tol, len(law), *slopes, size=size)
-    return found._replace(converged=converged)
+    gap, terms = tol * unit, len(law)
+    found = certified(law @ apart, bracket.lower, locals_, steps, gap, terms, *slopes, size=size)
+    # In float64 a constant in the reward may round by more than `tol` of what it varies by.
+    narrow = converged & (found.converged | (jnp.finfo(reward.dtype).bits > 32))
+    return found._replace(converged=narrow)
 
 
 def reward_ranges(chain: PairChain, mu: Array, rewards: Sequence[ArrayLike]) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ The interior-point step eliminates the joint entries, each a two by two block, a
 with one unknown for each local entry. Its null space (a constant may move from agent to agent, and
 a function of a signal that both see) is met by a weight on the diagonal, the size of rounding. To
 make a dual point exact its local sums L'y are solved away, and what then exceeds its weight is
-scaled back.
+scaled back; the lower bound is less by what rounding leaves of L'y.
 """
 
 from collections.abc import Callable, Sequence
@@ -119,7 +119,10 @@ def _program(local: _Sum, target: Array, weights: Array) -> LinearProgram:
         y = _without_sums(local, y, jnp.where(there, weights - jnp.abs(y) + _GIVE * weights, 0))
         over = jnp.abs(y) / jnp.where(there, weights, 1)
         y = y / jnp.maximum(over.max(), 1)
-        return Bracket(weights @ jnp.abs(apart), y @ target, x["local"], y)
+        # What rounding leaves of the local sums costs as much as a local function can be large.
+        large = 2 * jnp.abs(x["local"]).max() + jnp.where(there, jnp.abs(target), 0).max()
+        lower = y @ target - jnp.abs(local.sums(y)).sum() * large
+        return Bracket(weights @ jnp.abs(apart), lower, x["local"], y)
 
     return LinearProgram(
         linear=linear,
