@@ -9,6 +9,7 @@ from jaxent.auditing import agent_estimates, report
 from jaxent.data import local_pairs, log_influence
 from jaxent.data.log_influence import influence_from_logs
 from jaxent.numerics import memory
+from tests.tolerances import by_precision
 
 COPIES = np.array([[0.9, 0.1], [0.3, 0.7]])  # of agent 0, by what agent 1 is at
 
@@ -88,7 +89,7 @@ def test_an_agent_without_data():
 def test_more_than_memory_holds_is_refused_first(monkeypatch):
     """Before anything is learned, with what it would take and what to do."""
     run = followed(3_000)
-    monkeypatch.setattr(memory, "host_memory", lambda: 2**18)
+    monkeypatch.setattr(memory, "host_memory", lambda: by_precision(2**18, 2**17))
     monkeypatch.delattr(report, "learned_sum")
     monkeypatch.delattr(agent_estimates, "agents_estimator")
     with pytest.raises(

@@ -131,5 +131,5 @@ def test_rows_sum_to_one_at_larger_sizes():
     counts = configurations(25, 4)
     active = np.array([oracles.served(n, 5, (2, 1, 0, 3)) for n in counts])
     mean = (counts - active) @ kernel[:, 0] + active @ kernel[:, 1]
-    moved = jax.jit(lambda op, f: op.mv(f))(op, jnp.asarray(counts.T, jnp.float64))
+    moved = jax.jit(lambda op, f: op.mv(f))(op, jnp.asarray(counts.T, float))
     np.testing.assert_allclose(moved, mean.T, atol=25 * EXACT)

