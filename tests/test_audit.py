@@ -503,9 +503,9 @@ def test_neither_a_unit_nor_a_constant_moves_the_verdict(log, found, times, plus
         shares = [x.error.of_spread(getattr(x.error, name)) for x in (told, found)]
         np.testing.assert_allclose(*shares, rtol=by_precision(1e-6, 1e-3))
     assert told.headline == found.headline
-    np.testing.assert_allclose(told.spread, times * found.spread, rtol=1e-6)
+    np.testing.assert_allclose(told.spread, times * found.spread, rtol=by_precision(1e-6, 1e-4))
     level = times * (found.level + 2 * plus / 0.2)
-    np.testing.assert_allclose(told.level, level, rtol=1e-6)
+    np.testing.assert_allclose(told.level, level, rtol=by_precision(1e-6, 1e-4))
 
 
 def independent(discount):

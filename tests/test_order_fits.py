@@ -144,10 +144,11 @@ def test_matrix_games_by_all_orders(name):
         good = (pay > pay[g]).ravel()
         good[np.ravel_multi_index(g, pay.shape)] = True
         left = (np.where(good, 1, alpha) / 9 * np.asarray(found.error) ** 2).sum()
-        np.testing.assert_allclose(left, loss, rtol=LOSS)
+        noise = by_precision(0, 1e-4) * pay.var()  # what float32 certifies
+        np.testing.assert_allclose(left, loss, rtol=LOSS, atol=noise)
     assert pay[g] == pay.max()  # alpha is small enough
     whole = je.fit_igm(chain, pay.ravel(), discount=0.0)
-    np.testing.assert_allclose(whole.error, 0, atol=1e-12)
+    np.testing.assert_allclose(whole.error, 0, atol=EXACT)
     assert je.igm_witness(chain, whole, pay.ravel()).holds
 
 
