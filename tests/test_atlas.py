@@ -26,7 +26,7 @@ from tests.tolerances import by_precision
 
 SHORT = ["--quick", "--targets", "10", "--steps", "30", "--renewals", "5", "--starts", "1"]
 
-NEAR = by_precision(1e-9, 1e-5)  # returns
+NEAR = by_precision(1e-9, 1e-4)  # returns
 
 
 def test_names_are_unique_and_every_problem_says_where_it_is_from():

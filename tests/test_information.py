@@ -50,7 +50,8 @@ def test_relative_entropy_is_relatively_accurate():
     assert relative_entropy(q, q) == 0
     only = jnp.array([1.0, 0.0])
     np.testing.assert_allclose(relative_entropy(only, jnp.array([0.25, 0.75])), np.log(4))
-    assert 700 < relative_entropy(only, only[::-1]) < 710  # where the smallest number stands in
+    low, high = by_precision((700, 710), (86, 89))
+    assert low < relative_entropy(only, only[::-1]) < high  # where the smallest number stands in
 
 
 @pytest.mark.parametrize("sizes", [(2, 3), (2, 3, 2)])
@@ -175,8 +176,10 @@ def test_no_factor_below_that_of_pinsker_will_do():
         least = je.entanglement_mu_atv_upper(chain, mu, agent=1)
         exact = je.entanglement_mu_atv(chain, mu, agent=1)
         np.testing.assert_allclose(least.value, lean, rtol=by_precision(1e-9, 1e-2))
-        np.testing.assert_allclose(exact.value, lean, rtol=1e-6)
-        assert 1 <= bound / lean < 1 + lean**2
+        np.testing.assert_allclose(exact.value, lean, rtol=by_precision(1e-6, 1e-2))
+        # In float32 the rows hold the lean to a share of this.
+        held = by_precision(0, 1e-6) / lean
+        assert 1 - held <= bound / lean < 1 + lean**2 + held
 
 
 def test_the_converse_needs_the_number_of_pairs_and_no_line_will_do():
