@@ -89,7 +89,8 @@ def gradient(chain, rewards):
     """Of the error's size, in the rewards."""
 
     def error(rewards):
-        return jaxent.approximation_error(chain, rewards, [0 * r for r in rewards], discount=RATE)
+        zero = [0 * r for r in rewards]
+        return jaxent.approximation_error(chain, rewards, zero, discount=RATE, tol=1e-11)
 
     made = jax.grad(lambda rewards: error(rewards).value)([jnp.asarray(r) for r in rewards])
     return {f"gradient {i}": g for i, g in enumerate(made)}
