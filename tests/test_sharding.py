@@ -69,6 +69,7 @@ def finish(*processes, limit=600):
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     return [process.returncode for process in processes], output
 
 
