@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from jaxent.numerics.arrays import pairwise_sum, rounding
 from jaxent.numerics.kron import kron, kron_mv, kron_sum, kron_vm, pair_order, state_order
 
 from . import oracles
@@ -26,3 +27,16 @@ def test_orders():
 def test_sum():
     functions = [np.arange(3.0), np.arange(2.0) * 10, np.arange(2.0) * 100]
     np.testing.assert_allclose(kron_sum(list(map(jnp.array, functions))), oracles.lift(functions))
+
+
+def test_a_pairwise_sum_errs_no_more_than_it_says():
+    """Of 1 to 4,000 terms of either sign and any size, in float32, over two axes at once."""
+    rng = np.random.default_rng(1)
+    for shape in ((1, 1), (3, 5), (7, 13), (40, 100)):
+        x = (rng.normal(size=(2, *shape)) * 10.0 ** rng.integers(-3, 4, shape)).astype(np.float32)
+        found = np.asarray(pairwise_sum(jnp.asarray(x), 2))
+        assert found.shape == (2,)
+        assert found.dtype == np.float32
+        wide = x.astype(float)
+        least = rounding(np.float32, x[0].size) * np.abs(wide).sum((1, 2))
+        assert (np.abs(found - wide.sum((1, 2))) <= least).all()

@@ -9,6 +9,8 @@ from tests.tolerances import by_precision
 
 from .strategies import discounts, few, holds, kinds, laws, numbers, scales, seeds
 
+NEAR = by_precision(1e-7, 1e-5)  # of a program whose kernels are held so
+
 # (S, A) of each type
 SIZES = (((2, 2),), ((3, 2), (2, 3)), ((1, 2), (2, 1)))
 sizes = st.sampled_from(SIZES)
@@ -38,15 +40,15 @@ def test_relaxations(seed, kind, shapes, discount, scale):
     size = scale * population.num_agents
     for where, factor in ((None, 1), (start, 1 / (1 - discount))):
         found = je.fluid_policy(population, start=where)
-        noise = 1e-7 * (size * factor + 1e-300)
+        noise = NEAR * (size * factor + 1e-300)
         bound = je.lagrangian_bound(population, found.prices, start=where)
         assert abs(bound - found.value) <= noise
-        assert (found.spent <= np.array(population.limits) + 1e-7).all()
+        assert (found.spent <= np.array(population.limits) + NEAR).all()
         for y, n, index, rows in zip(
             found.occupancy, population.counts, found.index, found.policy, strict=True
         ):
             assert (y >= 0).all()
-            assert abs(y.sum() - n) <= 1e-7 * n
+            assert abs(y.sum() - n) <= NEAR * n
             assert (index <= 0).all()
             np.testing.assert_allclose(rows.sum(1), 1)
         more = [je.Budget(b + 1) for b in population.limits]
@@ -149,7 +151,7 @@ def test_mean_field(seed, kind, shapes, discount):
         np.testing.assert_allclose(np.einsum("sa,sat->t", y, one.mdp.transition), m, atol=1e-9)
         assert y.min() >= -1e-9
         spent = spent + np.einsum("sa,sak->k", y, one.costs)
-    assert (spent <= np.array(population.limits) / total + 1e-9).all()
+    assert (spent <= np.array(population.limits) / total + by_precision(1e-9, 1e-6)).all()
     if np.isfinite(field.mu_error_limit):
         assert field.spectral_radius < 1
         np.testing.assert_allclose(field.covariance, np.transpose(field.covariance), atol=1e-7)
@@ -199,11 +201,11 @@ def test_arms_that_differ(seed, kind, scale, number):
     arms = je.HeterogeneousArms(P, reward, costs, budgets)
     found = je.arms_relaxation(arms)
     size = np.abs(reward).max((1, 2)).sum()
-    assert found.gap >= -1e-9 * size
+    assert found.gap >= -by_precision(1e-9, 1e-6) * size
     assert (found.occupancy >= 0).all()
     np.testing.assert_allclose(found.occupancy.sum((1, 2)), 1)
     assert (found.spent <= np.array(budgets) + 1e-6 * number).all()
     fluid = je.fluid_policy(arms.population(0.9))
-    assert found.upper >= fluid.value - 1e-7 * size
+    assert found.upper >= fluid.value - NEAR * size
     for policy in (je.arms_priority(arms, found), je.id_policy(arms, found)):
         assert bool(je.simulate_arms(jax.random.key(seed), arms, policy, num_steps=5).kept)
