@@ -320,6 +320,8 @@ def test_what_is_refused():
     population = pair_of_types(4)
     with pytest.raises(ValueError, match="policy: OptimalPolicy says nothing of shares"):
         je.mean_field(population, je.optimal_policy(population))
+    with pytest.raises(ValueError, match="policy: IDPolicy says nothing of shares"):
+        je.mean_field(population, je.id_policy(population, je.fluid_policy(population)))
     bandit = je.circulant_bandit(5)
     with pytest.raises(ValueError, match=r"policy: is for types of sizes .*, not"):
         je.mean_field(population, je.priority_policy(bandit, je.CIRCULANT_PRIORITY))

@@ -145,3 +145,15 @@ def test_bad_starts_are_refused():
             je.simulate_population(jax.random.key(0), population, MOVES, num_steps=1, start=start)
     with pytest.raises(ValueError, match="num_steps"):
         je.simulate_population(jax.random.key(0), population, MOVES, num_steps=0)
+
+
+def test_a_bandit_that_is_known_stays_so_in_a_trace():
+    """What fixes who may act is read where a run is traced; the run is the same."""
+    bandit = je.circulant_bandit(20)
+    moves = je.lagrange_index(bandit)
+
+    def reward(key):
+        return je.simulate_population(key, bandit, moves, num_steps=20).reward
+
+    key = jax.random.key(5)
+    np.testing.assert_array_equal(jax.jit(reward)(key), reward(key))

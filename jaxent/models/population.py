@@ -122,7 +122,8 @@ class WeaklyCoupledPopulation:
         num_states = bandit.num_states
         costs = np.zeros((num_states, 2, 1), jnp.result_type(bandit.kernel))
         costs[:, 1] = 1
-        kind = AgentType(MDP(bandit.kernel, jnp.asarray(bandit.reward)), jnp.asarray(costs))
+        # Costs stay NumPy's: what fixes who may act is known inside a trace as well.
+        kind = AgentType(MDP(bandit.kernel, bandit.reward), costs)
         budget = Budget(bandit.budget, equality=True)
         return cls((kind,), (bandit.num_agents,), (budget,), bandit.discount)
 

@@ -18,6 +18,7 @@ from jax import lax
 
 from ..models.contracts import ArrayLike
 from ..models.population import WeaklyCoupledPopulation
+from .agents_process import AgentsPolicy
 from .gaussian_limit import parts_of, states_of_pairs
 from .optimal import OptimalPolicy
 from .population_process import DrawnPolicy
@@ -137,7 +138,8 @@ def share_rule(
     if hasattr(type(policy), "priority"):  # of the type: an instance may have a reason to refuse
         given = given.priority
     known = isinstance(given, (PriorityPolicy, RandomizedPolicy))
-    if isinstance(given, OptimalPolicy) or (isinstance(given, DrawnPolicy) and not known):
+    silent = isinstance(given, (OptimalPolicy, AgentsPolicy, DrawnPolicy)) and not known
+    if silent:
         raise ValueError(
             f"policy: {type(given).__name__} says nothing of shares of the agents; a list of "
             "moves, a PriorityPolicy, a RandomizedPolicy or a function of the shares does"
