@@ -44,6 +44,7 @@ contents = {
         "docs/how-to/rollouts",
         "docs/how-to/own-bandit",
         "docs/how-to/populations",
+        "docs/how-to/policies",
         "docs/how-to/measures",
         "docs/how-to/gradients",
         "docs/how-to/penalise",

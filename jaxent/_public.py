@@ -89,6 +89,7 @@ from .measures.separability import is_separable as is_separable
 from .measures.separability import separable_decomposition as separable_decomposition
 from .models import examples as examples
 from .models import named_bandits as _named_bandits
+from .models import named_populations as _named_populations
 from .models.contracts import Model as Model
 from .models.contracts import check_mdp as check_mdp
 from .models.contracts import check_policy as check_policy
@@ -108,6 +109,8 @@ from .models.mdp import MDP as MDP
 from .models.named_bandits import BANDITS as BANDITS
 from .models.named_bandits import NamedBandit as NamedBandit
 from .models.named_bandits import named_bandit as named_bandit
+from .models.named_populations import POPULATIONS as POPULATIONS
+from .models.named_populations import named_population as named_population
 from .models.policies import LocalPolicies as LocalPolicies
 from .models.policies import index_policy as index_policy
 from .models.policies import product_policy as product_policy
@@ -273,5 +276,6 @@ from .values.worst_reward import WorstReward as WorstReward
 from .values.worst_reward import worst_reward_mu as worst_reward_mu
 from .values.worst_reward import worst_reward_sup as worst_reward_sup
 
-# A module under another name.
+# Modules under another name.
 bandits = _named_bandits
+populations = _named_populations

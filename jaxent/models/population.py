@@ -123,7 +123,8 @@ class WeaklyCoupledPopulation:
         costs = np.zeros((num_states, 2, 1), jnp.result_type(bandit.kernel))
         costs[:, 1] = 1
         # Costs stay NumPy's: what fixes who may act is known inside a trace as well.
-        kind = AgentType(MDP(bandit.kernel, bandit.reward), costs)
+        reward: Any = bandit.reward
+        kind = AgentType(MDP(bandit.kernel, reward), costs)
         budget = Budget(bandit.budget, equality=True)
         return cls((kind,), (bandit.num_agents,), (budget,), bandit.discount)
 

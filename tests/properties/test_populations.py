@@ -209,3 +209,17 @@ def test_arms_that_differ(seed, kind, scale, number):
     assert found.upper >= fluid.value - NEAR * size
     for policy in (je.arms_priority(arms, found), je.id_policy(arms, found)):
         assert bool(je.simulate_arms(jax.random.key(seed), arms, policy, num_steps=5).kept)
+
+
+@holds(0.5, num=st.integers(1, 40))
+def test_named_populations(num):
+    """Every named population is one, at every number of agents that it takes."""
+    for name in sorted(je.POPULATIONS):
+        try:
+            found = je.named_population(name, num)
+        except ValueError as error:
+            assert "num_agents" in str(error)  # noqa: PT017
+            continue
+        found.check()
+        assert found.num_agents == num
+        assert all(float(limit).is_integer() for limit in found.limits)
