@@ -154,7 +154,8 @@ def population_error(
         for n, (_, A) in zip(counts, data.sizes, strict=True)
     )
     ahead = partial(go_on, process=process, num_steps=horizon)
-    kernel = _blocks(data.kernels)
+    dtype = jnp.result_type(*(kind.mdp.transition for kind in checked.types), jnp.float32)
+    kernel = _blocks(data.kernels).astype(dtype)  # the precision of all that follows
     numbers = kernel, np.concatenate(data.rewards), np.asarray(data.discount)
     rounds = -(-num_pairs // num_runs)
     skipped = 4 if burn_in is None else -(-burn_in // horizon)

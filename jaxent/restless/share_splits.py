@@ -138,8 +138,8 @@ def share_rule(
     if hasattr(type(policy), "priority"):  # of the type: an instance may have a reason to refuse
         given = given.priority
     known = isinstance(given, (PriorityPolicy, RandomizedPolicy))
-    silent = isinstance(given, (OptimalPolicy, AgentsPolicy, DrawnPolicy)) and not known
-    if silent:
+    silent: bool = isinstance(policy, (OptimalPolicy, AgentsPolicy, DrawnPolicy))
+    if silent and not known:
         raise ValueError(
             f"policy: {type(given).__name__} says nothing of shares of the agents; a list of "
             "moves, a PriorityPolicy, a RandomizedPolicy or a function of the shares does"

@@ -221,7 +221,8 @@ def joint_reward(chain: PairChain, rewards: Rewards) -> Array:
 
 def joint_function(chain: PairChain, name: str, given: Rewards) -> Array:
     """A joint function `[J]`, in the chain's dtype: given so, or as local ones to be added up."""
-    return chain.whole(function_of_pairs(chain, name, given)).astype(chain.dtype)
+    function = function_of_pairs(chain, name, given)  # looks first whether it is a chain
+    return chain.whole(function).astype(chain.dtype)
 
 
 def function_of_pairs(chain: PairChain, name: str, given: Rewards) -> Joint:
