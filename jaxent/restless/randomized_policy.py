@@ -50,11 +50,14 @@ class RandomizedPolicy:
 
     def draw(self, key: Array, counts: Sequence[Array]) -> tuple[Array, ...]:
         """A split of the counts of each type, `[S_k, A_k]` each."""
-        wanted = []
-        for k, (table, n) in enumerate(zip(self.tables, counts, strict=True)):
-            chances = chances_in_turn(jnp.asarray(table))
-            own = jax.random.fold_in(key, k)
-            wanted.append(draw_multinomial(own, jnp.asarray(n, jnp.int32), chances))
+        most = max(A for _, A in self.moves.sizes)
+        rows = [jnp.pad(jnp.asarray(t), ((0, 0), (0, most - np.shape(t)[1]))) for t in self.tables]
+        agents = jnp.concatenate([jnp.asarray(n, jnp.int32) for n in counts])
+        drawn = draw_multinomial(key, agents, chances_in_turn(jnp.concatenate(rows)))  # [ΣS_k, A]
+        first, wanted = 0, []
+        for S, A in self.moves.sizes:
+            wanted.append(drawn[first : first + S, :A])
+            first += S
         split = self.granted(jnp.concatenate([part.reshape(-1) for part in wanted]))
         ends = np.cumsum([S * A for S, A in self.moves.sizes])[:-1]
         parts = zip(jnp.split(split, ends), self.moves.sizes, strict=True)
