@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 log = logging.getLogger(__name__)
 
 _FENCE = "`" * 3
+# Groups that are modules under another name.
+_RENAMED = ("bandits", "populations")
 
 
 def setup(app):
@@ -43,7 +45,7 @@ def exported():
     public = {n: m for n, m in package["_public"].members.items() if not n.startswith("_")}
     found = {name: _target(member) for name, member in public.items()}
     groups = {name: it for name, it in found.items() if it.is_module}
-    alone = {n: it for n, it in found.items() if not it.is_module and n != "bandits"}
+    alone = {n: it for n, it in found.items() if not it.is_module and n not in _RENAMED}
     for name, group in groups.items():
         own = {inner: _own(group, inner) for inner in group.members if not inner.startswith("_")}
         alone |= {f"{name}.{inner}": it for inner, it in own.items() if it and inner not in alone}

@@ -2,8 +2,8 @@
 
 Everything public is here by name. What belongs together and is asked for more rarely is also a
 group: `agents` (bandits agent by agent), `bandits` (named ones), `bounds`, `distances`, `examples`
-(the paper's), `learning` (local values from logs), `lemmas` (the proof of Theorem 7) and, loaded
-when it is asked for, `plotting`.
+(the paper's), `learning` (local values from logs), `lemmas` (the proof of Theorem 7), `populations`
+(named ones) and, loaded when it is asked for, `plotting`.
 """
 
 import warnings
