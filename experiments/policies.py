@@ -28,6 +28,7 @@ from experiments.policy_measures import (
     fits,
     limits,
     simulated,
+    solvable,
 )
 from jaxent import plotting
 
@@ -92,7 +93,7 @@ def compared(job: command.Job) -> dict[str, dict]:
         result = done.setdefault(name, {})
         if "limits" not in result:
             result["limits"] = limits(name)
-            result["optimum"] = [best(name, n) for n in config.exact if fits(name, n)]
+            result["optimum"] = [best(name, n) for n in config.exact if solvable(name, n)]
         for number, policy in enumerate(entrants(name, config.policy)):
             if policy in result:
                 continue

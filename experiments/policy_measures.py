@@ -1,5 +1,6 @@
 """What the policies of a comparison are, and what is measured of each: exactly and by runs."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -36,6 +37,8 @@ class Sizes(Protocol):
 
 
 BURN_IN = 30
+# Splits of all configurations that an exact value may list.
+_SPLITS = 2_000_000
 
 
 class Entrant(NamedTuple):
@@ -92,6 +95,15 @@ def fits(name: str, num_agents: int) -> bool:
     return True
 
 
+def solvable(name: str, num_agents: int) -> bool:
+    """Whether the problem takes this number of agents, and has few enough splits to list."""
+    if not fits(name, num_agents):
+        return False
+    population = jaxent.named_population(name, num_agents)
+    pairs = zip(population.counts, population.sizes, strict=True)
+    return math.prod(math.comb(n + S * A - 1, n) for n, (S, A) in pairs) <= _SPLITS
+
+
 def same_as_priority(population: jaxent.WeaklyCoupledPopulation) -> bool:
     """Whether what the agents draw changes nothing: every budget is spent in the same order."""
     return all(budget.equality for budget in population.budgets)
@@ -116,7 +128,7 @@ def exact_sizes(name: str, policy: str, sizes: Sequence[int]) -> list[int]:
         return []
     simple = list(jaxent.named_population(name, 20).sizes)
     many = policy == "random" and (len(simple) > 1 or simple[0][1] > 2)
-    return [n for n in sizes if fits(name, n) and not (many and n > 5)]
+    return [n for n in sizes if solvable(name, n) and not (many and n > 5)]
 
 
 def own_entanglement(
