@@ -165,7 +165,7 @@ def test_bad_options_end_with_one_line(argv, match, capsys):
 
 
 def test_what_has_too_many_splits_is_not_solved():
-    """Ten agents of eight states and two actions have 3 million; a number that does not fit, none."""
+    """Ten agents of eight states have 3 million splits; a number that does not fit has none."""
     assert policy_measures.exact_sizes("conveyor", "priority", (4, 5, 10)) == [4]
     assert policy_measures.fits("conveyor", 10)
     assert not policy_measures.fits("conveyor", 5)
