@@ -24,7 +24,9 @@ def unpacked_laws(tables, digits):
     packed = np.asarray(tables.columns).reshape(digits, 3, 2**bits)
     threshold = (packed >> bits) / 2.0 ** (32 - bits)
     alias = packed & (2**bits - 1)
-    first = np.asarray(tables.first).reshape(digits, 3)
+    trials = np.arange(1, 4) * 4 ** np.arange(digits)[:, None]
+    middle = np.floor(trials * np.asarray(tables.chance)).astype(int)
+    first = np.clip(middle - 2**bits // 2, 0, np.maximum(trials + 1 - 2**bits, 0))
     laws = np.zeros((digits, 3, 4**digits + 2**bits))
     for place in range(digits):
         for row in range(3):

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ..numerics.compiled import jit
 
@@ -140,17 +141,17 @@ def _alias_table(law: Array) -> Array:
 class BinomialTables(NamedTuple):
     """Alias tables of Binomial(d 4^j, p) for every p, place j < D and digit d = 1, 2, 3.
 
-    Both are flat, because a flat array has one layout: a loop that gathers from it never copies it.
+    Flat, because a flat array has one layout: a loop that gathers from it never copies it.
 
     Attributes:
         columns: of shape `[.., D, 3, C]` if unrolled, C = 2^`index_bits`, uint32. In each the low
             bits hold the alias, the high bits the threshold (in units of 2^`index_bits` / 2^32)
             under which the column itself is drawn.
-        first: the outcome of the first column, `[.., D, 3]` if unrolled, int32.
+        chance: p, `[P]`.
     """
 
     columns: Array
-    first: Array
+    chance: Array
 
 
 @jit(static_argnames=("max_count",))
@@ -169,19 +170,19 @@ def binomial_tables(p: Array, max_count: int) -> BinomialTables:
     powers = 4 ** jnp.arange(digits, dtype=jnp.int32)
     trials = jnp.outer(powers, jnp.arange(1, 4, dtype=jnp.int32))  # [D, 3]
 
-    def table(p: Array, n: Array) -> tuple[Array, Array]:
+    def table(p: Array, n: Array) -> Array:
         first = _window(p, n, digits)
-        return _alias_table(_binomial_law(p, n, first, 2 ** index_bits(digits))), first
+        return _alias_table(_binomial_law(p, n, first, 2 ** index_bits(digits)))
 
     over_trials = jax.vmap(jax.vmap(table, (None, 0)), (None, 0))
-    columns, first = jax.vmap(over_trials, (0, None))(p.reshape(-1), trials)
-    return BinomialTables(columns.reshape(-1), first.reshape(-1))
+    columns = jax.vmap(over_trials, (0, None))(p.reshape(-1), trials)
+    return BinomialTables(columns.reshape(-1), p.reshape(-1))
 
 
 def table_bytes(max_count: int) -> int:
     """What `binomial_tables` takes for one p."""
     digits = num_digits(max_count)
-    return 12 * digits * (2 ** index_bits(digits) + 1)
+    return 12 * digits * 2 ** index_bits(digits)
 
 
 def draw_binomial(words: Array, n: Array, tables: BinomialTables, first: Array | int = 0) -> Array:
@@ -206,7 +207,10 @@ def draw_binomial(words: Array, n: Array, tables: BinomialTables, first: Array |
     row = jnp.where(digit > 0, 3 * row + digit - 1, 0)
     column = jnp.where(digit > 0, column, 0)
     entry = tables.columns.at[(row << bits) + column].get(mode="promise_in_bounds")
-    begins = tables.first.at[row].get(mode="promise_in_bounds")
+    size = words.size // digits
+    chance = lax.dynamic_slice(tables.chance, (jnp.asarray(first, jnp.int32),), (size,))
+    chance = jnp.broadcast_to(chance.reshape(*n.shape, 1), words.shape)
+    begins = _window(chance, digit << (_DIGIT_BITS * place), digits)
     low = words & (2 ** (_WORD - bits) - 1)
     alias = (entry & (2**bits - 1)).astype(jnp.int32)
     outcome = begins + jnp.where(low < (entry >> bits), column, alias)
