@@ -267,6 +267,8 @@ def test_bad_devices_are_refused_before_anything_runs():
     chain, rewards = made()["weakly coupled"]
     with pytest.raises(ValueError, match="devices: wanted some of one kind, got cpu, some"):
         jaxent.shard(chain, [jax.devices()[0], Kind()])
+    with pytest.raises(ValueError, match="devices: wanted a list of them or a mesh, got int"):
+        jaxent.shard(chain, 3)
     with pytest.raises(ValueError, match="devices: wanted some of one kind, got none"):
         jaxent.shard(chain, [])
     told = r"devices: 3 do not divide .* \[4, 2, 3, 2\]; take 1, 2, 4, 8 of them"

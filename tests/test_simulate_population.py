@@ -157,3 +157,25 @@ def test_a_bandit_that_is_known_stays_so_in_a_trace():
 
     key = jax.random.key(5)
     np.testing.assert_array_equal(jax.jit(reward)(key), reward(key))
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "whittle"])
+def test_what_is_no_policy_is_named(wrong):
+    """One line for every function that takes a policy of a population."""
+    population, _, _ = case((2, 2))
+    key, match = jax.random.key(0), rf"^order: {type(wrong).__name__} is no list of moves"
+    for call in (
+        lambda: je.simulate_population(key, population, wrong, num_steps=3),
+        lambda: je.optimality_gap(key, population, wrong, num_steps=20),
+        lambda: je.population_error(key, population, wrong),
+        lambda: je.exchangeable_chain(population, wrong),
+        lambda: je.exact_gap(population, wrong),
+        lambda: je.mean_field(population, wrong),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()
+    with pytest.raises(ValueError, match=r"^fluid: str is not a FluidPolicy"):
+        je.optimality_gap(key, population, MOVES, num_steps=20, fluid="best")
+    for make in (je.id_policy, je.virtual_advice_policy):
+        with pytest.raises(ValueError, match=r"^tables: wanted a FluidPolicy, or one table"):
+            make(population, wrong)

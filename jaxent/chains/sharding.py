@@ -90,6 +90,11 @@ def shard(
     """
     check_chain(chain)
     given = jax.devices() if devices is None else devices
+    if not isinstance(given, (Mesh, Sequence, np.ndarray)):
+        raise ValueError(
+            f"devices: wanted a list of them or a mesh, got {type(given).__name__}; for the first "
+            "n, jax.devices()[:n]"
+        )
     flat = np.array(given.devices if isinstance(given, Mesh) else list(given)).reshape(-1)
     kinds = sorted({device.device_kind for device in flat})
     if len(kinds) != 1:

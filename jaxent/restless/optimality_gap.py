@@ -245,6 +245,8 @@ def fluid_losses(
     """What is lost by each action at the values and prices of a relaxation."""
     agents = None if start is None else check_start(start, data)
     discount = 1.0 if agents is None else data.discount
+    if not isinstance(fluid, FluidPolicy):
+        raise ValueError(f"fluid: {type(fluid).__name__} is not a FluidPolicy")
     shapes = [np.shape(h) for h in fluid.values]
     if shapes != [(S,) for S, _ in data.sizes] or np.shape(fluid.prices) != data.limits.shape:
         raise ValueError("fluid: is not the fluid_policy of this population")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import concrete
+from ..models.contracts import known_priority
 from ..models.population import WeaklyCoupledPopulation
 from ..numerics.arrays import as_float
 from ..numerics.compiled import jit
@@ -167,9 +168,7 @@ def process_of(
     Raises:
         ValueError: if numbers of agents are traced under a policy that goes agent by agent.
     """
-    given: Any = policy
-    if hasattr(type(policy), "priority"):  # of the type: an instance may have a reason to refuse
-        given = given.priority
+    given: Any = known_priority(policy)
     if isinstance(given, AgentsPolicy):
         if not concrete(population.counts):
             raise ValueError(

@@ -167,6 +167,10 @@ def priority_policy(
 
 def _moves(rules: Rules, order: Sequence[Move | int]) -> list[Move]:
     """The moves, checked."""
+    if isinstance(order, str) or not np.iterable(order):
+        raise ValueError(
+            f"order: {type(order).__name__} is no list of moves (type, state, action), nor a policy"
+        )
     moves: list[Move] = []
     for i, move in enumerate(order):
         if np.ndim(move) == 0 and rules.sizes[0][1] == 2 and len(rules.sizes) == 1:

@@ -54,7 +54,8 @@ def relaxed(
     agents = agents_of(checked)
     if isinstance(tables, FluidPolicy):
         tables = tables.policy
-    if isinstance(tables, ArmsRelaxation) or np.ndim(tables[0]) != 2:
+    listed = hasattr(tables, "__len__") and len(tables) > 0  # an array is a list too
+    if isinstance(tables, ArmsRelaxation) or not listed or np.ndim(tables[0]) != 2:
         raise ValueError("tables: wanted a FluidPolicy, or one table [S_k, A_k] for each type")
     if len(tables) != len(checked.sizes):
         raise ValueError(f"tables: wanted one for each of {len(checked.sizes)} types")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..models.contracts import ArrayLike
+from ..models.contracts import ArrayLike, known_priority
 from ..models.population import WeaklyCoupledPopulation
 from .agents_process import AgentsPolicy
 from .gaussian_limit import parts_of, states_of_pairs
@@ -133,10 +133,8 @@ def share_rule(
     Raises:
         ValueError: for a policy that has no such rule.
     """
-    given: Any = policy
+    given: Any = known_priority(policy)
     sizes, total = population.sizes, population.num_agents
-    if hasattr(type(policy), "priority"):  # of the type: an instance may have a reason to refuse
-        given = given.priority
     known = isinstance(given, (PriorityPolicy, RandomizedPolicy))
     silent: bool = isinstance(policy, (OptimalPolicy, AgentsPolicy, DrawnPolicy))
     if silent and not known:
