@@ -44,8 +44,11 @@ from .pieces import Cut, Joint, cut_of
 
 Array = jax.Array
 
-# Elimination forms the matrix of joint states: it is chosen up to 1024 of them, as long as the
-# kernel that this is made from has no more than 2^23 entries (64 MB in float64).
+# Up to this many joint states are eliminated outright. Beyond, applying the chain is many times
+# quicker (benchmarks/README.md), where it gets there.
+_FEW_STATES = 256
+# Elimination forms the matrix of joint states: there is that way out up to 1024 of them, as long as
+# the kernel that this is made from has no more than 2^23 entries (64 MB in float64).
 _SMALL_STATES = 1024
 _SMALL_KERNEL = 2**23
 
@@ -121,6 +124,11 @@ class PairChain:
             and states <= _SMALL_STATES
             and states * self.num_pairs <= _SMALL_KERNEL
         )
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether elimination is as quick as applying the chain, to compile and to run."""
+        return self.is_small and self.num_states <= _FEW_STATES
 
     @property
     def dtype(self) -> Any:

@@ -5,7 +5,8 @@ allowed and get exactly 0; periodic chains are fine; several recurrent classes a
 a trace and NaN inside one, since then the law depends on where the chain starts.
 
 `law_direct` eliminates (small chains, entry by entry accurate); `law_iterative` only applies the
-chain. `stationary_distribution` picks by size.
+chain. `stationary_distribution` picks by size: a few hundred states are applied first, which is
+many times quicker, and eliminated where that leaves an entry of the law uncertain.
 """
 
 from collections.abc import Callable
@@ -23,8 +24,15 @@ from .._reads import reads
 from ..models.contracts import ArrayLike
 from ..numerics.arrays import dot, nan_unless
 from ..numerics.compiled import jit
-from ..numerics.elimination import Eliminated, eliminate, implicit_law, law_of
-from ..numerics.krylov import gmres
+from ..numerics.elimination import (
+    Eliminated,
+    eliminate,
+    implicit_law,
+    law_of,
+    law_system,
+    where_needed,
+)
+from ..numerics.krylov import BEFORE_RESCUE, gmres
 from .pair_chain import PairChain, check_chain
 
 Array = jax.Array
@@ -56,8 +64,9 @@ def stationary_distribution(chain: PairChain | ArrayLike) -> Array:
     Differentiable (implicitly) in every array of the chain. Pairs never visited hold exactly 0.
 
     Args:
-        chain: any chain, or a matrix of one; small ones are solved by elimination, others
-            matrix-free.
+        chain: any chain, or a matrix of one. Up to 1024 joint states every entry of the law is
+            right, by elimination where need be; more are only applied, and entries are right as
+            shares of the largest.
 
     Raises:
         ValueError: outside a trace, if the chain has several recurrent classes (naming their
@@ -125,7 +134,9 @@ def law_of_pairs(chain: PairChain, mu: ArrayLike | None, law: ArrayLike | None) 
 def solve_law(chain: PairChain) -> LawSolution:
     """The stationary law with its residual and flag; never raises on values."""
     check_chain(chain)
-    return law_direct(chain) if chain.is_small else law_iterative(chain)
+    if chain.is_tiny:
+        return law_direct(chain)
+    return law_iterative(chain, chain.is_small)
 
 
 def law_direct(chain: PairChain) -> LawSolution:
@@ -158,8 +169,8 @@ def _implicit(chain: PairChain, law: Array, found: Eliminated, converged: Array)
     return nan_unless(converged, chain.policy_vm(law))
 
 
-@jit
-def law_iterative(chain: PairChain) -> LawSolution:
+@jit(static_argnums=1)
+def law_iterative(chain: PairChain, rescue: bool = False) -> LawSolution:
     r"""By applying the chain only: GMRES on ν (I - ΠK) + (Σν) w = w, with w uniform.
 
     The support is settled exactly: what can be reached from the likeliest state is its recurrent
@@ -170,22 +181,44 @@ def law_iterative(chain: PairChain) -> LawSolution:
     long to forget it as the chain takes to mix; that, times what rounding leaves, is the error. Of
     that time the first digits do, as long as a slow part, which may be 1 / S in each of S states,
     is not taken for solved.
+
+    Args:
+        chain: any chain.
+        rescue: whether states are eliminated where GMRES falls short, or leaves an entry of the law
+            that may not be right to half its digits. Static.
     """
-    tol = 64 * float(jnp.finfo(chain.dtype).eps)
+    eps = float(jnp.finfo(chain.dtype).eps)
+    tol = 64 * eps
     uniform = jnp.full(chain.num_states, 1 / chain.num_states, chain.dtype)
+    frozen = lax.stop_gradient(chain)
+    limit = BEFORE_RESCUE if rescue else {}
 
     def step(law):
         return chain.states_vm(law)
 
+    def rescued(y, sound, b, transposed):
+        if not rescue:
+            return y
+        exact = where_needed(~sound, partial(_eliminated, transposed), frozen, uniform, b)
+        return jnp.where(sound, y, exact)
+
     def solve(operator, b):
         both = jnp.stack([b, uniform.at[0].add(-1)]), jnp.array([tol, max(tol, 0.05 / len(b))])
-        solution = lax.map(lambda given: gmres(operator, given[0], tol=given[1]), both)
-        mixing = jnp.abs(solution.value[1]).sum()
-        return solution.value[0], (solution.num_steps.sum(), solution.converged.all(), mixing)
+        solution = lax.map(lambda given: gmres(operator, given[0], tol=given[1], **limit), both)
+        y, mixing = solution.value[0], jnp.abs(solution.value[1]).sum()
+        converged, steps = solution.converged.all(), solution.num_steps.sum()
+        if not rescue:
+            return y, (steps, converged, mixing)
+        error = mixing * (jnp.abs(operator(y) - b).sum() + eps)
+        sizes = jnp.abs(y)
+        least = jnp.where((b == uniform).all(), sizes.min(), sizes.sum())
+        sound = converged & (error <= eps**0.5 * least)
+        return rescued(y, sound, b, False), (steps, converged | ~sound, jnp.where(sound, mixing, 0))
 
     def solve_transposed(operator, b):
-        solution = gmres(operator, b, tol=tol)
-        return solution.value, (solution.num_steps, solution.converged, jnp.zeros_like(b[0]))
+        found = gmres(operator, b, tol=tol, **limit)
+        x = rescued(found.value, found.converged, b, True)
+        return x, (found.num_steps, found.converged, jnp.zeros_like(b[0]))
 
     law, (steps, converged, mixing) = lax.custom_linear_solve(
         lambda law: law - step(law) + law.sum() * uniform,
@@ -200,16 +233,20 @@ def law_iterative(chain: PairChain) -> LawSolution:
         kept = jnp.where(recurrent & (law > 0), law, 0)
         return kept / kept.sum()
 
-    frozen, found = lax.stop_gradient((chain, law))
+    found = lax.stop_gradient(law)
     likeliest = jnp.arange(chain.num_states) == found.argmax()
     recurrent, moved = _closure(frozen.states_vm, likeliest, partial(cleaned, found))
     attracted, _ = _closure(frozen.states_mv, recurrent, lambda _: found)
-    law = cleaned(law, recurrent)
-    left = jnp.abs(moved - lax.stop_gradient(law))
-    near = left.max() <= 4 * tol * law.max()
-    eps = jnp.finfo(chain.dtype).eps
-    near &= mixing * (left.sum() + eps) <= jnp.sqrt(eps)
+    clean = cleaned(found, recurrent)
+    law = clean + (law - found)  # its slope is that of the solution, transient states' too
+    left = jnp.abs(moved - clean)
+    near = left.max() <= 4 * tol * clean.max()
+    near &= mixing * (left.sum() + eps) <= eps**0.5
     return _on_pairs(chain, law, left.max(), steps, converged & near & attracted.all())
+
+
+def _eliminated(transposed: bool, chain: PairChain, uniform: Array, b: Array) -> Array:
+    return law_system(chain.state_matrix(), uniform, b)[transposed]
 
 
 def _on_pairs(chain, law, residual, steps, converged) -> LawSolution:

@@ -21,8 +21,9 @@ It is plain JAX: it vmaps (the batch goes to the last axis, where it vectorizes)
 device and calls no LAPACK. A row that sums to 1 + δ costs a relative error of order δ, no more.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,6 +135,43 @@ def values_of(P: Array, r: Array, discount: Scalar, found: Eliminated) -> Array:
     """Values of a chain that was eliminated at the rate `discount`, without a derivative."""
     valid = stochastic(P) & (discount >= 0) & (discount < 1)
     return jnp.where(valid, r + dot(found.visits, r), jnp.nan)
+
+
+def where_needed(needed: Array, function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args) where it is needed, else zeros; a batch in which none needs it is spared it.
+
+    `lax.cond` in a batch would always compute both. No derivative passes through it.
+    """
+
+    @custom_vmap
+    def call(needed, *args):
+        found = jax.eval_shape(function, *args)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
+        return lax.cond(needed, function, lambda *_: nothing, *args)
+
+    @call.def_vmap
+    def _batch(axis_size, in_batched, needed, *args):
+        axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched[1:]))
+        together = jax.vmap(function, axes, axis_size=axis_size)
+        found = where_needed(needed.any(), together, *args)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return call(needed, *lax.stop_gradient(args))
+
+
+def law_system(P: Array, uniform: Array, b: Array) -> tuple[Array, Array]:
+    r"""Solutions of y (I - P) + (Σ y) u = b and of its transpose, (I - P) x + (u x) 1 = b.
+
+    Both by elimination, for a law u: with Σ y = Σ b the first is y (I - P) = b - (Σ b) u, up to a
+    multiple of the law μ. With μ b = u x so is the second, up to a constant.
+    """
+    found = eliminate(P, 1.0)
+    law, away = law_of(P, found), ~found.root
+    pushed = jnp.where(away, b - b.sum() * uniform, 0)
+    y = jnp.where(away, pushed + dot(pushed, found.visits), 0)
+    asked = jnp.where(away, b - law @ b, 0)
+    x = jnp.where(away, asked + dot(found.visits, asked), 0)
+    return y + (b.sum() - y.sum()) * law, x + (law @ b - uniform @ x)
 
 
 @jax.custom_jvp

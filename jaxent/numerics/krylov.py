@@ -16,6 +16,9 @@ from .arrays import dot
 
 Array = jax.Array
 
+# Where there is another way, the search ends before it has cost as much as that.
+BEFORE_RESCUE = {"max_cycles": 4}
+
 
 class KrylovSolution(NamedTuple):
     """Last iterate, and how good it is.

@@ -5,12 +5,13 @@ Q = r + discount P Q is solved on joint states: with P = K Π,
     V = Π (r + discount K V),    Q = r + discount K V.
 
 `solve_direct` eliminates (entry by entry accurate, small chains), `solve_iterative` only applies
-the chain; `solve_q` and `q_values` pick by size. Local values solve the same equation for the local
-transition of Eq. (2). Appendix B's state values are here too, with the reward Π r that need not be
-a sum even where r is.
+the chain; `solve_q` and `q_values` pick by size, and eliminate up to 1024 states where applying the
+chain falls short. Local values solve the same equation for the local transition of Eq. (2).
+Appendix B's state values are here too, with the reward Π r that need not be a sum even where r is.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -28,8 +29,14 @@ from ..chains.views import local_transitions
 from ..models.contracts import ArrayLike, Scalar
 from ..numerics.arrays import as_array, as_float, dot, nan_unless
 from ..numerics.compiled import jit
-from ..numerics.elimination import Eliminated, discounted_solve, implicit_values, values_of
-from ..numerics.krylov import gmres
+from ..numerics.elimination import (
+    Eliminated,
+    discounted_solve,
+    implicit_values,
+    values_of,
+    where_needed,
+)
+from ..numerics.krylov import BEFORE_RESCUE, gmres
 
 Array = jax.Array
 Rewards = ArrayLike | Sequence[ArrayLike]
@@ -59,7 +66,7 @@ def q_values(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Array:
     Differentiable (implicitly) in the chain, the rewards and the discount.
 
     Args:
-        chain: any chain; small ones are solved by elimination, others matrix-free.
+        chain: any chain; those of up to 256 joint states are eliminated, others applied.
         rewards: a sequence of local rewards, `[X_i]` or `[S_i, A_i]` a view, or one joint reward,
             `[J]` or `[X_0, ..]`.
         discount: in [0, 1).
@@ -93,8 +100,9 @@ def q_values(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> Array:
 def solve_q(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> QSolution:
     """Joint values with their residual and flag; raises on shapes and on the discount only."""
     check_chain(chain)
-    solve = solve_direct if chain.is_small else solve_iterative
-    return solve(chain, rewards, discount=discount)
+    if chain.is_tiny:
+        return solve_direct(chain, rewards, discount=discount)
+    return solve_iterative(chain, rewards, discount=discount, rescue=chain.is_small)
 
 
 def solve_direct(chain: PairChain, rewards: Rewards, *, discount: Scalar) -> QSolution:
@@ -130,7 +138,12 @@ def _implicit(
 
 
 def solve_iterative(
-    chain: PairChain, rewards: Rewards, *, discount: Scalar, tol: float | None = None
+    chain: PairChain,
+    rewards: Rewards,
+    *,
+    discount: Scalar,
+    tol: float | None = None,
+    rescue: bool = False,
 ) -> QSolution:
     """By applying the chain only: restarted GMRES on the joint states.
 
@@ -139,27 +152,44 @@ def solve_iterative(
         rewards: as for `q_values`.
         discount: in [0, 1).
         tol: relative to max |Π r| + 2 max |V|; 16 machine epsilons by default. Static.
+        rescue: whether states are eliminated where that is not met. Static.
     """
     check_discount(discount)
     if tol is None:
         tol = 16 * float(jnp.finfo(chain.dtype).eps)
-    return _iterative(chain, function_of_pairs(chain, "rewards", rewards), discount, tol)
+    reward = function_of_pairs(chain, "rewards", rewards)
+    return _iterative(chain, reward, discount, tol, rescue)
 
 
-@jit(static_argnums=3)
-def _iterative(chain: PairChain, reward: Joint, discount: Array, tol: float) -> QSolution:
-    def solve(operator, b):
-        solution = gmres(operator, b, tol=tol)
-        return solution.value, solution[1:]
+@jit(static_argnums=(3, 4))
+def _iterative(
+    chain: PairChain, reward: Joint, discount: Array, tol: float, rescue: bool
+) -> QSolution:
+    def solve(operator, b, transposed):
+        if not rescue:
+            found = gmres(operator, b, tol=tol)
+            return found.value, found[1:]
+        found = gmres(operator, b, tol=tol, **BEFORE_RESCUE)
+        short = ~found.converged
+        rate = jnp.asarray(discount, chain.dtype)
+        exact = where_needed(short, partial(_eliminated, transposed), chain, rate, b)
+        x = jnp.where(short, exact, found.value)
+        residual = jnp.where(short, jnp.abs(b - operator(x)).max(), found.residual)
+        return x, (residual, found.num_steps, jnp.isfinite(x).all())
 
     V, (residual, steps, converged) = lax.custom_linear_solve(
         lambda v: v - discount * chain.states_mv(v),
         chain.policy_mv(reward),
-        solve=solve,
-        transpose_solve=solve,
+        solve=partial(solve, transposed=False),
+        transpose_solve=partial(solve, transposed=True),
         has_aux=True,
     )
     return _on_pairs(chain, reward, discount, V, residual, steps, converged)
+
+
+def _eliminated(transposed: bool, chain: PairChain, rate: Array, b: Array) -> Array:
+    visits = eliminated(chain, rate).visits
+    return b + dot(visits.T if transposed else visits, b)
 
 
 def _on_pairs(chain, reward, discount, V, residual, steps, converged) -> QSolution:

@@ -31,7 +31,7 @@ from ..measures.distances import SignNorm, mu_inf_norm
 from ..models.contracts import ArrayLike, Scalar
 from ..numerics.arrays import dot
 from ..numerics.compiled import jit
-from .bellman import solve_q
+from .bellman import solve_direct, solve_iterative
 
 Array = jax.Array
 
@@ -132,8 +132,10 @@ def _worst(
     law = known_law(chain, mu)
     local = local_transitions(chain, law)[agent]
     residual = _residuals(chain, local, law, int(agent))
-    solve = jax.vmap if chain.is_small else lambda f: lambda x: lax.map(f, x)
-    solved = solve(lambda b: solve_q(chain, b, discount=discount))(residual.T)
+    if chain.is_small:  # eliminated once for all
+        solved = jax.vmap(lambda b: solve_direct(chain, b, discount=discount))(residual.T)
+    else:
+        solved = lax.map(lambda b: solve_iterative(chain, b, discount=discount), residual.T)
     rate = jnp.asarray(discount, chain.dtype)
     return _answer(local, residual, rate * solved.value.T, law, rate, solved.converged.all(), norm)
 
