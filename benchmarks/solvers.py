@@ -93,7 +93,7 @@ def ways(task: str) -> tuple[Callable, Callable]:
     rate = TASKS[task]
     if rate is not None:
         return partial(solve_direct, discount=rate), partial(solve_iterative, discount=rate)
-    return tuple(lambda chain, _, law=law: law(chain) for law in (law_direct, law_iterative))
+    return (lambda chain, _: law_direct(chain)), (lambda chain, _: law_iterative(chain))
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -130,7 +130,7 @@ def compare(kind: str, states: int, task: str, dtype: Any, batch: int, seed: int
 
 
 def table(rows: list[Pair]) -> str:
-    """A line a chain and task, a column a precision and batch; times and products of one float64."""
+    """A line a chain and task, a column a precision and batch; times are of one in float64."""
     columns = list(dict.fromkeys((row.dtype, row.batch) for row in rows))
     lines = [["chain", "joint states", "task", "eliminated, ms", "applied, ms"]]
     lines[0] += [f"{dtype}, {batch} at once" for dtype, batch in columns] + ["products", "apart"]
