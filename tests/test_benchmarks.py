@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import counts, race
+from benchmarks import counts, race, solvers
 from benchmarks.protocol import model
 
 WHY = "a peer of the benchmarks extra"
@@ -131,3 +131,20 @@ def test_indices_agree():
     pytest.importorskip("markovianbandit", reason=WHY)
     (row,) = run("indices")
     assert row.best_peer == "markovianbandit"
+
+
+@pytest.mark.needs_x64(reason="its table is of float32 and of float64, side by side")
+def test_two_ways_to_solve_a_chain_agree(monkeypatch):
+    """Elimination and applying, alone and in a batch; a line of the table for each task."""
+    monkeypatch.setattr(solvers, "LONG", 0.0)
+    rows = [
+        solvers.compare("slow", 64, "law", dtype, batch, 0)
+        for dtype in ("float32", "float64")
+        for batch in (1, 2)
+    ]
+    for row in rows:
+        assert row.converged
+        assert row.apart < (1e-3 if row.dtype == "float32" else 1e-10)
+    heading, _, line = solvers.table(rows).split("\n")
+    assert heading.count("at once") == 4
+    assert line.startswith("| slow | 64 | law |")
