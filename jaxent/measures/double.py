@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import concrete
+from ..numerics.double import SINGLE_EPS, cast, down, is_single, on_the_host, up
 
 # What rounding to float32 may have done to the chain and its law, in its machine epsilons: a
 # probability may be the product of a few that are rounded each.
@@ -40,12 +41,11 @@ def in_double(
 
     @wraps(measure)
     def call(*args: Any, tol: Any, **kwargs: Any) -> Any:
-        if not (concrete(args, kwargs, tol) and _single(args)):
+        if not (concrete(args, kwargs, tol) and is_single(args)):
             return measure(*args, tol=tol, **kwargs)
-        # Looked up here: which devices there are is not asked for at import.
-        with jax.enable_x64(True), jax.default_device(_host()):
-            wide = _as(np.float64, args)
-            found = measure(*wide, tol=float(tol), **_as(np.float64, kwargs))
+        with on_the_host():
+            wide = cast(np.float64, args)
+            found = measure(*wide, tol=float(tol), **cast(np.float64, kwargs))
             size, unit = map(float, units(*wide))
             found = jax.tree.map(np.asarray, found)
         return _outward(found, size, float(tol) * unit)
@@ -53,38 +53,12 @@ def in_double(
     return call
 
 
-def _single(tree: Any) -> bool:
-    """Whether the arrays are float32."""
-    kinds = {x.dtype for x in jax.tree.leaves(tree) if hasattr(x, "dtype")}
-    return np.dtype(np.float32) in kinds and np.dtype(np.float64) not in kinds
-
-
-def _host() -> Any:
-    """A CPU, or None, the default device, where JAX was told to see none."""
-    try:
-        return jax.devices("cpu")[0]
-    except RuntimeError:
-        return None
-
-
-def _as(dtype: Any, tree: Any) -> Any:
-    """The tree, its float arrays in this dtype."""
-
-    def cast(x):
-        floating = hasattr(x, "dtype") and np.issubdtype(x.dtype, np.floating)
-        return jnp.asarray(np.asarray(x), dtype) if floating else x
-
-    return jax.tree.map(cast, tree)
-
-
 def _outward(found: Any, size: float, gap: float) -> Any:
     """The answer in float32, its bracket no narrower than it was, and wider by what was given."""
-    slack = size * _GIVEN * float(np.finfo(np.float32).eps)
-    upper = np.nextafter(np.float32(found.upper + slack), np.float32(np.inf))
-    upper = np.where(found.upper == 0, np.float32(0), upper)
-    lower = np.nextafter(np.float32(found.lower - slack), np.float32(-np.inf))
-    narrow = _as(np.float32, found)
-    lower = np.maximum(lower, np.float32(0))
+    slack = size * _GIVEN * SINGLE_EPS
+    upper = np.where(found.upper == 0, np.float32(0), up(found.upper + slack))
+    lower = down(found.lower - slack)
+    narrow = cast(np.float32, found)
     return narrow._replace(
         upper=jnp.asarray(upper),
         lower=jnp.asarray(lower),

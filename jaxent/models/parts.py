@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec
 
 from .._checks import stochastic
 from ..numerics.arrays import HIGHEST, dot
-from ..numerics.kron import kron, kron_mv, kron_vm, pair_order
+from ..numerics.kron import kron, kron_mv, kron_vm, num_terms, pair_order
 from .contracts import Kernel
 from .layouts import FactorLayout, product_layout
 from .row_parts import (
@@ -76,6 +76,11 @@ class KroneckerKernel:
     """Independent agents, K = ⊗ P_i with P_i `[X_i, S_i]`, applied factor by factor."""
 
     factors: tuple[Array, ...]
+
+    @property
+    def num_terms(self) -> int:
+        """How many products are added up into an entry of K v: the sums are nested."""
+        return num_terms(self.factors)
 
     def mv(self, v: Array) -> Array:
         """K v, `[S]` to `[J]`."""

@@ -60,6 +60,16 @@ def _packed(matrices: Sequence[Array]) -> list[Array]:
     return packed
 
 
+def num_terms(matrices: Sequence[Array]) -> int:
+    """How many products are added up, one factor after another, into an entry of `kron_mv`."""
+    widths = [1]
+    for matrix in matrices:
+        width = matrix.shape[1]
+        fits = widths[-1] * width <= _COLUMNS
+        widths = [*widths[:-1], widths[-1] * width] if fits else [*widths, width]
+    return sum(widths)
+
+
 def kron_vm(matrices: Sequence[Array], mu: Array) -> Array:
     """Apply from the left, mu (M_0 ⊗ M_1 ⊗ ...): `[Π m_i]` to `[Π n_i]`."""
     return kron_mv([matrix.T for matrix in matrices], mu)

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .._checks import check_discount, check_positive, check_positive_int
@@ -30,6 +31,7 @@ from ..chains.stationary import eliminated, law_of_pairs
 from ..models.contracts import ArrayLike, Scalar
 from ..numerics.arrays import nan_unless
 from ..numerics.compiled import jit
+from ..numerics.double import cast, on_the_host
 from ..numerics.elimination import Eliminated, implicit_values, values_of
 from .bellman import function_of_pairs
 from .error_bracket import (
@@ -41,10 +43,14 @@ from .error_bracket import (
     implicit,
     is_valid,
     largest,
+    mean_of,
     most,
+    residual,
+    rounded,
     search,
     unit,
 )
+from .error_in_double import can_be_known, doubled, lost_by, own_law, rounded_outward
 from .pieced_error import bracket_by_pieces
 
 Array = jax.Array
@@ -112,7 +118,7 @@ def approximation_error(
     r = function_of_pairs(chain, "rewards", reward)
     f = function_of_pairs(chain, "approximation", approximation)
     weights = law_of_pairs(chain, mu, law)
-    found = bracket(chain, r, f, weights, discount, tol, max_matvecs)
+    found = bracket(chain, r, f, weights, discount, tol, max_matvecs, own=law is None)
     return found if law is None else under_any_law(found, tol)
 
 
@@ -133,46 +139,70 @@ def bracket(
     discount: Scalar,
     tol: float = TOL,
     max_matvecs: int = MATVECS,
+    *,
+    own: bool = True,
 ) -> ErrorBracket:
-    """`approximation_error` of what is checked already."""
+    """`approximation_error` of what is checked already; `own` where the law is the chain's."""
+    if not can_be_known(chain, r, f, mu, discount, tol):
+        return _solved(chain, r, f, mu, discount, tol, max_matvecs, None)
+    with on_the_host():
+        wide = doubled(chain)
+        law = own_law(wide, mu) if own else cast(np.float64, mu)
+        joint = cast(np.float64, (r, f))
+        found = _solved(wide, *joint, law, discount, float(tol), max_matvecs, lost_by(chain))
+    return rounded_outward(found)
+
+
+def _solved(
+    chain: PairChain,
+    r: Joint,
+    f: Joint,
+    mu: Array,
+    discount: Scalar,
+    tol: float,
+    max_matvecs: int,
+    lost: float | None,
+) -> ErrorBracket:
     rate, wanted = (jnp.asarray(x, chain.dtype) for x in (discount, tol))
     if chain.cut:
         return bracket_by_pieces(chain, r, f, mu, rate, wanted, int(max_matvecs))
-    b, problem = _residual(chain, chain.whole(r), chain.whole(f), mu, rate)
+    b, problem = _residual(chain, chain.whole(r), chain.whole(f), mu, rate, lost)
     if chain.is_small:
         frozen = lax.stop_gradient((chain, rate))
         found = eliminated(*frozen)
         w = _eliminate(*lax.stop_gradient((chain, b, rate)), found)
-        return _bracket(chain, b, problem, mu, rate, wanted, w, jnp.array(0), found)
+        return _bracket(chain, b, problem, mu, rate, wanted, w, jnp.array(0), found, lost)
     frozen = lax.stop_gradient((chain, *problem[:4], rate))
     w, num = search(*frozen, wanted, int(max_matvecs))
-    return _bracket(chain, b, problem, mu, rate, wanted, w, num, None)
+    return _bracket(chain, b, problem, mu, rate, wanted, w, num, None, lost)
 
 
 @jit
 def _residual(
-    chain: PairChain, r: Array, f: Array, mu: Array, rate: Array
+    chain: PairChain, r: Array, f: Array, mu: Array, rate: Array, lost: float | None
 ) -> tuple[Array, Problem]:
-    """The Bellman residual of the approximation, `[J]`, and the equation that it makes."""
-    # The mean of f is left out: it would round away the digits that matter, and what it
-    # contributes is known, (discount - 1) times it.
-    level = mu @ f
-    rest, r = f - level, r - (1 - rate) * level
+    """The Bellman residual of the approximation, `[J]`, and the equation that it makes.
+
+    `lost` is what each probability and reward may be off by, in their own size, of a chain that
+    was float32.
+    """
+    level = mean_of(mu, f)
+    rest = f - level
     ahead, total = jax.vmap(chain.mv)(jnp.stack([rest, jnp.ones_like(rest)]))
-    # Rows are meant to sum to 1; what they miss multiplies the level.
-    off = jnp.abs(total - 1) * rate * jnp.abs(level) + unit(chain) * (
-        jnp.abs(r) + 2 * jnp.abs(rest)
-    )
-    b = r + rate * ahead - rest
+    b = residual(r, level, rest, ahead, total, rate)
+    off = rounded(chain, r, level, rest, rate)
+    if lost is not None:
+        spread = jnp.sqrt(jnp.maximum(chain.mv(rest**2) - ahead**2, 0))
+        off = off + lost * (jnp.abs(r) + rate * spread)
     return b, Problem(
         mean=chain.policy.mv(b),
-        level=mu @ b,
-        size=mu @ jnp.abs(b),
+        level=mean_of(mu, b),
+        size=mean_of(mu, jnp.abs(b)),
         law=chain.kernel.vm(mu),
         growth=largest(total, mu) + unit(chain),
-        noise=mu @ off,
+        noise=mean_of(mu, off),
         sup_noise=largest(off, mu),
-        scale=mu @ jnp.abs(rest),
+        scale=mean_of(mu, jnp.abs(rest)),
     )
 
 
@@ -192,6 +222,7 @@ def _bracket(
     w: Array,
     num_matvecs: Array,
     found: Eliminated | None,
+    lost: float | None,
 ) -> ErrorBracket:
     if found is None:
         w = implicit(chain, problem.mean, rate, w)
@@ -200,11 +231,16 @@ def _bracket(
     x = b + rate * chain.kernel.mv(w)
     valid = is_valid(chain, rate, tol)
     made = Found(
-        value=nan_unless(valid, mu @ jnp.abs(x)),
+        value=nan_unless(valid, mean_of(mu, jnp.abs(x))),
         sup=nan_unless(valid, largest(x, mu)),
         w=w,
         missed=chain.policy.mv(x) - w,
         error=nan_unless(valid, jnp.where(mu > 0, x, 0)),
         where=most(mu * jnp.abs(x), min(SHOWN, len(mu))),
     )
+    if lost is not None:  # P x is off too
+        noise = problem.noise + lost * rate * jnp.sqrt(mean_of(mu, x**2))
+        problem = problem._replace(
+            noise=noise, sup_noise=problem.sup_noise + lost * rate * made.sup
+        )
     return bracket_of(chain, problem, rate, tol, made, num_matvecs)

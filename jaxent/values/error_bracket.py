@@ -5,6 +5,7 @@ bounds how far x is from the error (`approximation_error`). Here are the search 
 that the bracket is made of, and the bracket.
 """
 
+from math import prod, sqrt
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from jax import lax
 
 from .._reads import NOT_SAID, Frame, frame, noted, reads
 from ..chains.pair_chain import PairChain
+from ..numerics.arrays import pairwise_sum, rounding
 from ..numerics.compiled import jit
 from ..numerics.krylov import correction, gmres, grown, new_space, residual_of
 
@@ -81,7 +83,7 @@ class Problem(NamedTuple):
         size: mean of |b|.
         law: of the joint states, `[S]`.
         growth: the largest sum of a visited row of P.
-        noise: what rounding may have done to b, in the mu-norm.
+        noise: what rounding may have done to b and to P e, in the mu-norm.
         sup_noise: the same in the sup-norm.
         scale: mean distance of the approximation from its mean.
     """
@@ -116,13 +118,51 @@ class Found(NamedTuple):
     where: Array
 
 
+# Roundings of each entry that are not of a sum: of products, differences and what was given.
+_FEW = 4.0
+
+
 def unit(chain: PairChain) -> float:
     """What rounding does to a sum over next states, relative to the sum of the absolute values.
 
-    The roundings of n terms add up to n units at worst and to a few sqrt(n) where they are
-    independent (Higham and Mary 2019); sums are taken in blocks, which makes n smaller than here.
+    The chain's own probabilities are rounded too, one for each agent and one for its policy, and
+    count as terms. The roundings of n terms add up to n / 2 epsilons at worst, and to sqrt(n) times
+    a few halves where they are independent (Higham and Mary 2019). A product of kernels is applied
+    one factor after another: its terms are those of the factors, far fewer than the joint states.
     """
-    return (8 + 4 * float(chain.num_states) ** 0.5) * float(jnp.finfo(chain.dtype).eps)
+    terms = getattr(chain.kernel, "num_terms", chain.num_states)
+    terms += chain.num_pairs // chain.num_states + sum(chain.num_alike)
+    most = min(_FEW + terms / 2, 2 * _FEW + 2 * sqrt(terms))
+    return most * float(jnp.finfo(chain.dtype).eps)
+
+
+def _summed(chain: PairChain) -> float:
+    """What rounding does to a mean over pairs, relative to the mean of the absolute values."""
+    pieces = prod(chain.sizes[: chain.cut.depth]) if chain.cut else 1
+    one = rounding(chain.dtype, chain.num_pairs // pieces)
+    return one + (pieces > 1) * 2 * sqrt(pieces) * float(jnp.finfo(chain.dtype).eps)
+
+
+def mean_of(weights: Array, x: Array) -> Array:
+    """Σ weights x, added up in pairs: in float32 a plain sum over many pairs loses digits."""
+    return pairwise_sum(weights * x, 1)
+
+
+def residual(r: Array, level: Array, rest: Array, ahead: Array, total: Array, rate: Array) -> Array:
+    """The Bellman residual of f = level + rest, where P makes `ahead` of rest and `total` of 1.
+
+    The mean of f is apart: it would round away the digits that matter, and what it contributes is
+    known, (discount - 1) times it. Rows are meant to sum to 1 and are divided by what they sum to:
+    what a row misses in single precision would be multiplied by the mean.
+    """
+    return r - (1 - rate) * level + rate * ahead / lax.stop_gradient(total) - rest
+
+
+def rounded(chain: PairChain, r: Array, level: Array, rest: Array, rate: Array) -> Array:
+    """How far off rounding may have made the residual; P rest is no larger in norm than rest."""
+    few = _FEW / 2 * float(jnp.finfo(chain.dtype).eps)
+    once = jnp.abs(r) + (1 - rate) * jnp.abs(level) + jnp.abs(rest)
+    return few * once + unit(chain) * rate * jnp.abs(rest)
 
 
 def is_valid(chain: PairChain, rate: Array, tol: Array) -> Array:
@@ -183,17 +223,17 @@ def bracket_of(
 ) -> ErrorBracket:
     """The bracket that a w makes, `approximation_error`."""
     law, w, missed = problem.law, found.w, found.missed
-    each = unit(chain)
+    each, once = unit(chain), _summed(chain)
     kept = rate * problem.growth
     factor = jnp.where(kept < 1, 1 / (1 - kept), jnp.inf)
 
     def bounds(size, size_w, size_missed, noise):
         noise = noise + 2 * each * (size + size_w)
-        floor = noise * factor + each * size
+        floor = noise * factor + once * size
         tail = kept * size_missed * factor + floor
         return jnp.maximum(size - tail, 0), size + tail, floor
 
-    sizes = found.value, law @ jnp.abs(w), law @ jnp.abs(missed)
+    sizes = found.value, mean_of(law, jnp.abs(w)), mean_of(law, jnp.abs(missed))
     lower, upper, floor = bounds(*lax.stop_gradient((*sizes, problem.noise)))
     sizes = found.sup, largest(w, law), largest(missed, law)
     sup_lower, sup_upper, _ = bounds(*lax.stop_gradient((*sizes, problem.sup_noise)))

@@ -14,7 +14,7 @@ from jax import lax
 
 from ..chains.pair_chain import PairChain
 from ..chains.pieces import Joint, Piece, on_pairs, on_states, over_pieces
-from ..numerics.arrays import nan_unless
+from ..numerics.arrays import nan_unless, pairwise_sum
 from ..numerics.compiled import jit
 from .error_bracket import (
     SHOWN,
@@ -25,7 +25,10 @@ from .error_bracket import (
     implicit,
     is_valid,
     largest,
+    mean_of,
     most,
+    residual,
+    rounded,
     search,
     unit,
 )
@@ -57,11 +60,10 @@ class _Known(NamedTuple):
 
 
 def _residual(piece: Piece, rate: Array, known: _Known, r: Joint, f: Joint) -> Any:
-    """Here: b, f without its mean, r with what that mean contributes, and the sums of P's rows."""
-    rest = piece.value(f) - known.level
-    reward = piece.value(r) - (1 - rate) * known.level
+    """Here: b, r, f without its mean, and the sums of P's rows."""
+    reward, rest = piece.value(r), piece.value(f) - known.level
     ahead, total = piece.kernel.mv(known.rest), piece.kernel.mv(known.ones)
-    return reward + rate * ahead - rest, rest, reward, total
+    return residual(reward, known.level, rest, ahead, total, rate), reward, rest, total
 
 
 @jit
@@ -69,7 +71,7 @@ def _problem(
     chain: PairChain, r: Joint, f: Joint, mu: Array, rate: Array
 ) -> tuple[Problem, _Known]:
     def begin(piece: Piece, local: Any, mu: Array, whole: Any) -> Any:
-        return (), (mu @ piece.value(Joint(local, whole)), piece.kernel.vm(mu)), ()
+        return (), (mean_of(mu, piece.value(Joint(local, whole))), piece.kernel.vm(mu)), ()
 
     (level, law) = over_pieces(chain, begin, f.local, mu, f.whole)[1]
 
@@ -80,20 +82,17 @@ def _problem(
 
     parts = over_pieces(chain, average, (f.local, level), f.whole)[0]
     known = _Known(level, *(on_states(chain, x) for x in parts))
-    each = unit(chain)
 
-    def residual(piece: Piece, given: Any, mu: Array, whole: Any) -> Any:
+    def numbers(piece: Piece, given: Any, mu: Array, whole: Any) -> Any:
         local, known, rate = given
         joint = [Joint(*both) for both in zip(local, whole, strict=True)]
-        b, rest, reward, total = _residual(piece, rate, known, *joint)
-        # Rows are meant to sum to 1; what they miss multiplies the level.
-        off = jnp.abs(total - 1) * rate * jnp.abs(known.level)
-        off = off + each * (jnp.abs(reward) + 2 * jnp.abs(rest))
-        sums = mu @ b, mu @ jnp.abs(b), mu @ off, mu @ jnp.abs(rest)
+        b, reward, rest, total = _residual(piece, rate, known, *joint)
+        off = rounded(chain, reward, known.level, rest, rate)
+        sums = tuple(mean_of(mu, x) for x in (b, jnp.abs(b), off, jnp.abs(rest)))
         return piece.policy.mv(b), sums, (largest(total, mu), largest(off, mu))
 
     held = mu, (r.whole, f.whole)
-    mean, sums, most_of = over_pieces(chain, residual, ((r.local, f.local), known, rate), *held)
+    mean, sums, most_of = over_pieces(chain, numbers, ((r.local, f.local), known, rate), *held)
     level_b, size_b, noise, scale = sums
     growth, sup_noise = most_of
     return Problem(
@@ -101,7 +100,7 @@ def _problem(
         level=level_b,
         size=size_b,
         law=law,
-        growth=growth + each,
+        growth=growth + unit(chain),
         noise=noise,
         sup_noise=sup_noise,
         scale=scale,
@@ -132,7 +131,7 @@ def _bracket(
         chosen = most(lax.stop_gradient(weighted), min(SHOWN, len(mu)))
         visited = nan_unless(valid, jnp.where(mu > 0, x, 0))
         kept = visited, piece.policy.mv(x), weighted[chosen], chosen
-        return kept, weighted.sum(), largest(x, mu)
+        return kept, pairwise_sum(weighted, 1), largest(x, mu)
 
     local, whole = (r.local, f.local), (r.whole, f.whole)
     kept, value, sup = over_pieces(chain, error, (local, known, rate, w, valid), mu, whole)

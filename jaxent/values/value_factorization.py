@@ -228,7 +228,7 @@ def value_fit(
     own: bool = True,
 ) -> ValueFit:
     """A fit beside the true values; `own` where the law is that of the chain's policy."""
-    found = bracket(chain, Joint(None, reward), Joint(None, q_total), mu, discount)
+    found = bracket(chain, Joint(None, reward), Joint(None, q_total), mu, discount, own=own)
     return ValueFit(
         q_joint=q_joint,
         q_total=q_total,
