@@ -20,8 +20,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from benchmarks.race import Row, table
 from experiments import command
 
@@ -75,11 +73,11 @@ def write_between(text: str, name: str, path: Path = README) -> None:
 
 def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One comparison, here."""
-    jax.config.update("jax_enable_x64", True)
-    module = importlib.import_module(f"benchmarks.{name}")
-    config = module.QUICK if options.quick else module.Config()
-    start = time.perf_counter()
-    rows = module.run(config, options.seed)
+    with command.double_precision():
+        module = importlib.import_module(f"benchmarks.{name}")
+        config = module.QUICK if options.quick else module.Config()
+        start = time.perf_counter()
+        rows = module.run(config, options.seed)
     return {
         "config": config,
         "took": time.perf_counter() - start,

@@ -20,6 +20,7 @@ class Config(NamedTuple):
 QUICK = Config(states=(10,), rounds=1)
 
 
+@np.errstate()  # the peer changes it for the whole process
 def run(config: Config, seed: int) -> list[Row]:
     """One row a number of states."""
     import markovianbandit

@@ -197,10 +197,10 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         command.fail(f"not installed: {', '.join(missing)}; install jaxent[benchmarks]")
     command.open_folder(options.out)
-    jax.config.update("jax_enable_x64", True)
-    keys = jax.random.split(jax.random.key(options.seed), len(games()))
     steps = QUICK_STEPS if options.quick else STEPS
-    rows = [play(game, key, steps) for game, key in zip(games(), keys, strict=True)]
+    with command.double_precision():
+        keys = jax.random.split(jax.random.key(options.seed), len(games()))
+        rows = [play(game, key, steps) for game, key in zip(games(), keys, strict=True)]
     command.save_json(options.out / "rivals.json", {"seed": options.seed, "rows": rows})
     text = table(rows)
     print(text)

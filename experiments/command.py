@@ -292,12 +292,12 @@ def run(
             if options.resume:
                 stored = load_results(path, options.config, options.seed, besides)
                 kept = "what was finished before is"
-            jax.config.update("jax_enable_x64", True)
-            head = header(options.config, options.seed)
-            if alone:  # what follows may be kept
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            report = work(Job(options.config, options.seed, options.out, stored, save))
-            return conclude(path, head, report)
+            with double_precision():
+                head = header(options.config, options.seed)
+                if alone:  # what follows may be kept
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                report = work(Job(options.config, options.seed, options.out, stored, save))
+                return conclude(path, head, report)
     except KeyboardInterrupt:
         found = f"{kept} kept in {path}; go on with --resume" if kept else "nothing was finished"
         print(f"\nstopped; {found}", file=sys.stderr, flush=True)
@@ -305,6 +305,17 @@ def run(
             sys.stdout.flush()
             os._exit(130)
         return 130
+
+
+@contextmanager
+def double_precision(double: bool = True) -> Iterator[None]:
+    """JAX in float64 here, in every thread; afterwards as it was for whoever called."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", double)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 def progress(pieces: list[list[int]], unit: str) -> Iterator[list[int]]:

@@ -84,6 +84,27 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: PLACE.get(item.path.name, len(DEAR)))
 
 
+def shared():
+    """What a test must leave as it was, since those after it on the same worker have it too."""
+    names = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_default_matmul_precision")
+    return {**{name: getattr(jax.config, name) for name in names}, **np.geterr()}
+
+
+ASKED = shared()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_teardown(item):
+    """A test that changes the precision of the process is the one that fails."""
+    result = yield
+    left = shared()
+    if left != ASKED:
+        jax.config.update("jax_enable_x64", ASKED["jax_enable_x64"])
+        np.seterr(**{name: ASKED[name] for name in np.geterr()})
+        pytest.fail(f"the process is left with {left}; it was {ASKED}")
+    return result
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """Count the examples of a property."""

@@ -12,7 +12,7 @@ fewer than the J pairs by the number of joint actions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_shape, check_stochastic
+from .._checks import check_shape, check_stochastic, concrete
 from .._reads import reads
 from ..models.contracts import (
     Agents,
@@ -215,8 +215,29 @@ def _lift(chain: PairChain, functions: Sequence[Array]) -> Array:
     return chain.layout.lift(functions)
 
 
+def _dtypes(chain: PairChain) -> set[Any]:
+    """Of the arrays of probabilities that it is made of."""
+    leaves = jax.tree.leaves((chain.kernel, chain.policy))
+    kinds = {jnp.result_type(x) for x in leaves}
+    return {kind for kind in kinds if jnp.issubdtype(kind, jnp.floating)}
+
+
+def _as_one(chain: PairChain) -> PairChain:
+    """With arrays of one dtype, in which its laws and values are solved for."""
+    wide = chain.dtype
+    if _dtypes(chain) <= {wide}:
+        return chain
+
+    def cast(x):
+        return x.astype(wide) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
+
+    kernel, policy = jax.tree.map(cast, (chain.kernel, chain.policy))
+    return replace(chain, kernel=kernel, policy=policy)
+
+
 @jit
 def _stochastic(chain: PairChain) -> Array:
+    chain = _as_one(chain)
     if chain.cut:
         return chain.kernel.stochastic() & pieces.policy_stochastic(chain)
     return chain.kernel.stochastic() & chain.policy.stochastic()
@@ -269,4 +290,12 @@ def pair_chain(mdp: Model, policy: ArrayLike | LocalPolicies) -> PairChain:
     check_mdp(mdp)
     mdp.check_policy(policy)
     parts = mdp.parts(policy)
-    return PairChain(*parts, cut=cut_of(*parts))
+    chain = PairChain(*parts, cut=cut_of(*parts))
+    kinds = sorted(map(str, _dtypes(chain)))
+    if len(kinds) > 1 and concrete(chain) and not bool(chain.stochastic()):
+        raise ValueError(
+            f"policy: with the model its arrays are {' and '.join(kinds)}, and rows that sum to 1 in "
+            f"{kinds[0]} do not in {kinds[-1]}; make both of one dtype, or switch jax_enable_x64 on "
+            "before the first array"
+        )
+    return chain
