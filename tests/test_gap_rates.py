@@ -98,6 +98,7 @@ def test_the_gap_falls_exponentially(name, sizes):
     falls_exponentially(found, sizes)
 
 
+@pytest.mark.needs_x64(reason="rounding its kernel to float32 takes it off the border")
 def test_the_gap_falls_as_the_root_where_the_attractor_is_on_a_border():
     """Fitted power of N: -1/2 to 0.01; the attractor is global all the same."""
     sizes = (80, 320, 1280)

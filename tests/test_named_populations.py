@@ -64,6 +64,8 @@ def test_bound_is_that_of_a_plain_program(name):
     population = je.named_population(name, NUM)
     found = je.fluid_policy(population)
     types, counts, budgets, discount = plain(population)
+    # Rows of float32 miss 1 by rounding: with those a plain program has no solution at all.
+    types = [(P / P.sum(-1, keepdims=True, dtype=float), r, d) for P, r, d in types]
     want = oracles.fluid_value(types, counts, budgets, discount, None)
     assert want is not None
     np.testing.assert_allclose(found.value, want, rtol=SOLVE)

@@ -249,7 +249,11 @@ def place(counts: Array, num_agents: int) -> Array:
 
 @dataclass(frozen=True)
 class _Tables:
-    """How configurations of up to m agents, with none in the last state, grow from smaller ones."""
+    """How configurations of up to m agents, with none in the last state, grow from smaller ones.
+
+    All int32: JAX does not compile a program with an array of NumPy of 64 bits that stood in one of
+    the other precision before, and these are kept.
+    """
 
     state: np.ndarray  # [C] the state that the joining agent is in
     parent: np.ndarray  # [C] the configuration without it
@@ -272,7 +276,7 @@ def _tables(num_agents: int, num_states: int) -> _Tables:
     state = np.where(some.any(1), some.argmax(1) if num_states > 1 else 0, 0)
     parent = np.where(some.any(1), down[state, np.arange(size)] if num_states > 1 else 0, 0)
     fewer = np.array([num_configurations(m, num_states) for m in range(num_agents)], np.int64)
-    return _Tables(state, parent, down, fewer)
+    return _Tables(*(x.astype(np.int32) for x in (state, parent, down, fewer)))
 
 
 @lru_cache(maxsize=16)
