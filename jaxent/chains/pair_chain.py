@@ -294,8 +294,8 @@ def pair_chain(mdp: Model, policy: ArrayLike | LocalPolicies) -> PairChain:
     kinds = sorted(map(str, _dtypes(chain)))
     if len(kinds) > 1 and concrete(chain) and not bool(chain.stochastic()):
         raise ValueError(
-            f"policy: the arrays of it and of the model are {' and '.join(kinds)}, and rows that sum "
-            f"to 1 in {kinds[0]} do not in {kinds[-1]}; give both one dtype, or switch "
+            f"policy: the arrays of it and of the model are {' and '.join(kinds)}, and rows that "
+            f"sum to 1 in {kinds[0]} do not in {kinds[-1]}; give both one dtype, or switch "
             "jax_enable_x64 on before the first array"
         )
     return chain
