@@ -139,6 +139,26 @@ def test_bad_input():
         je.marginal(chain, jnp.full(4, 0.25), agent=2)
 
 
+def test_a_model_and_a_policy_of_two_precisions():
+    """Rows that are laws in float32 alone are refused, with what to do."""
+    with jax.enable_x64(True):
+        double, policy = weakly_coupled((3, 2), (2, 2))
+        single = double._replace(
+            agents=jax.tree.map(lambda x: x.astype(jnp.float32), double.agents)
+        )
+        with pytest.raises(ValueError, match="float32 and float64, and rows that sum to 1 in"):
+            je.pair_chain(single, policy)
+        solve = jax.jit(
+            lambda p: je.solve_q(je.pair_chain(single, p), double.rewards, discount=0.9)
+        )
+        assert not solve(policy).converged
+        sure = jnp.zeros(policy.shape, jnp.float32).at[..., 0, 0].set(1)
+        for model in (single, double):  # rows that are laws in both serve
+            found = je.q_values(je.pair_chain(model, sure), model.rewards, discount=0.9)
+            assert found.dtype == model.rewards[0].dtype
+            assert jnp.isfinite(found).all()
+
+
 def test_a_bad_policy_inside_jit_gives_nan():
     mdp, policy = weakly_coupled((3, 2), (2, 2))
 

@@ -6,6 +6,8 @@ import platform
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -230,6 +232,21 @@ def test_a_study_keeps_its_pieces(module, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "results.json").read_bytes() == before
     first, second, again = seen
     assert first != second == again
+
+
+def test_the_precision_of_the_process_is_given_back():
+    """Whoever calls a command goes on in the precision that it had, also after an error."""
+    before = jax.config.jax_enable_x64
+
+    def fails(double):
+        with command.double_precision(double):
+            assert jnp.ones(1).dtype == (jnp.float64 if double else jnp.float32)
+            raise KeyError
+
+    for double in (True, False):
+        with pytest.raises(KeyError):
+            fails(double)
+        assert jax.config.jax_enable_x64 == before
 
 
 @pytest.mark.slow

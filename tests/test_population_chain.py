@@ -370,3 +370,14 @@ def test_three_types_of_a_few_agents():
     np.testing.assert_allclose(found.mu_error, want.mu_error, atol=by_precision(1e-10, 1e-5))
     for mine, theirs in zip(found.q_local, want.q_local[1:], strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-10)
+
+
+def test_the_same_numbers_of_agents_in_both_precisions():
+    """What is kept from one program serves in the next, of the other precision."""
+    found = []
+    for x64 in (True, False, True):
+        with jax.enable_x64(x64):
+            bandit = je.circulant_bandit(10)
+            found.append(float(je.exact_gap(bandit, je.CIRCULANT_PRIORITY)))
+    assert found[0] == found[2]
+    np.testing.assert_allclose(found[1], found[0], rtol=F32)

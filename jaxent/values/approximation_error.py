@@ -45,6 +45,7 @@ from .error_bracket import (
     largest,
     mean_of,
     most,
+    one_less,
     residual,
     rounded,
     search,
@@ -164,9 +165,10 @@ def _solved(
     lost: float | None,
 ) -> ErrorBracket:
     rate, wanted = (jnp.asarray(x, chain.dtype) for x in (discount, tol))
+    away = one_less(discount, rate)
     if chain.cut:
-        return bracket_by_pieces(chain, r, f, mu, rate, wanted, int(max_matvecs))
-    b, problem = _residual(chain, chain.whole(r), chain.whole(f), mu, rate, lost)
+        return bracket_by_pieces(chain, r, f, mu, rate, away, wanted, int(max_matvecs))
+    b, problem = _residual(chain, chain.whole(r), chain.whole(f), mu, rate, away, lost)
     if chain.is_small:
         frozen = lax.stop_gradient((chain, rate))
         found = eliminated(*frozen)
@@ -179,7 +181,13 @@ def _solved(
 
 @jit
 def _residual(
-    chain: PairChain, r: Array, f: Array, mu: Array, rate: Array, lost: float | None
+    chain: PairChain,
+    r: Array,
+    f: Array,
+    mu: Array,
+    rate: Array,
+    away: Array,
+    lost: float | None,
 ) -> tuple[Array, Problem]:
     """The Bellman residual of the approximation, `[J]`, and the equation that it makes.
 
@@ -189,8 +197,8 @@ def _residual(
     level = mean_of(mu, f)
     rest = f - level
     ahead, total = jax.vmap(chain.mv)(jnp.stack([rest, jnp.ones_like(rest)]))
-    b = residual(r, level, rest, ahead, total, rate)
-    off = rounded(chain, r, level, rest, rate)
+    b = residual(r, level, rest, ahead, total, rate, away)
+    off = rounded(chain, r, level, rest, rate, away)
     if lost is not None:
         spread = jnp.sqrt(jnp.maximum(chain.mv(rest**2) - ahead**2, 0))
         off = off + lost * (jnp.abs(r) + rate * spread)

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._checks import concrete
 from .._reads import NOT_SAID, Frame, frame, noted, reads
 from ..chains.pair_chain import PairChain
+from ..models.contracts import Scalar
 from ..numerics.arrays import pairwise_sum, rounding
 from ..numerics.compiled import jit
 from ..numerics.krylov import correction, gmres, grown, new_space, residual_of
@@ -148,20 +150,29 @@ def mean_of(weights: Array, x: Array) -> Array:
     return pairwise_sum(weights * x, 1)
 
 
-def residual(r: Array, level: Array, rest: Array, ahead: Array, total: Array, rate: Array) -> Array:
+def one_less(discount: Scalar, rate: Array) -> Array:
+    """1 - discount; of a number that is known, with all the digits that single precision has."""
+    return jnp.asarray(1 - float(discount), rate.dtype) if concrete(discount) else 1 - rate
+
+
+def residual(
+    r: Array, level: Array, rest: Array, ahead: Array, total: Array, rate: Array, away: Array
+) -> Array:
     """The Bellman residual of f = level + rest, where P makes `ahead` of rest and `total` of 1.
 
     The mean of f is apart: it would round away the digits that matter, and what it contributes is
-    known, (discount - 1) times it. Rows are meant to sum to 1 and are divided by what they sum to:
+    known, `away` = 1 - discount times it. Rows are meant to sum to 1 and are divided by their sums:
     what a row misses in single precision would be multiplied by the mean.
     """
-    return r - (1 - rate) * level + rate * ahead / lax.stop_gradient(total) - rest
+    return r - away * level + rate * ahead / lax.stop_gradient(total) - rest
 
 
-def rounded(chain: PairChain, r: Array, level: Array, rest: Array, rate: Array) -> Array:
+def rounded(
+    chain: PairChain, r: Array, level: Array, rest: Array, rate: Array, away: Array
+) -> Array:
     """How far off rounding may have made the residual; P rest is no larger in norm than rest."""
     few = _FEW / 2 * float(jnp.finfo(chain.dtype).eps)
-    once = jnp.abs(r) + (1 - rate) * jnp.abs(level) + jnp.abs(rest)
+    once = jnp.abs(r) + away * jnp.abs(level) + jnp.abs(rest)
     return few * once + unit(chain) * rate * jnp.abs(rest)
 
 

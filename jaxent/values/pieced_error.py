@@ -37,10 +37,17 @@ Array = jax.Array
 
 
 def bracket_by_pieces(
-    chain: PairChain, r: Joint, f: Joint, mu: Array, rate: Array, tol: Array, max_matvecs: int
+    chain: PairChain,
+    r: Joint,
+    f: Joint,
+    mu: Array,
+    rate: Array,
+    away: Array,
+    tol: Array,
+    max_matvecs: int,
 ) -> ErrorBracket:
     """`approximation_error` of what is checked already."""
-    problem, known = _problem(chain, r, f, mu, rate)
+    problem, known = _problem(chain, r, f, mu, rate, away)
     w, num = search(*lax.stop_gradient((chain, *problem[:4], rate)), tol, max_matvecs)
     return _bracket(chain, r, f, mu, rate, tol, problem, known, w, num)
 
@@ -52,23 +59,26 @@ class _Known(NamedTuple):
         level: mean of f.
         rest: Π (f - level), `[S]`.
         ones: Π 1, `[S]`.
+        away: 1 - discount.
     """
 
     level: Array
     rest: Array
     ones: Array
+    away: Array
 
 
 def _residual(piece: Piece, rate: Array, known: _Known, r: Joint, f: Joint) -> Any:
     """Here: b, r, f without its mean, and the sums of P's rows."""
     reward, rest = piece.value(r), piece.value(f) - known.level
     ahead, total = piece.kernel.mv(known.rest), piece.kernel.mv(known.ones)
-    return residual(reward, known.level, rest, ahead, total, rate), reward, rest, total
+    b = residual(reward, known.level, rest, ahead, total, rate, known.away)
+    return b, reward, rest, total
 
 
 @jit
 def _problem(
-    chain: PairChain, r: Joint, f: Joint, mu: Array, rate: Array
+    chain: PairChain, r: Joint, f: Joint, mu: Array, rate: Array, away: Array
 ) -> tuple[Problem, _Known]:
     def begin(piece: Piece, local: Any, mu: Array, whole: Any) -> Any:
         return (), (mean_of(mu, piece.value(Joint(local, whole))), piece.kernel.vm(mu)), ()
@@ -81,13 +91,13 @@ def _problem(
         return (piece.policy.mv(rest), piece.policy.mv(jnp.ones_like(rest))), (), ()
 
     parts = over_pieces(chain, average, (f.local, level), f.whole)[0]
-    known = _Known(level, *(on_states(chain, x) for x in parts))
+    known = _Known(level, *(on_states(chain, x) for x in parts), away)
 
     def numbers(piece: Piece, given: Any, mu: Array, whole: Any) -> Any:
         local, known, rate = given
         joint = [Joint(*both) for both in zip(local, whole, strict=True)]
         b, reward, rest, total = _residual(piece, rate, known, *joint)
-        off = rounded(chain, reward, known.level, rest, rate)
+        off = rounded(chain, reward, known.level, rest, rate, known.away)
         sums = tuple(mean_of(mu, x) for x in (b, jnp.abs(b), off, jnp.abs(rest)))
         return piece.policy.mv(b), sums, (largest(total, mu), largest(off, mu))
 
