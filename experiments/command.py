@@ -310,7 +310,7 @@ def run(
 @contextmanager
 def double_precision(double: bool = True) -> Iterator[None]:
     """JAX in float64 here, in every thread; afterwards as it was for whoever called."""
-    before = jax.config.jax_enable_x64
+    before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", double)
     try:
         yield

@@ -43,7 +43,6 @@ from .error_bracket import (
     implicit,
     is_valid,
     largest,
-    mean_of,
     most,
     one_less,
     residual,
@@ -149,8 +148,8 @@ def bracket(
     with on_the_host():
         wide = doubled(chain)
         law = own_law(wide, mu) if own else cast(np.float64, mu)
-        joint = cast(np.float64, (r, f))
-        found = _solved(wide, *joint, law, discount, float(tol), max_matvecs, lost_by(chain))
+        r, f = cast(np.float64, (r, f))
+        found = _solved(wide, r, f, law, discount, float(tol), max_matvecs, lost_by(chain))
     return rounded_outward(found)
 
 
@@ -194,7 +193,7 @@ def _residual(
     `lost` is what each probability and reward may be off by, in their own size, of a chain that
     was float32.
     """
-    level = mean_of(mu, f)
+    level = mu @ f
     rest = f - level
     ahead, total = jax.vmap(chain.mv)(jnp.stack([rest, jnp.ones_like(rest)]))
     b = residual(r, level, rest, ahead, total, rate, away)
@@ -204,13 +203,13 @@ def _residual(
         off = off + lost * (jnp.abs(r) + rate * spread)
     return b, Problem(
         mean=chain.policy.mv(b),
-        level=mean_of(mu, b),
-        size=mean_of(mu, jnp.abs(b)),
+        level=mu @ b,
+        size=mu @ jnp.abs(b),
         law=chain.kernel.vm(mu),
         growth=largest(total, mu) + unit(chain),
-        noise=mean_of(mu, off),
+        noise=mu @ off,
         sup_noise=largest(off, mu),
-        scale=mean_of(mu, jnp.abs(rest)),
+        scale=mu @ jnp.abs(rest),
     )
 
 
@@ -239,7 +238,7 @@ def _bracket(
     x = b + rate * chain.kernel.mv(w)
     valid = is_valid(chain, rate, tol)
     made = Found(
-        value=nan_unless(valid, mean_of(mu, jnp.abs(x))),
+        value=nan_unless(valid, mu @ jnp.abs(x)),
         sup=nan_unless(valid, largest(x, mu)),
         w=w,
         missed=chain.policy.mv(x) - w,
@@ -247,7 +246,7 @@ def _bracket(
         where=most(mu * jnp.abs(x), min(SHOWN, len(mu))),
     )
     if lost is not None:  # P x is off too
-        noise = problem.noise + lost * rate * jnp.sqrt(mean_of(mu, x**2))
+        noise = problem.noise + lost * rate * jnp.sqrt(mu @ x**2)
         problem = problem._replace(
             noise=noise, sup_noise=problem.sup_noise + lost * rate * made.sup
         )

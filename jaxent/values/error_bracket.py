@@ -16,7 +16,6 @@ from .._checks import concrete
 from .._reads import NOT_SAID, Frame, frame, noted, reads
 from ..chains.pair_chain import PairChain
 from ..models.contracts import Scalar
-from ..numerics.arrays import pairwise_sum, rounding
 from ..numerics.compiled import jit
 from ..numerics.krylov import correction, gmres, grown, new_space, residual_of
 
@@ -139,15 +138,14 @@ def unit(chain: PairChain) -> float:
 
 
 def _summed(chain: PairChain) -> float:
-    """What rounding does to a mean over pairs, relative to the mean of the absolute values."""
+    """What rounding does to a mean over pairs, relative to the mean of the absolute values.
+
+    Not more than to a plain sum, of each piece and of the pieces; it is not multiplied by anything.
+    """
     pieces = prod(chain.sizes[: chain.cut.depth]) if chain.cut else 1
-    one = rounding(chain.dtype, chain.num_pairs // pieces)
-    return one + (pieces > 1) * 2 * sqrt(pieces) * float(jnp.finfo(chain.dtype).eps)
-
-
-def mean_of(weights: Array, x: Array) -> Array:
-    """Σ weights x, added up in pairs: in float32 a plain sum over many pairs loses digits."""
-    return pairwise_sum(weights * x, 1)
+    terms = chain.num_pairs // pieces
+    roots = 2 * sqrt(terms) + (2 * sqrt(pieces) if pieces > 1 else 0)
+    return (2 * _FEW + roots) * float(jnp.finfo(chain.dtype).eps)
 
 
 def one_less(discount: Scalar, rate: Array) -> Array:
@@ -241,10 +239,10 @@ def bracket_of(
     def bounds(size, size_w, size_missed, noise):
         noise = noise + 2 * each * (size + size_w)
         floor = noise * factor + once * size
-        tail = kept * size_missed * factor + floor
+        tail = (1 + once) * kept * size_missed * factor + floor
         return jnp.maximum(size - tail, 0), size + tail, floor
 
-    sizes = found.value, mean_of(law, jnp.abs(w)), mean_of(law, jnp.abs(missed))
+    sizes = found.value, law @ jnp.abs(w), law @ jnp.abs(missed)
     lower, upper, floor = bounds(*lax.stop_gradient((*sizes, problem.noise)))
     sizes = found.sup, largest(w, law), largest(missed, law)
     sup_lower, sup_upper, _ = bounds(*lax.stop_gradient((*sizes, problem.sup_noise)))

@@ -14,7 +14,7 @@ from jax import lax
 
 from ..chains.pair_chain import PairChain
 from ..chains.pieces import Joint, Piece, on_pairs, on_states, over_pieces
-from ..numerics.arrays import nan_unless, pairwise_sum
+from ..numerics.arrays import nan_unless
 from ..numerics.compiled import jit
 from .error_bracket import (
     SHOWN,
@@ -25,7 +25,6 @@ from .error_bracket import (
     implicit,
     is_valid,
     largest,
-    mean_of,
     most,
     residual,
     rounded,
@@ -81,7 +80,7 @@ def _problem(
     chain: PairChain, r: Joint, f: Joint, mu: Array, rate: Array, away: Array
 ) -> tuple[Problem, _Known]:
     def begin(piece: Piece, local: Any, mu: Array, whole: Any) -> Any:
-        return (), (mean_of(mu, piece.value(Joint(local, whole))), piece.kernel.vm(mu)), ()
+        return (), (mu @ piece.value(Joint(local, whole)), piece.kernel.vm(mu)), ()
 
     (level, law) = over_pieces(chain, begin, f.local, mu, f.whole)[1]
 
@@ -91,14 +90,15 @@ def _problem(
         return (piece.policy.mv(rest), piece.policy.mv(jnp.ones_like(rest))), (), ()
 
     parts = over_pieces(chain, average, (f.local, level), f.whole)[0]
-    known = _Known(level, *(on_states(chain, x) for x in parts), away)
+    rest, ones = (on_states(chain, x) for x in parts)
+    known = _Known(level, rest, ones, away)
 
     def numbers(piece: Piece, given: Any, mu: Array, whole: Any) -> Any:
         local, known, rate = given
         joint = [Joint(*both) for both in zip(local, whole, strict=True)]
         b, reward, rest, total = _residual(piece, rate, known, *joint)
         off = rounded(chain, reward, known.level, rest, rate, known.away)
-        sums = tuple(mean_of(mu, x) for x in (b, jnp.abs(b), off, jnp.abs(rest)))
+        sums = tuple(mu @ x for x in (b, jnp.abs(b), off, jnp.abs(rest)))
         return piece.policy.mv(b), sums, (largest(total, mu), largest(off, mu))
 
     held = mu, (r.whole, f.whole)
@@ -141,7 +141,7 @@ def _bracket(
         chosen = most(lax.stop_gradient(weighted), min(SHOWN, len(mu)))
         visited = nan_unless(valid, jnp.where(mu > 0, x, 0))
         kept = visited, piece.policy.mv(x), weighted[chosen], chosen
-        return kept, pairwise_sum(weighted, 1), largest(x, mu)
+        return kept, weighted.sum(), largest(x, mu)
 
     local, whole = (r.local, f.local), (r.whole, f.whole)
     kept, value, sup = over_pieces(chain, error, (local, known, rate, w, valid), mu, whole)
