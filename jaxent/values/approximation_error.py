@@ -77,6 +77,9 @@ def approximation_error(
     holds whether or not it is narrow: Q is never solved for. `value` is differentiable (implicitly)
     in the chain, the reward, the approximation and the discount.
 
+    Where no argument is traced, a float32 chain of up to 2^18 joint pairs is taken to float64 on
+    the host; the bracket, in float32 again, has in it what rounding its probabilities may have done.
+
     A small error along this play says nothing about actions that it hardly takes, hence not whether
     the policy is good: ask greedy_gap, or audit a log that explores.
 
@@ -89,7 +92,8 @@ def approximation_error(
         tol: the bracket is narrow enough where upper <= (1 + tol) lower.
         max_matvecs: products with a chain too large to eliminate, at most; that many functions of
             the joint state are held. Static.
-        mu: the stationary law, `[J]`, where it is known already; norms are under it.
+        mu: the stationary law, `[J]`, where it is known already; norms are under it. Of float32 it
+            is found anew in float64.
         law: of a team that explores, `[J]`, to weigh errors by instead; then not μ but the sup-norm
             bounds what is missed, for P may stretch this norm.
 
