@@ -78,7 +78,7 @@ def approximation_error(
     in the chain, the reward, the approximation and the discount.
 
     Where no argument is traced, a float32 chain of up to 2^18 joint pairs is taken to float64 on
-    the host; the bracket, in float32 again, has in it what rounding its probabilities may have done.
+    the host; the bracket, float32 again, has in it what rounding its probabilities may have done.
 
     A small error along this play says nothing about actions that it hardly takes, hence not whether
     the policy is good: ask greedy_gap, or audit a log that explores.
