@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxent
-from experiments import flights
+from experiments import command, flights
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "flights.ipynb"
 
@@ -44,8 +44,9 @@ def test_notebook_runs():
     """Every cell in order, but the install line; what it finds is a finite audit of 20 aircraft."""
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     names: dict = {}
-    for cell in [cell for cell in cells if cell["cell_type"] == "code"][1:]:
-        exec("".join(cell["source"]), names)
+    with command.double_precision():  # which it asks for, and which nobody after it should have
+        for cell in [cell for cell in cells if cell["cell_type"] == "code"][1:]:
+            exec("".join(cell["source"]), names)
     found = names["found"]
     assert len(found.agents) == 20
     assert np.isfinite(found.entanglement).all()

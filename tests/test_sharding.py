@@ -229,7 +229,7 @@ def test_what_a_bracket_holds_is_a_few_joint_vectors():
         return jaxent.approximation_error(chain, rewards, local, discount=0.9, mu=mu)
 
     plan = jax.jit(error).lower(chain, mu, local, local).compile().memory_analysis()
-    vector = 8 * chain.num_pairs
+    vector = jnp.result_type(float).itemsize * chain.num_pairs
     held = (plan.argument_size_in_bytes, plan.output_size_in_bytes, plan.temp_size_in_bytes)
     assert [round(x / vector) for x in held[:2]] == [2, 1]
     assert held[2] < vector
