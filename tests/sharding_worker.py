@@ -20,6 +20,7 @@ import jaxent
 STATES, ACTIONS = (4, 3, 2), (2, 2, 1)
 NEIGHBORS, SCOPES = ((0, 1), (1,), (2, 0)), ((0,), (2, 1), ())
 RATE = 0.9
+SMALL = 5, (3, 2)  # exchangeable agents
 
 
 def rows(rng, *shape):
@@ -62,6 +63,50 @@ def chains():
     }
 
 
+def counted(agents=11, counts=(8, 4)):
+    """The same for exchangeable agents under other policies than a priority."""
+    bandit = jaxent.circulant_bandit(15)
+    soft = jaxent.SoftIndex(jnp.array([0.3, -0.2, 0.5, 0.0]), 0.2)
+    few, most = (
+        bandit._replace(num_agents=agents, budget=round(share * agents)) for share in (0.3, 0.7)
+    )
+    population = teams(np.random.default_rng(2), (2, 4), counts)
+    return {
+        "soft": (jaxent.exchangeable_chain(few, soft), [bandit.reward]),
+        "soft, most active": (jaxent.exchangeable_chain(most, soft), [bandit.reward]),
+        "typed": (
+            jaxent.exchangeable_chain(population, either_first),
+            [kind.mdp.reward for kind in population.types],
+        ),
+    }
+
+
+def teams(rng, states, counts):
+    """Agents of several types with two actions, of which one costs 1."""
+    types = [
+        (jaxent.MDP(rows(rng, s, 2, s), rng.normal(size=(s, 2))), np.tile([[[0.0], [1]]], (s, 1, 1)))
+        for s in states
+    ]
+    return jaxent.WeaklyCoupledPopulation(types, counts, [sum(counts) // 3], RATE)
+
+
+def either_first(counts):
+    """Two of the types act before the others, or after them, with chances of 0.3 and 0.7."""
+    return [(0.3, served(counts, 1)), (0.7, served(counts, -1))]
+
+
+def served(counts, order):
+    """Who acts where agents are served in the order of types and states, or in the reverse one."""
+    left = sum(int(np.sum(n)) for n in counts) // 3
+    split = [np.stack([n, 0 * n], axis=1) for n in map(np.asarray, counts)]
+    for each in split[::order]:
+        for row in each[::order]:
+            act = min(left, row[0])
+            row += (-act, act)
+            left -= act
+    return split
+
+
 def large(agents):
     """A chain of so many agents of 8 pairs, and local rewards."""
     rng = np.random.default_rng(1)
@@ -71,6 +116,13 @@ def large(agents):
     policy = rng.random((4,) * agents + (2,) * agents)
     policy /= policy.sum(tuple(range(agents, 2 * agents)), keepdims=True)
     return jaxent.pair_chain(mdp, policy), mdp.rewards
+
+
+@jax.jit
+def products(chain, rewards):
+    """The least of it: what all is made of."""
+    law = chain.policy_vm(jnp.arange(1.0, chain.num_states + 1) / chain.num_states)
+    return {"P v": chain.mv(law), "mu P": chain.vm(law), "sum": chain.lift(rewards)}
 
 
 def answers(chain, rewards):
@@ -126,8 +178,21 @@ def fetch(found):
     }
 
 
-def main(out, names, numbers=(None,), grad=False, agents=None, address=None, process=None, wait=0):
-    """Write the answers of these chains on these numbers of devices to `out`."""
+def main(
+    out,
+    names,
+    numbers=(None,),
+    grad=False,
+    small=(),
+    agents=None,
+    address=None,
+    process=None,
+    wait=0,
+):
+    """Write the answers of these chains on these numbers of devices to `out`.
+
+    Of `small` ones, of few exchangeable agents, the products alone.
+    """
     jax.config.update("jax_enable_x64", True)
     if address is not None or "SLURM_JOB_ID" in os.environ:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -138,7 +203,12 @@ def main(out, names, numbers=(None,), grad=False, agents=None, address=None, pro
         chain, rewards = large(agents)
         spread = jaxent.shard(chain, jax.devices()[:number])
         found[f"large {number} moved"] = np.array(json.dumps(moved(spread, rewards)))
-    for name, (chain, rewards) in chains().items():
+    for name in small:
+        chain, rewards = counted(*SMALL)[name]
+        for number in numbers:
+            made = products(jaxent.shard(chain, jax.devices()[:number]), rewards)
+            found |= fetch({f"{name} {number} {key}": x for key, x in made.items()})
+    for name, (chain, rewards) in (chains() | counted() if names else {}).items():
         for number in numbers if name in names else ():
             spread = jaxent.shard(chain, jax.devices()[:number])
             made = answers(spread, rewards) | (gradient(spread, rewards) if grad else {})

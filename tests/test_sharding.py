@@ -25,14 +25,21 @@ from tests import sharding_worker
 
 from .tolerances import EXACT
 
-KINDS = ("weakly coupled", "factored", "joint", "exchangeable")
+COUNTED = ("soft", "soft, most active", "typed")
+KINDS = ("weakly coupled", "factored", "joint", "exchangeable", *COUNTED)
 GIB = 2**30
 
 
 @cache
 def made():
     """The chains, on one device."""
-    return sharding_worker.chains()
+    return sharding_worker.chains() | sharding_worker.counted()
+
+
+@cache
+def made_small():
+    """Those of few exchangeable agents."""
+    return sharding_worker.counted(*sharding_worker.SMALL)
 
 
 @cache
@@ -45,8 +52,12 @@ def truth(name, grad=False):
 
 def same(found, name, number, grad=False):
     """All answers, to 1e-12 of their largest entry."""
-    for key, x in truth(name, grad).items():
-        y = found[f"{name} {number} {key}"]
+    alike(found, name, number, truth(name, grad))
+
+
+def alike(found, name, number, wanted):
+    for key, x in wanted.items():
+        x, y = np.asarray(x), found[f"{name} {number} {key}"]
         np.testing.assert_allclose(y, x, rtol=0, atol=EXACT * np.abs(x).max(), err_msg=key)
 
 
@@ -93,12 +104,19 @@ MOST_SENT = 100
 
 
 def test_eight_devices_give_the_answers_of_one(tmp_path):
-    """And send each other functions of the state, never an array over pairs."""
+    """And send each other functions of the state, never an array over pairs.
+
+    Of exchangeable agents the products with the chain, of which all answers are made.
+    """
     out = tmp_path / "eight.npz"
-    codes, said = finish(start(8, out=str(out), names=KINDS[:1], numbers=[8]))
+    work = start(8, out=str(out), names=KINDS[:1], numbers=[8], small=COUNTED)
+    codes, said = finish(work)
     assert codes == [0], said
+    assert "rematerialization" not in said[0]  # what is cut is never brought together on the way
     found = answers(out, 8)
     same(found, "weakly coupled", 8)
+    for name, (chain, rewards) in made_small().items():
+        alike(found, name, 8, sharding_worker.products(chain, rewards))
     sent = json.loads(str(found["weakly coupled 8 moved"]))
     assert {"all-gather", "all-reduce"} <= set(sent)
     assert not {"all-to-all", "collective-permute"} & set(sent)

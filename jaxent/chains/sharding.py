@@ -47,6 +47,23 @@ class _Spread(Protocol):
 
 
 @runtime_checkable
+class _Filled(Protocol):
+    """A kernel with arrays by which no pair is told, filled up so that any number divides them."""
+
+    def filled(self, number: int, /) -> Any:
+        """Itself, with arrays that so many devices divide."""
+        ...
+
+    def at_work(self, number: int, /) -> int:
+        """Numbers that a product takes on each of so many devices, about."""
+        ...
+
+    def on(self, mesh: Mesh, /) -> Any:
+        """Itself, that works over these devices, or how it lies there."""
+        ...
+
+
+@runtime_checkable
 class _SpreadOver(Protocol):
     """A kernel that is filled up so that a number of devices divides it."""
 
@@ -69,10 +86,12 @@ def shard(
 
     Args:
         chain: of agents with kernels of their own (`WeaklyCoupledMDP`, `FactoredMDP`,
-            `ExogenousMDP`), of a joint kernel, or of exchangeable agents under a priority.
+            `ExogenousMDP`), of a joint kernel, or of exchangeable agents (`exchangeable_chain`).
         devices: of one kind, or a mesh, whose devices are taken in its order; all, of all
             processes, if not given. Their number must be S_0, S_0 A_0, S_0 A_0 S_1, .. or one of
-            these but for its last factor, of which a divisor is enough.
+            these but for its last factor, of which a divisor is enough. Exchangeable agents under a
+            priority take any number; under other policies the tagged agents' states and actions
+            count, then the configurations of the others.
         memory: bytes that may be used on a device; what the device has if not given.
 
     Raises:
@@ -111,6 +130,7 @@ class _Plan(NamedTuple):
         chain: with a kernel that the number of devices divides.
         kernel: PartitionSpecs of its arrays.
         policy: likewise.
+        layout: likewise.
         axes: names of the axes of the mesh.
         devices: in its shape.
         depth: of the pieces; 0 where products with the chain are not cut into any.
@@ -120,6 +140,7 @@ class _Plan(NamedTuple):
     chain: PairChain
     kernel: Any
     policy: Any
+    layout: Any
     axes: tuple[str, ...]
     devices: np.ndarray
     depth: int
@@ -127,16 +148,16 @@ class _Plan(NamedTuple):
 
 
 def _plan(chain: PairChain, devices: np.ndarray, platform: str) -> _Plan:
-    number, policy, depth = devices.size, chain.policy, 0
-    whole = _STATES * chain.num_states
+    number, depth = devices.size, 0
+    numbers = _STATES * chain.num_states
     if isinstance(chain.kernel, _SpreadOver):
         axes = ("laws",)
         kernel, spec = chain.kernel.spread_over(axes, number)
         chain = replace(chain, kernel=kernel)
-        split = jax.tree.map(lambda _: PartitionSpec(), policy)
-        numbers = whole + _VECTORS * chain.num_pairs
-    elif isinstance(chain.kernel, _Spread) and isinstance(policy, _Spread):
-        shape = getattr(policy, "pair_shape", (chain.num_states, 1))
+        policy, layout = (_whole(part) for part in (chain.policy, chain.layout))
+        numbers += _VECTORS * chain.num_pairs
+    elif isinstance(chain.kernel, _Spread) and isinstance(chain.policy, _Spread):
+        shape = getattr(chain.policy, "pair_shape", (chain.num_states, 1))
         along = mesh_shape(shape, number)
         if along is None:
             numbers = ", ".join(map(str, numbers_that_divide(shape, max(2 * number, 8))))
@@ -146,29 +167,46 @@ def _plan(chain: PairChain, devices: np.ndarray, platform: str) -> _Plan:
             )
         axes = tuple(f"pairs{k}" for k in range(len(along)))
         devices = devices.reshape(along)
-        spec, split = chain.kernel.spread(axes), policy.spread(axes)
+        if isinstance(chain.kernel, _Filled):
+            chain = replace(chain, kernel=chain.kernel.filled(number))
+        spec, policy, layout = (
+            part.spread(axes) if isinstance(part, _Spread) else _whole(part)
+            for part in (chain.kernel, chain.policy, chain.layout)
+        )
         least = -(-len(along) // 2)
-        if can_be_cut(chain.kernel, policy, chain.layout) and least < len(chain.sizes):
+        if can_be_cut(chain.kernel, chain.policy, chain.layout) and least < len(chain.sizes):
             depth = max(depth_of(chain.sizes, platform), least)
         piece = prod(chain.sizes[depth:]) if depth else chain.num_pairs
-        numbers = whole + _VECTORS * chain.num_pairs // number + _PIECES * piece
+        work = chain.kernel.at_work if isinstance(chain.kernel, _Filled) else None
+        numbers += work(number) if work else _PIECES * piece
+        numbers += _VECTORS * chain.num_pairs // number
     else:
         raise ValueError(
-            f"chain: its {type(chain.kernel).__name__} with {type(policy).__name__} is not known "
-            "over several devices; agents with kernels of their own are, and exchangeable ones "
-            "under a priority"
+            f"chain: its {type(chain.kernel).__name__} with {type(chain.policy).__name__} is not "
+            "known over several devices; agents with kernels of their own are, and exchangeable "
+            "ones"
         )
-    arrays = jax.tree.leaves((chain.kernel, policy))
-    specs = jax.tree.leaves((spec, split), is_leaf=lambda x: isinstance(x, PartitionSpec))
-    for x, where in zip(arrays, specs, strict=True):
-        numbers += x.size // (number if any(axis is not None for axis in where) else 1)
-    numbers += sum(x.size for x in jax.tree.leaves(chain.layout))
+    lie = dict(zip(axes, devices.shape, strict=True))
+    arrays = jax.tree.leaves((chain.kernel, chain.policy, chain.layout))
+    specs = jax.tree.leaves((spec, policy, layout), is_leaf=lambda x: isinstance(x, PartitionSpec))
+    numbers += sum(x.size // _blocks(at, lie) for x, at in zip(arrays, specs, strict=True))
     needed = numbers * np.dtype(chain.dtype).itemsize
-    return _Plan(chain, spec, split, axes, devices, depth, needed)
+    return _Plan(chain, spec, policy, layout, axes, devices, depth, needed)
+
+
+def _whole(part: Any) -> Any:
+    """How it lies where every device has all of it."""
+    return jax.tree.map(lambda _: PartitionSpec(), part)
+
+
+def _blocks(spec: PartitionSpec, lie: dict[str, int]) -> int:
+    """Into how many blocks an array is cut that lies so, with so many devices along each axis."""
+    named = [axes if isinstance(axes, tuple) else (axes,) for axes in spec if axes is not None]
+    return prod(lie[axis] for axes in named for axis in axes)
 
 
 def _placed(plan: _Plan) -> PairChain:
-    """The chain with its arrays on the devices of the mesh, the layout's on all of them."""
+    """The chain with its arrays on the devices of the mesh."""
     mesh = Mesh(plan.devices, plan.axes)
 
     def put(x: Array, spec: PartitionSpec) -> Array:
@@ -178,10 +216,13 @@ def _placed(plan: _Plan) -> PairChain:
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
 
+    kernel, spec = plan.chain.kernel, plan.kernel
+    if isinstance(kernel, _Filled):
+        kernel, spec = kernel.on(mesh), spec.on(mesh)
     return PairChain(
-        jax.tree.map(put, plan.chain.kernel, plan.kernel),
+        jax.tree.map(put, kernel, spec),
         jax.tree.map(put, plan.chain.policy, plan.policy),
-        jax.tree.map(lambda x: put(x, PartitionSpec()), plan.chain.layout),
+        jax.tree.map(put, plan.chain.layout, plan.layout),
         Cut(plan.depth, mesh) if plan.depth else None,
     )
 

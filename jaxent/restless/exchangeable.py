@@ -19,7 +19,7 @@ priority; under a soft index its row is of no use.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -128,6 +128,16 @@ class TaggedPolicy:
         """Whether the actions in every state have probabilities."""
         return stochastic(jnp.moveaxis(self.table, 1, 2).reshape(self.num_states, -1))
 
+    @property
+    def pair_shape(self) -> tuple[int, ...]:
+        """(S, 2, C, J)."""
+        return self.table.shape
+
+    def spread(self, axes: Sequence[str]) -> "TaggedPolicy":
+        """How the table lies on a mesh of devices: its first axes along those of the mesh."""
+        spec: Any = PartitionSpec(*axes)
+        return TaggedPolicy(spec)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -171,6 +181,11 @@ class TaggedLayout:
         idle = einsum("ct,t->c", jnp.asarray(counts, f.dtype), f[:, 0])
         gain = einsum("ascjt,t->sacj", self.active.astype(f.dtype), f[:, 1] - f[:, 0])
         return (f[:, :, None, None] + (idle[None, None, :, None] + gain)).reshape(-1)
+
+    def spread(self, axes: Sequence[str]) -> "TaggedLayout":
+        """How it lies on a mesh along (s, a, c, j), where the tagged agent's state matters."""
+        first, second = (*axes, None)[:2]
+        return replace(self, active=PartitionSpec(second, first, *axes[2:]))
 
 
 @renamed(priority="policy")

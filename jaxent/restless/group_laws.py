@@ -10,19 +10,26 @@ split every configuration, so that any rule, and any mixture of rules, costs the
 agents active A has C(M + S - 1, S - 1) rows and B C(N - M + S - 1, S - 1).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
 from .._checks import stochastic
 from ..numerics.arrays import dot, einsum
+from ..numerics.devices import everywhere, lies
 from .next_counts import configuration_index, configurations, num_configurations
 
 Array = jax.Array
+
+# Functions of (s, k, u) that a product with a tagged agent's kernel holds at once.
+_GRIDS = 4
 
 
 @jax.tree_util.register_dataclass
@@ -35,21 +42,28 @@ class GroupLaws:
         idle: B, likewise of the l idle ones, `[C_l, C_l]`.
         sizes: (m, l). Static.
         num_states: S. Static.
+        mesh: the devices that the larger law is cut over by rows; None for one. Static.
     """
 
     active: Array
     idle: Array
     sizes: tuple[int, int] = field(metadata={"static": True})
     num_states: int = field(metadata={"static": True})
+    mesh: Mesh | None = field(default=None, metadata={"static": True})
 
     def expect(self, f: Array) -> Array:
         """E[f(next counts of both together)] by (k, u): `[..., C]` to `[..., C_m, C_l]`."""
         joined = f[..., _joined(*self.sizes, self.num_states)]
-        return dot(self.active, dot(joined, self.idle.T))
+        if self._idle_is_larger:
+            return dot(self.active, self._cut(dot(joined, self.idle.T)))
+        return dot(self._cut(dot(self.active, joined)), self.idle.T)
 
     def push(self, weights: Array) -> Array:
         """The transpose: measures of (k, u) to measures of the counts of both, one step on."""
-        moved = dot(self.active.T, dot(weights, self.idle))
+        if self._idle_is_larger:
+            moved = dot(self.active.T, everywhere(dot(self._cut(weights), self.idle), self.mesh))
+        else:
+            moved = dot(everywhere(dot(self.active.T, self._cut(weights)), self.mesh), self.idle)
         size = num_configurations(sum(self.sizes), self.num_states)
         zero = jnp.zeros((*weights.shape[:-2], size), moved.dtype)
         return zero.at[..., _joined(*self.sizes, self.num_states)].add(moved)
@@ -66,6 +80,30 @@ class GroupLaws:
     def zeros(self, *shape: int) -> Array:
         """Zeros by (k, u), `[..., C_m, C_l]`."""
         return jnp.zeros((*shape, len(self.active), len(self.idle)), self.active.dtype)
+
+    def filled(self, number: int) -> "GroupLaws":
+        """The same, with as many rows in the larger law as this number of devices divides."""
+        if self._idle_is_larger:
+            return replace(self, idle=filled_rows(self.idle, number))
+        return replace(self, active=filled_rows(self.active, number))
+
+    def spread(self, axes: Sequence[str]) -> "GroupLaws":
+        """How they lie on a mesh of devices: the larger law cut by rows, the smaller whole."""
+        laws: list[Any] = [PartitionSpec(), PartitionSpec(tuple(axes))]
+        active, idle = laws if self._idle_is_larger else reversed(laws)
+        return replace(self, active=active, idle=idle)
+
+    @property
+    def _idle_is_larger(self) -> bool:
+        return self.sizes[0] <= self.sizes[1]
+
+    def _cut(self, grid: Array) -> Array:
+        """What is by (k, u), cut as the larger law is, whose rows it goes by."""
+        if self.mesh is None:
+            return grid
+        names = tuple(self.mesh.axis_names)
+        last = (None, names) if self._idle_is_larger else (names, None)
+        return lies(grid, self.mesh, *(None for _ in grid.shape[:-2]), *last)
 
 
 @jax.tree_util.register_dataclass
@@ -170,6 +208,31 @@ class TaggedRoundedKernel:
         groups = self.groups[0].stochastic() & self.groups[1].stochastic()
         return stochastic(self.local) & groups
 
+    def filled(self, number: int) -> "TaggedRoundedKernel":
+        """The same, with laws whose rows this number of devices divides."""
+        idle, active = (groups.filled(number) for groups in self.groups)
+        return replace(self, groups=(idle, active))
+
+    def spread(self, axes: Sequence[str]) -> "TaggedRoundedKernel":
+        """How it lies on a mesh along (s, a, c, j): the laws by their rows, places by (s, c, j)."""
+        idle, active = (groups.spread(axes) for groups in self.groups)
+        whole: Any = PartitionSpec()
+        place: Any = PartitionSpec(*axes[:1], *axes[2:])
+        return replace(
+            self, local=whole, groups=(idle, active), places=((place, place), (place, place))
+        )
+
+    def on(self, mesh: Mesh) -> "TaggedRoundedKernel":
+        """The same, that works over these devices."""
+        idle, active = (replace(groups, mesh=mesh) for groups in self.groups)
+        return replace(self, groups=(idle, active))
+
+    def at_work(self, number: int) -> int:
+        """Numbers that a product takes on each of so many devices, about."""
+        del number  # what two groups do together is brought to every device
+        sizes = [len(groups.active) * len(groups.idle) for groups in self.groups]
+        return _GRIDS * len(self.local) * max(sizes)
+
 
 def group_laws(local: Array, num_active: int, num_idle: int) -> GroupLaws:
     """Laws of the groups, from the local kernel `[S, 2, S]`; differentiable in it."""
@@ -229,6 +292,14 @@ def group_law(kernel: Array, num_agents: int) -> Array:
         return grown, None
 
     return lax.scan(join, law, jnp.asarray(before_move.fewer))[0]
+
+
+def filled_rows(law: Any, number: int) -> Any:
+    """A law with copies of its last row, which no pair has, so that a number divides its rows."""
+    shape = (len(law) + -len(law) % number, *law.shape[1:])
+    if isinstance(law, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(shape, law.dtype)
+    return jnp.pad(law, ((0, shape[0] - len(law)), (0, 0)), mode="edge")
 
 
 def place(counts: Array, num_agents: int) -> Array:

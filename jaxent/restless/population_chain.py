@@ -17,7 +17,7 @@ type.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import Any, TypeAlias
@@ -25,6 +25,8 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
 from .._checks import stochastic
 from ..chains.pair_chain import PairChain
@@ -34,11 +36,11 @@ from ..models.parts import TablePolicy
 from ..models.population import WeaklyCoupledPopulation, as_population
 from ..models.restless_bandit import RestlessBandit
 from ..models.soft_index import SoftIndex
-from ..numerics.arrays import as_float, dot
+from ..numerics.arrays import HIGHEST, as_float, dot
 from ..numerics.compiled import jit
-from ..numerics.kron import kron_mv, kron_vm
+from ..numerics.devices import lies
 from .activation import IndexPolicy
-from .group_laws import group_law
+from .group_laws import filled_rows, group_law
 from .next_counts import configuration_index, configurations, num_configurations
 from .priority_policy import Move, priority_policy
 from .splits import (
@@ -69,20 +71,28 @@ class PopulationKernel:
 
     Attributes:
         factors: P_k of each type `[X_k, S_k]`, then the rows of L_k that occur, `[Y_k, C_k]`.
-        place: the row of their Kronecker product that each pair has, `[J]`.
+        others: the row of each L_k that each pair has, `[X, C J]` each, with X = Π X_k.
+        mesh: the devices that it works over; None for one. Static.
     """
 
     factors: tuple[Array, ...]
-    place: Array
+    others: tuple[Array, ...]
+    mesh: Mesh | None = field(default=None, metadata={"static": True})
 
     def mv(self, v: Array) -> Array:
         """K v."""
-        return kron_mv(self.factors, v)[self.place]
+        rows = _product(self.factors, v.reshape(self._shape(1)))
+        rows = rows.reshape(-1, *self._shape(0)[len(self.others) :])
+        rows = self._exchanged(rows, to_pairs=True)
+        return jax.vmap(lambda row, *at: row[at])(rows, *self.others).reshape(-1)
 
     def vm(self, mu: Array) -> Array:
         """The law of the next state, mu K."""
-        size, mu = prod(len(factor) for factor in self.factors), jnp.asarray(mu)
-        return kron_vm(self.factors, jnp.zeros(size, mu.dtype).at[self.place].add(mu))
+        mu = jnp.asarray(mu).reshape(self.others[0].shape)
+        zeros = jnp.zeros(self._shape(0)[len(self.others) :], mu.dtype)
+        rows = jax.vmap(lambda weight, *at: zeros.at[at].add(weight))(mu, *self.others)
+        rows = self._exchanged(rows, to_pairs=False).reshape(self._shape(0))
+        return _product([factor.T for factor in self.factors], rows).reshape(-1)
 
     def matrix(self) -> Array:
         """K itself, for few agents."""
@@ -93,6 +103,70 @@ class PopulationKernel:
         """Whether every row is a probability vector."""
         kernels = self.factors[: len(self.factors) // 2]
         return jnp.stack([stochastic(P) for P in kernels]).all()
+
+    def filled(self, number: int) -> "PopulationKernel":
+        """The same, with as many rows in the largest law as this number of devices divides."""
+        k = self._largest
+        law = filled_rows(self.factors[k], number)
+        return replace(self, factors=(*self.factors[:k], law, *self.factors[k + 1 :]))
+
+    def spread(self, axes: Sequence[str]) -> "PopulationKernel":
+        """How it lies on a mesh along (s_1, a_1, .., c, j): by pairs, the largest law by rows."""
+        specs: list[Any] = [PartitionSpec() for _ in self.factors]
+        specs[self._largest] = PartitionSpec(tuple(axes))
+        pairs: Any = PartitionSpec(*self._axes_of_pairs(axes))
+        return replace(self, factors=tuple(specs), others=tuple(pairs for _ in self.others))
+
+    def on(self, mesh: Mesh) -> "PopulationKernel":
+        """The same, that works over these devices."""
+        return replace(self, mesh=mesh)
+
+    def at_work(self, number: int) -> int:
+        """Numbers that a product takes on each of so many devices, about."""
+        return _PRODUCTS * prod(self._shape(0)) // number
+
+    @property
+    def _largest(self) -> int:
+        """Which factor is the law with the most rows."""
+        num_types = len(self.others)
+        return max(range(num_types, 2 * num_types), key=lambda k: len(self.factors[k]))
+
+    def _shape(self, axis: int) -> tuple[int, ...]:
+        """(X_1, .., Y_T), the rows of the Kronecker product, or (S_1, .., C_T), its columns."""
+        return tuple(factor.shape[axis] for factor in self.factors)
+
+    def _axes_of_pairs(self, axes: Sequence[str]) -> tuple[Any, Any]:
+        """Which axes of a mesh lie along X, and which along (c, j)."""
+        tagged = 2 * len(self.others)
+        return tuple(axes[:tagged]) or None, tuple(axes[tagged:]) or None
+
+    def _exchanged(self, rows: Array, *, to_pairs: bool) -> Array:
+        """Rows `[X, Y_1, ..]` that are cut as the largest law is, cut as the tagged pairs, or back.
+
+        By way of the rows cut over as many devices as pairs are: a program that goes there at once
+        would bring all of them to every device.
+        """
+        if self.mesh is None:
+            return rows
+        names = tuple(self.mesh.axis_names)
+        tagged, _ = self._axes_of_pairs(names)
+        before = [None] * (self._largest - len(self.others) + 1)
+        steps = [(*before, names), (*before, tagged), (tagged,)]
+        for axes in steps if to_pairs else reversed(steps):
+            rows = lies(rows, self.mesh, *axes)
+        return rows
+
+
+def _product(factors: Sequence[Array], v: Array) -> Array:
+    """(M_1 ⊗ M_2 ⊗ ..) v, `[n_1, n_2, ..]` to `[m_1, m_2, ..]`, whose axes are never joined.
+
+    So each may be cut over devices of its own. From the last to the first: every product leaves its
+    axis in front (`numerics.kron`).
+    """
+    for factor in reversed(factors):
+        last = (((1,), (v.ndim - 1,)), ((), ()))
+        v = lax.dot_general(factor, v, last, precision=HIGHEST)
+    return v
 
 
 @partial(jit, static_argnames="size")
@@ -139,6 +213,12 @@ class PopulationLayout:
             total = total + view_of(self, k).lift(f)
             total = total + dot(self.splits[k].astype(f.dtype), f)[self.others[k]]
         return total
+
+    def spread(self, axes: Sequence[str]) -> "PopulationLayout":
+        """How it lies on a mesh along (s_1, a_1, .., c, j): what each pair has, with it."""
+        whole, cut = PartitionSpec(), PartitionSpec(tuple(axes))
+        splits, others = (whole for _ in self.splits), (cut for _ in self.others)
+        return replace(self, splits=tuple(splits), others=tuple(others))
 
 
 def population_chain(
@@ -201,12 +281,8 @@ def _kernel(
 ) -> PopulationKernel:
     rows = [P.reshape(-1, P.shape[-1]) for P in kernels]  # [X_k, S_k]
     laws = [group_law(P, n - 1)[at] for P, n, at in zip(rows, counts, used, strict=True)]
-    shape = tuple(len(P) for P in rows)
-    pairs = jnp.arange(prod(shape))
-    place = jnp.broadcast_to(pairs[:, None], (len(pairs), len(others[0]) // len(pairs))).reshape(-1)
-    for law, other in zip(laws, others, strict=True):
-        place = place * len(law) + other
-    return PopulationKernel((*rows, *laws), place)
+    size = prod(len(P) for P in rows)
+    return PopulationKernel((*rows, *laws), tuple(other.reshape(size, -1) for other in others))
 
 
 def _tables(rules: Rules, law: SplitLaw) -> tuple[np.ndarray, list[np.ndarray]]:
