@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ STATES, ACTIONS = (4, 3, 2), (2, 2, 1)
 NEIGHBORS, SCOPES = ((0, 1), (1,), (2, 0)), ((0,), (2, 1), ())
 RATE = 0.9
 SMALL = 5, (3, 2)  # exchangeable agents
+COUNTED = ("soft", "soft, most active", "typed")
 
 
 def rows(rng, *shape):
@@ -28,6 +30,7 @@ def rows(rng, *shape):
     return rng.dirichlet(np.ones(shape[-1]), shape[:-1])
 
 
+@cache
 def chains():
     """Name to chain and local rewards: each kind that can be spread, all small."""
     rng = np.random.default_rng(0)
@@ -63,6 +66,12 @@ def chains():
     }
 
 
+def chain_of(name):
+    """A chain and local rewards by the name of its kind."""
+    return (counted() if name in COUNTED else chains())[name]
+
+
+@cache
 def counted(agents=11, counts=(8, 4)):
     """The same for exchangeable agents under other policies than a priority."""
     bandit = jaxent.circulant_bandit(15)
@@ -84,7 +93,10 @@ def counted(agents=11, counts=(8, 4)):
 def teams(rng, states, counts):
     """Agents of several types with two actions, of which one costs 1."""
     types = [
-        (jaxent.MDP(rows(rng, s, 2, s), rng.normal(size=(s, 2))), np.tile([[[0.0], [1]]], (s, 1, 1)))
+        (
+            jaxent.MDP(rows(rng, s, 2, s), rng.normal(size=(s, 2))),
+            np.tile([[[0.0], [1]]], (s, 1, 1)),
+        )
         for s in states
     ]
     return jaxent.WeaklyCoupledPopulation(types, counts, [sum(counts) // 3], RATE)
@@ -194,7 +206,7 @@ def main(
     Of `small` ones, of few exchangeable agents, the products alone.
     """
     jax.config.update("jax_enable_x64", True)
-    if address is not None or "SLURM_JOB_ID" in os.environ:
+    if address is not None or {"SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK"} & set(os.environ):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         told = {} if address is None else {"num_processes": 2, "process_id": process}
         jax.distributed.initialize(address, heartbeat_timeout_seconds=10, **told)
@@ -208,8 +220,9 @@ def main(
         for number in numbers:
             made = products(jaxent.shard(chain, jax.devices()[:number]), rewards)
             found |= fetch({f"{name} {number} {key}": x for key, x in made.items()})
-    for name, (chain, rewards) in (chains() | counted() if names else {}).items():
-        for number in numbers if name in names else ():
+    for name in names:
+        chain, rewards = chain_of(name)
+        for number in numbers:
             spread = jaxent.shard(chain, jax.devices()[:number])
             made = answers(spread, rewards) | (gradient(spread, rewards) if grad else {})
             made = {f"{name} {number} {key}": x for key, x in made.items()}

@@ -25,26 +25,14 @@ from tests import sharding_worker
 
 from .tolerances import EXACT
 
-COUNTED = ("soft", "soft, most active", "typed")
+COUNTED = sharding_worker.COUNTED
 KINDS = ("weakly coupled", "factored", "joint", "exchangeable", *COUNTED)
 GIB = 2**30
 
 
 @cache
-def made():
-    """The chains, on one device."""
-    return sharding_worker.chains() | sharding_worker.counted()
-
-
-@cache
-def made_small():
-    """Those of few exchangeable agents."""
-    return sharding_worker.counted(*sharding_worker.SMALL)
-
-
-@cache
 def truth(name, grad=False):
-    chain, rewards = made()[name]
+    chain, rewards = sharding_worker.chain_of(name)
     found = sharding_worker.answers(chain, rewards)
     found |= sharding_worker.gradient(chain, rewards) if grad else {}
     return {key: np.asarray(x) for key, x in found.items()}
@@ -115,7 +103,7 @@ def test_eight_devices_give_the_answers_of_one(tmp_path):
     assert "rematerialization" not in said[0]  # what is cut is never brought together on the way
     found = answers(out, 8)
     same(found, "weakly coupled", 8)
-    for name, (chain, rewards) in made_small().items():
+    for name, (chain, rewards) in sharding_worker.counted(*sharding_worker.SMALL).items():
         alike(found, name, 8, sharding_worker.products(chain, rewards))
     sent = json.loads(str(found["weakly coupled 8 moved"]))
     assert {"all-gather", "all-reduce"} <= set(sent)
@@ -169,26 +157,10 @@ def test_a_process_that_dies_ends_the_other(tmp_path):
     assert re.search("heartbeat|Gloo|closed by peer|unhealthy|disconnected|died", said[0])
 
 
-@pytest.mark.slow
-def test_slurm_is_found(tmp_path):
-    """`jax.distributed.initialize()` reads what srun sets: here two tasks of one node."""
-    outs = [tmp_path / f"{rank}.npz" for rank in range(2)]
-    job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "127.0.0.1"}
-    job |= {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
-    processes = []
-    for rank, out in enumerate(outs):
-        own = job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
-        processes.append(start(1, own, out=str(out), names=KINDS[:1]))
-    codes, said = finish(*processes)
-    assert codes == [0, 0], "\n".join(said)
-    for out in outs:
-        same(answers(out, 2, 2), "weakly coupled", None)
-
-
 @pytest.mark.parametrize(("name", "depth"), [("weakly coupled", 1), ("factored", 2)])
 def test_pieces_give_the_answers_of_the_whole(name, depth):
     """What a chain with too many pairs does is done to a small one; nothing else differs."""
-    chain, rewards = made()[name]
+    chain, rewards = sharding_worker.chain_of(name)
     cut = replace(chain, cut=Cut(depth))
     assert not cut.is_small
     for key, x in sharding_worker.answers(cut, rewards).items():
@@ -206,14 +178,14 @@ def test_pieces_give_the_answers_of_the_whole(name, depth):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["weakly coupled", "factored"])
 def test_gradients_through_pieces(name):
-    chain, rewards = made()[name]
+    chain, rewards = sharding_worker.chain_of(name)
     found = sharding_worker.gradient(replace(chain, cut=Cut(1)), rewards)
     for key, x in found.items():
         np.testing.assert_allclose(x, truth(name, True)[key], rtol=1e-10, atol=EXACT)
 
 
 def test_a_policy_that_is_none_is_seen_in_pieces():
-    chain, _ = made()["weakly coupled"]
+    chain, _ = sharding_worker.chain_of("weakly coupled")
     for table in (2 * chain.policy.table, -chain.policy.table, jnp.nan * chain.policy.table):
         cut = replace(chain, policy=TablePolicy(table), cut=Cut(1))
         assert not cut.stochastic()
@@ -282,7 +254,7 @@ class Kind:
 
 
 def test_bad_devices_are_refused_before_anything_runs():
-    chain, rewards = made()["weakly coupled"]
+    chain, rewards = sharding_worker.chain_of("weakly coupled")
     with pytest.raises(ValueError, match="devices: wanted some of one kind, got cpu, some"):
         jaxent.shard(chain, [jax.devices()[0], Kind()])
     with pytest.raises(ValueError, match="devices: wanted a list of them or a mesh, got int"):
@@ -299,14 +271,29 @@ def test_bad_devices_are_refused_before_anything_runs():
         jaxent.shard(chain, [Kind()] * 2, memory=1000)
     with pytest.raises(ValueError, match="chain: list is not a PairChain"):
         jaxent.shard([1])
-    soft = jaxent.SoftIndex(jnp.zeros(4), 0.1)
-    told = "chain: its TaggedRoundedKernel with TaggedPolicy is not known over several devices"
+    unknown = replace(chain, kernel=None)
+    told = "chain: its NoneType with TablePolicy is not known over several devices"
     with pytest.raises(ValueError, match=told):
-        jaxent.shard(jaxent.exchangeable_chain(jaxent.circulant_bandit(5), soft))
+        jaxent.shard(unknown)
     one = jaxent.shard(chain, jax.make_mesh((1,), ("x",)))
     assert one.cut is not None
     found = jaxent.q_values(one, rewards, discount=0.9)
     np.testing.assert_allclose(found, truth("weakly coupled")["q"], rtol=EXACT)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("soft", "4, 2, 35, 4"), ("typed", "2, 2, 4, 2")])
+def test_exchangeable_agents_are_refused_likewise(name, shape):
+    """By the numbers of devices that fit, and by memory, which falls with their number."""
+    chain, _ = sharding_worker.counted(*sharding_worker.SMALL)[name]
+    told = rf"devices: 3 do not divide .* \[{shape}\]; take 1, 2, 4, 8 of them"
+    with pytest.raises(ValueError, match=told):
+        jaxent.shard(chain, [Kind()] * 3)
+    needed = [sharding.bytes_needed(chain, number) for number in (1, 2, 8)]
+    assert needed == sorted(needed, reverse=True)
+    with pytest.raises(ValueError, match=r"devices: each of 8 would hold about .* more devices"):
+        jaxent.shard(chain, [Kind()] * 8, memory=needed[2] - 1)
+    with pytest.raises(ValueError, match="devices: wanted some of one kind, got cpu, some"):
+        jaxent.shard(chain, [jax.devices()[0], Kind()])
 
 
 def test_the_estimate_for_devices_of_80_gib():

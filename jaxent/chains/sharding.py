@@ -35,6 +35,8 @@ _STATES = 60
 _VECTORS = 3
 # Arrays of the size of a piece that a product takes.
 _PIECES = 6
+# Arrays of the size of a kernel that is formed as a matrix.
+_MATRICES = 4
 
 
 @runtime_checkable
@@ -180,6 +182,8 @@ def _plan(chain: PairChain, devices: np.ndarray, platform: str) -> _Plan:
         work = chain.kernel.at_work if isinstance(chain.kernel, _Filled) else None
         numbers += work(number) if work else _PIECES * piece
         numbers += _VECTORS * chain.num_pairs // number
+        if chain.is_small and not depth:  # its matrix is formed
+            numbers += _MATRICES * chain.num_states * chain.num_pairs
     else:
         raise ValueError(
             f"chain: its {type(chain.kernel).__name__} with {type(chain.policy).__name__} is not "

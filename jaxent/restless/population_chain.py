@@ -18,7 +18,6 @@ type.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from math import prod
 from typing import Any, TypeAlias
 
@@ -62,6 +61,8 @@ PopulationPolicy: TypeAlias = OfCounts | Sequence[Move]
 # Vectors over pairs that a solve holds at once, and over all rows of the Kronecker product.
 _VECTORS = 40
 _PRODUCTS = 4
+# Numbers of such products that a matrix is made from at once.
+_AT_ONCE = 2**22
 
 
 @jax.tree_util.register_dataclass
@@ -81,23 +82,22 @@ class PopulationKernel:
 
     def mv(self, v: Array) -> Array:
         """K v."""
-        rows = _product(self.factors, v.reshape(self._shape(1)))
-        rows = rows.reshape(-1, *self._shape(0)[len(self.others) :])
+        rows = _product(self.factors, v.reshape(self.shape(1)))
+        rows = rows.reshape(-1, *self.shape(0)[len(self.others) :])
         rows = self._exchanged(rows, to_pairs=True)
         return jax.vmap(lambda row, *at: row[at])(rows, *self.others).reshape(-1)
 
     def vm(self, mu: Array) -> Array:
         """The law of the next state, mu K."""
         mu = jnp.asarray(mu).reshape(self.others[0].shape)
-        zeros = jnp.zeros(self._shape(0)[len(self.others) :], mu.dtype)
+        zeros = jnp.zeros(self.shape(0)[len(self.others) :], mu.dtype)
         rows = jax.vmap(lambda weight, *at: zeros.at[at].add(weight))(mu, *self.others)
-        rows = self._exchanged(rows, to_pairs=False).reshape(self._shape(0))
+        rows = self._exchanged(rows, to_pairs=False).reshape(self.shape(0))
         return _product([factor.T for factor in self.factors], rows).reshape(-1)
 
     def matrix(self) -> Array:
         """K itself, for few agents."""
-        size = prod(factor.shape[1] for factor in self.factors)
-        return _dense(self, size)
+        return _dense(self)
 
     def stochastic(self) -> Array:
         """Whether every row is a probability vector."""
@@ -123,7 +123,7 @@ class PopulationKernel:
 
     def at_work(self, number: int) -> int:
         """Numbers that a product takes on each of so many devices, about."""
-        return _PRODUCTS * prod(self._shape(0)) // number
+        return _PRODUCTS * prod(self.shape(0)) // number
 
     @property
     def _largest(self) -> int:
@@ -131,7 +131,7 @@ class PopulationKernel:
         num_types = len(self.others)
         return max(range(num_types, 2 * num_types), key=lambda k: len(self.factors[k]))
 
-    def _shape(self, axis: int) -> tuple[int, ...]:
+    def shape(self, axis: int) -> tuple[int, ...]:
         """(X_1, .., Y_T), the rows of the Kronecker product, or (S_1, .., C_T), its columns."""
         return tuple(factor.shape[axis] for factor in self.factors)
 
@@ -169,10 +169,12 @@ def _product(factors: Sequence[Array], v: Array) -> Array:
     return v
 
 
-@partial(jit, static_argnames="size")
-def _dense(kernel: PopulationKernel, size: int) -> Array:
-    """The kernel as a matrix: what it makes of each unit vector."""
-    return jax.vmap(kernel.mv, out_axes=-1)(jnp.eye(size, dtype=kernel.factors[0].dtype))
+@jit
+def _dense(kernel: PopulationKernel) -> Array:
+    """The kernel as a matrix: what it makes of unit vectors, some of them at once."""
+    rows, columns = (prod(kernel.shape(axis)) for axis in (0, 1))
+    units = jnp.eye(columns, dtype=kernel.factors[0].dtype)
+    return lax.map(kernel.mv, units, batch_size=min(columns, max(1, _AT_ONCE // rows))).T
 
 
 @jax.tree_util.register_dataclass
