@@ -17,11 +17,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import jaxent
+from jaxent.chains import sharding
+from jaxent.chains.stationary import solve_law
 
 STATES, ACTIONS = (4, 3, 2), (2, 2, 1)
 NEIGHBORS, SCOPES = ((0, 1), (1,), (2, 0)), ((0,), (2, 1), ())
 RATE = 0.9
-SMALL = 5, (3, 2)  # exchangeable agents
+SMALL, LARGE = (5, (3, 2)), (20, (12, 5))  # exchangeable agents
 COUNTED = ("soft", "soft, most active", "typed")
 
 
@@ -180,6 +182,16 @@ def moved(chain, rewards):
     return sent | {"held": sizes}
 
 
+def held(chain, rewards):
+    """Bytes that a device holds of a law and of values: given, found, and coming and going."""
+
+    def program(chain, rewards):
+        return solve_law(chain).value, jaxent.solve_q(chain, rewards, discount=RATE).value
+
+    plan = jax.jit(program).lower(chain, rewards).compile().memory_analysis()
+    return plan.argument_size_in_bytes, plan.output_size_in_bytes, plan.temp_size_in_bytes
+
+
 def fetch(found):
     """Arrays that lie on several processes, on this one."""
     if all(x.is_fully_addressable for x in found.values()):
@@ -196,6 +208,7 @@ def main(
     numbers=(None,),
     grad=False,
     small=(),
+    large_of=(),
     agents=None,
     address=None,
     process=None,
@@ -203,7 +216,8 @@ def main(
 ):
     """Write the answers of these chains on these numbers of devices to `out`.
 
-    Of `small` ones, of few exchangeable agents, the products alone.
+    Of `small` ones, of few exchangeable agents, the products alone; of `large_of`, of many, what a
+    device holds.
     """
     jax.config.update("jax_enable_x64", True)
     if address is not None or {"SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK"} & set(os.environ):
@@ -220,6 +234,12 @@ def main(
         for number in numbers:
             made = products(jaxent.shard(chain, jax.devices()[:number]), rewards)
             found |= fetch({f"{name} {number} {key}": x for key, x in made.items()})
+    for name in large_of:
+        chain, rewards = counted(*LARGE)[name]
+        for number in numbers:
+            spread = jaxent.shard(chain, jax.devices()[:number])
+            found[f"{name} {number} held"] = np.array(held(spread, rewards))
+            found[f"{name} {number} estimate"] = sharding.bytes_needed(chain, number, "cpu")
     for name in names:
         chain, rewards = chain_of(name)
         for number in numbers:

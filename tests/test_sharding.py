@@ -323,3 +323,20 @@ def test_what_a_device_holds_falls_with_their_number(tmp_path):
     for number in (2, 8):
         share = np.array(held[number][:2]) / np.array(held[1][:2])
         np.testing.assert_allclose(share, 1 / number, rtol=0.01)
+
+
+@pytest.mark.slow
+def test_what_a_device_holds_of_exchangeable_agents_falls_likewise(tmp_path):
+    """By the compiled program of a law and values, which is within the estimate."""
+    out = tmp_path / "held.npz"
+    codes, said = finish(start(8, out=str(out), names=[], numbers=[1, 2, 8], large_of=COUNTED))
+    assert codes == [0], said
+    found = answers(out, 8)
+    for name in COUNTED:
+        whole = found[f"{name} 1 held"]
+        for number in (1, 2, 8):
+            held = found[f"{name} {number} held"]
+            assert held.sum() <= found[f"{name} {number} estimate"]
+            # Beside what is cut: the smaller laws, the agents' kernels, functions of the state.
+            assert held[0] <= 1.2 * whole[0] / number
+            assert held.sum() <= 2.5 * whole.sum() / number

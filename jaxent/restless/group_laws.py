@@ -53,17 +53,21 @@ class GroupLaws:
 
     def expect(self, f: Array) -> Array:
         """E[f(next counts of both together)] by (k, u): `[..., C]` to `[..., C_m, C_l]`."""
+        if self.mesh is not None and f.ndim > 1:  # one function's grid is whole at a time
+            return self.cut(lax.map(self.expect, f))
         joined = f[..., _joined(*self.sizes, self.num_states)]
         if self._idle_is_larger:
-            return dot(self.active, self._cut(dot(joined, self.idle.T)))
-        return dot(self._cut(dot(self.active, joined)), self.idle.T)
+            return dot(self.active, self.cut(dot(joined, self.idle.T)))
+        return dot(self.cut(dot(self.active, joined)), self.idle.T)
 
     def push(self, weights: Array) -> Array:
         """The transpose: measures of (k, u) to measures of the counts of both, one step on."""
+        if self.mesh is not None and weights.ndim > 2:
+            return lax.map(self.push, self.cut(weights))
         if self._idle_is_larger:
-            moved = dot(self.active.T, everywhere(dot(self._cut(weights), self.idle), self.mesh))
+            moved = dot(self.active.T, everywhere(dot(self.cut(weights), self.idle), self.mesh))
         else:
-            moved = dot(everywhere(dot(self.active.T, self._cut(weights)), self.mesh), self.idle)
+            moved = dot(everywhere(dot(self.active.T, self.cut(weights)), self.mesh), self.idle)
         size = num_configurations(sum(self.sizes), self.num_states)
         zero = jnp.zeros((*weights.shape[:-2], size), moved.dtype)
         return zero.at[..., _joined(*self.sizes, self.num_states)].add(moved)
@@ -97,13 +101,25 @@ class GroupLaws:
     def _idle_is_larger(self) -> bool:
         return self.sizes[0] <= self.sizes[1]
 
-    def _cut(self, grid: Array) -> Array:
-        """What is by (k, u), cut as the larger law is, whose rows it goes by."""
+    def cut(self, grid: Array, number: int | None = None) -> Array:
+        """What is by (k, u), cut as the larger law is, over the first axes of the mesh or all."""
         if self.mesh is None:
             return grid
-        names = tuple(self.mesh.axis_names)
+        names = tuple(self.mesh.axis_names)[:number]
         last = (None, names) if self._idle_is_larger else (names, None)
         return lies(grid, self.mesh, *(None for _ in grid.shape[:-2]), *last)
+
+    def exchanged(self, grid: Array, *, to_states: bool) -> Array:
+        """`[S, k, u]` that is cut as the larger law is, cut by the tagged agent's state, or back.
+
+        By way of as many devices as states are cut over: a program that goes there at once would
+        bring all of the grid to every device.
+        """
+        if self.mesh is None:
+            return grid
+        if not to_states:
+            return self.cut(self.cut(lies(grid, self.mesh, self.mesh.axis_names[0]), 1))
+        return lies(self.cut(self.cut(grid), 1), self.mesh, self.mesh.axis_names[0])
 
 
 @jax.tree_util.register_dataclass
@@ -159,16 +175,17 @@ class TaggedRoundedKernel:
         rows = []
         for action, (groups, places) in enumerate(zip(self.groups, self.places, strict=True)):
             ahead = einsum("st,tkl->skl", self.local[:, action], groups.expect(v))
+            ahead = groups.exchanged(ahead, to_states=True)
             rows.append(jax.vmap(lambda f, k, u: f[k, u])(ahead, *places))  # [S, C, J]
         return jnp.stack(rows, axis=1).reshape(-1)
 
     def vm(self, mu: Array) -> Array:
         """The law of the next (tagged state, configuration), mu K."""
         mu = mu.reshape(len(self.local), 2, *self.places[0][0].shape[1:])
-        laws = [
-            groups.push(einsum("st,skl->tkl", self.local[:, action], grid))
-            for action, (groups, grid) in enumerate(zip(self.groups, self.grids(mu), strict=True))
-        ]
+        laws = []
+        for action, (groups, grid) in enumerate(zip(self.groups, self.grids(mu), strict=True)):
+            grid = groups.exchanged(grid, to_states=False)
+            laws.append(groups.push(einsum("st,skl->tkl", self.local[:, action], grid)))
         return (laws[0] + laws[1]).reshape(-1)
 
     def grids(self, weights: Array) -> list[Array]:
@@ -229,9 +246,8 @@ class TaggedRoundedKernel:
 
     def at_work(self, number: int) -> int:
         """Numbers that a product takes on each of so many devices, about."""
-        del number  # what two groups do together is brought to every device
-        sizes = [len(groups.active) * len(groups.idle) for groups in self.groups]
-        return _GRIDS * len(self.local) * max(sizes)
+        grid = max(len(groups.active) * len(groups.idle) for groups in self.groups)
+        return (_GRIDS * len(self.local) // number + 2) * grid  # of one function it is whole
 
 
 def group_laws(local: Array, num_active: int, num_idle: int) -> GroupLaws:
