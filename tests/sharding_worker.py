@@ -70,26 +70,20 @@ def chains():
 
 def chain_of(name):
     """A chain and local rewards by the name of its kind."""
-    return (counted() if name in COUNTED else chains())[name]
+    return counted(name) if name in COUNTED else chains()[name]
 
 
 @cache
-def counted(agents=11, counts=(8, 4)):
+def counted(name, agents=11, counts=(8, 4)):
     """The same for exchangeable agents under other policies than a priority."""
-    bandit = jaxent.circulant_bandit(15)
-    soft = jaxent.SoftIndex(jnp.array([0.3, -0.2, 0.5, 0.0]), 0.2)
-    few, most = (
-        bandit._replace(num_agents=agents, budget=round(share * agents)) for share in (0.3, 0.7)
-    )
-    population = teams(np.random.default_rng(2), (2, 4), counts)
-    return {
-        "soft": (jaxent.exchangeable_chain(few, soft), [bandit.reward]),
-        "soft, most active": (jaxent.exchangeable_chain(most, soft), [bandit.reward]),
-        "typed": (
-            jaxent.exchangeable_chain(population, either_first),
-            [kind.mdp.reward for kind in population.types],
-        ),
-    }
+    if name == "typed":
+        population = teams(np.random.default_rng(2), (2, 4), counts)
+        chain = jaxent.exchangeable_chain(population, either_first)
+        return chain, [kind.mdp.reward for kind in population.types]
+    policy = jaxent.SoftIndex(jnp.array([0.3, -0.2, 0.5, 0.0]), 0.2)
+    budget = round({"soft": 0.3, "soft, most active": 0.7}[name] * agents)
+    bandit = jaxent.circulant_bandit(15)._replace(num_agents=agents, budget=budget)
+    return jaxent.exchangeable_chain(bandit, policy), [bandit.reward]
 
 
 def teams(rng, states, counts):
@@ -230,12 +224,12 @@ def main(
         spread = jaxent.shard(chain, jax.devices()[:number])
         found[f"large {number} moved"] = np.array(json.dumps(moved(spread, rewards)))
     for name in small:
-        chain, rewards = counted(*SMALL)[name]
+        chain, rewards = counted(name, *SMALL)
         for number in numbers:
             made = products(jaxent.shard(chain, jax.devices()[:number]), rewards)
             found |= fetch({f"{name} {number} {key}": x for key, x in made.items()})
     for name in large_of:
-        chain, rewards = counted(*LARGE)[name]
+        chain, rewards = counted(name, *LARGE)
         for number in numbers:
             spread = jaxent.shard(chain, jax.devices()[:number])
             found[f"{name} {number} held"] = np.array(held(spread, rewards))
