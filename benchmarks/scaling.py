@@ -96,16 +96,16 @@ def strong(size: int) -> tuple[tuple[int, int], ...]:
 
 
 JOBS = {
-    "strong": Job("{} agents of 8 pairs", joint, strong(7), ((2, 1), (2, 2))),
-    "weak": Job("{} agents of 8 pairs, as many pairs a device", joint, ((6, 1), (7, 8)), ((2, 1),)),
+    "strong": Job("{} agents of 8 pairs", joint, strong(7), ((4, 1), (4, 2))),
+    "weak": Job("{} agents of 8 pairs, as many pairs a device", joint, ((6, 1), (7, 8)), ((4, 1),)),
     "exchangeable": Job(
         "{} exchangeable agents of 4 states under a priority",
         exchangeable,
         strong(30),
-        ((5, 1), (5, 2)),
+        ((15, 1), (15, 2)),
     ),
-    "soft": Job("{} of them under a soft index", soft, strong(30), ((5, 1), (5, 2))),
-    "typed": Job("two types of {} agents of 2 states", typed, strong(30), ((4, 1), (4, 2))),
+    "soft": Job("{} of them under a soft index", soft, strong(30), ((15, 1), (15, 2))),
+    "typed": Job("two types of {} agents of 2 states", typed, strong(30), ((20, 1), (20, 2))),
 }
 
 

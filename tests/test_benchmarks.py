@@ -104,6 +104,29 @@ def test_growth(tmp_path):
     assert (tmp_path / "growth.json").exists()
 
 
+def test_scaling_says_what_is_off():
+    """A difference from one device, or more memory than was estimated."""
+    from benchmarks import scaling
+
+    point = {"size": 7, "devices": 8, "pairs": 8**7, "away": 1e-15, "estimate": 4}
+    point |= {"given": 1, "found": 1, "working": 2}
+    assert scaling.agrees(point)
+    assert not scaling.agrees(point | {"away": 1e-11})
+    assert not scaling.agrees(point | {"away": float("nan")})
+    assert not scaling.agrees(point | {"estimate": 3})
+    *_, line = scaling.markdown({"strong": [point | {"estimate": 2**20}]}).splitlines()
+    assert line.startswith("| 7 agents of 8 pairs | 2,097,152 | 8 | ")
+    assert line.endswith(" | 1 | 1e-15 |")
+
+
+@pytest.mark.slow
+def test_scaling(tmp_path):
+    from benchmarks import scaling
+
+    assert scaling.main(["--quick", "--only", "strong", "typed", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "scaling.json").exists()
+
+
 def test_first_calls_are_timed_in_fresh_processes():
     from benchmarks import first_call
 

@@ -3,8 +3,11 @@ r"""One chain over many devices.
 Of a chain with a kernel for each agent, the policy's table and every array over joint pairs are cut
 into as many blocks as there are devices, along the first states and actions; what is small, the
 agents' kernels, every device has. Products with the chain then go over each device's own pieces
-(`pieces`). Of a dense kernel the rows are cut, of the exact chain of exchangeable agents the laws
-of the last-served ones, which are nearly all that it holds.
+(`pieces`). Of a dense kernel the rows are cut. Of the exact chain of exchangeable agents under a
+priority only the laws of the last-served ones are, which are nearly all that it holds; under other
+policies everything over pairs, along the tagged agents' states and actions, and the largest law of
+next counts by its rows. A product with that chain is cut as the law is and then exchanged for one
+that is cut as pairs are, so that no device holds all of it.
 """
 
 from collections.abc import Sequence
@@ -71,6 +74,10 @@ class _SpreadOver(Protocol):
 
     def spread_over(self, axes: Sequence[str], number: int, /) -> tuple[Any, Any]:
         """Itself, filled up, and a pytree like it of PartitionSpecs."""
+        ...
+
+    def at_work(self, number: int, /) -> int:
+        """Numbers that a product takes on each of so many devices, about."""
         ...
 
 
@@ -157,7 +164,7 @@ def _plan(chain: PairChain, devices: np.ndarray, platform: str) -> _Plan:
         kernel, spec = chain.kernel.spread_over(axes, number)
         chain = replace(chain, kernel=kernel)
         policy, layout = (_whole(part) for part in (chain.policy, chain.layout))
-        numbers += _VECTORS * chain.num_pairs
+        numbers += _VECTORS * chain.num_pairs + chain.kernel.at_work(number)
     elif isinstance(chain.kernel, _Spread) and isinstance(chain.policy, _Spread):
         shape = getattr(chain.policy, "pair_shape", (chain.num_states, 1))
         along = mesh_shape(shape, number)

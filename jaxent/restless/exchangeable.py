@@ -97,6 +97,12 @@ class TaggedKernel:
         whole: Any = PartitionSpec()
         return TaggedKernel(self.local, walks), TaggedKernel(whole, spec)
 
+    def at_work(self, number: int) -> int:
+        """Numbers that a product takes on each of so many devices, about: half the laws, a walk."""
+        agents, states = self.others.num_agents, len(self.local)
+        walk = walk_size(agents, states, 2 * states) - walk_size(agents, states, 0)
+        return sum(law.size for law in self.others.tails) // 2 // number + walk
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from .next_counts import configuration_index, configurations, num_configurations
 Array = jax.Array
 
 # Functions of (s, k, u) that a product with a tagged agent's kernel holds at once.
-_GRIDS = 4
+_GRIDS = 5
 
 
 @jax.tree_util.register_dataclass
