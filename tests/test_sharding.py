@@ -26,8 +26,15 @@ from tests import sharding_worker
 from .tolerances import EXACT
 
 COUNTED = sharding_worker.COUNTED
+FEW = ("soft", "typed")  # of them, of few agents
 KINDS = ("weakly coupled", "factored", "joint", "exchangeable", *COUNTED)
 GIB = 2**30
+
+
+@cache
+def products_of(name):
+    """Of few exchangeable agents, on one device."""
+    return sharding_worker.products(*sharding_worker.counted(name, *sharding_worker.SMALL))
 
 
 @cache
@@ -97,16 +104,14 @@ def test_eight_devices_give_the_answers_of_one(tmp_path):
     Of exchangeable agents the products with the chain, of which all answers are made.
     """
     out = tmp_path / "eight.npz"
-    few = ("soft", "typed")
-    work = start(8, out=str(out), names=KINDS[:1], numbers=[8], small=few)
+    work = start(8, out=str(out), names=KINDS[:1], numbers=[8], small=FEW)
     codes, said = finish(work)
     assert codes == [0], said
     assert "rematerialization" not in said[0]  # what is cut is never brought together on the way
     found = answers(out, 8)
     same(found, "weakly coupled", 8)
-    for name in few:
-        chain, rewards = sharding_worker.counted(name, *sharding_worker.SMALL)
-        alike(found, name, 8, sharding_worker.products(chain, rewards))
+    for name in FEW:
+        alike(found, name, 8, products_of(name))
     sent = json.loads(str(found["weakly coupled 8 moved"]))
     assert {"all-gather", "all-reduce"} <= set(sent)
     assert not {"all-to-all", "collective-permute"} & set(sent)
@@ -132,11 +137,14 @@ def test_two_processes_give_the_answers_of_one(tmp_path):
     """Over the loopback; each gets the whole of what is small and its part of what is not."""
     outs = [tmp_path / f"{rank}.npz" for rank in range(2)]
     address = f"127.0.0.1:{free_port()}"
-    call = partial(start, 2, names=KINDS[:1], address=address)
+    call = partial(start, 2, names=KINDS[:1], small=FEW, address=address)
     codes, said = finish(*(call(out=str(out), process=k) for k, out in enumerate(outs)))
     assert codes == [0, 0], "\n".join(said)
     for out in outs:
-        same(answers(out, 4, 2), "weakly coupled", None)
+        found = answers(out, 4, 2)
+        same(found, "weakly coupled", None)
+        for name in FEW:
+            alike(found, name, None, products_of(name))
 
 
 @pytest.mark.slow

@@ -161,10 +161,10 @@ def _plan(chain: PairChain, devices: np.ndarray, platform: str) -> _Plan:
     numbers = _STATES * chain.num_states
     if isinstance(chain.kernel, _SpreadOver):
         axes = ("laws",)
+        numbers += _VECTORS * chain.num_pairs + chain.kernel.at_work(number)
         kernel, spec = chain.kernel.spread_over(axes, number)
         chain = replace(chain, kernel=kernel)
         policy, layout = (_whole(part) for part in (chain.policy, chain.layout))
-        numbers += _VECTORS * chain.num_pairs + chain.kernel.at_work(number)
     elif isinstance(chain.kernel, _Spread) and isinstance(chain.policy, _Spread):
         shape = getattr(chain.policy, "pair_shape", (chain.num_states, 1))
         along = mesh_shape(shape, number)
