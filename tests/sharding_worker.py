@@ -213,7 +213,8 @@ def main(
     Of `small` ones, of few exchangeable agents, the products alone; of `large_of`, of many, what a
     device holds.
     """
-    jax.config.update("jax_enable_x64", True)
+    if "JAX_ENABLE_X64" not in os.environ:
+        jax.config.update("jax_enable_x64", True)
     if address is not None or {"SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK"} & set(os.environ):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         told = {} if address is None else {"num_processes": 2, "process_id": process}
