@@ -96,8 +96,8 @@ def strong(size: int) -> tuple[tuple[int, int], ...]:
 
 
 JOBS = {
-    "strong": Job("{} agents of 8 pairs", joint, strong(7), ((4, 1), (4, 2))),
-    "weak": Job("{} agents of 8 pairs, as many pairs a device", joint, ((6, 1), (7, 8)), ((4, 1),)),
+    "strong": Job("{} agents of 8 pairs", joint, strong(7), ((5, 1), (5, 2))),
+    "weak": Job("{} agents of 8 pairs, as many pairs a device", joint, ((6, 1), (7, 8)), ((5, 1),)),
     "exchangeable": Job(
         "{} exchangeable agents of 4 states under a priority",
         exchangeable,
