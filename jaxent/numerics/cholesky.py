@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .arrays import dot
+from .twofold import unit_roundoff
 
 Array = jax.Array
 
@@ -88,7 +89,7 @@ def _eliminate(matrix: Array) -> Array:
     identity = jnp.broadcast_to(jnp.eye(n, dtype=matrix.dtype), matrix.shape)
     # A pivot that is all rounding is taken for infinite: its unknown becomes 0, not noise.
     diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)[..., None]  # [..., n, 1]
-    smallest = _NOISE * jnp.finfo(matrix.dtype).eps * diagonal
+    smallest = _NOISE * unit_roundoff(matrix) * diagonal
 
     def step(k, both):
         pivot = lax.dynamic_slice_in_dim(both, k, 1, axis=-2)  # [..., 1, 2n]

@@ -36,30 +36,11 @@ _AIM = 0.1
 # first step without once upper - lower <= tol, and before that after some of them in a row.
 _PROGRESS = 0.8
 
-
-class _Endgame(NamedTuple):
-    """How the iteration ends, which the digits decide.
-
-    Attributes:
-        patience: how many steps in a row may make no progress.
-        polishes: how many solves for a vertex there are at most.
-        firm: the weight of a constraint that looks active, of slack against multiplier.
-        faint: the weight of one that does not, against that.
-        early: whether polishing ends once the bracket is narrow enough.
-    """
-
-    patience: int
-    polishes: int
-    firm: float
-    faint: float
-    early: bool
-
-
-def _endgame(dtype: Any) -> _Endgame:
-    """In float32 steps fail at a gap near 1e-4, so that from there on it is polished for long."""
-    if jnp.finfo(dtype).bits > 32:
-        return _Endgame(patience=20, polishes=3, firm=1.0, faint=1e-6, early=False)
-    return _Endgame(patience=20, polishes=40, firm=3.0, faint=1e-3, early=True)
+# How many steps in a row may make no progress, and how often the vertex is solved for after them.
+_PATIENCE = 20
+_POLISHES = 3
+# The weight of a constraint that does not look active, against one that does.
+_FAINT = 1e-6
 
 
 class Bracket(NamedTuple):
@@ -132,17 +113,13 @@ def solve_program(
         `converged` only if upper - lower <= tol.
     """
 
-    endgame = _endgame(guess.upper.dtype)
-
     def unfinished(state):
         gap = state.bracket.upper - state.bracket.lower
         going = (gap > tol * _AIM) & ((gap > tol) | (state.idle < 1))
-        return going & (state.idle < endgame.patience) & (state.steps < max_steps) & state.alive
+        return going & (state.idle < _PATIENCE) & (state.steps < max_steps) & state.alive
 
     def unpolished(state):
-        gap = state.bracket.upper - state.bracket.lower
-        more = state.polishes < endgame.polishes
-        return more & (gap > tol * _AIM) if endgame.early else more
+        return state.polishes < _POLISHES
 
     def in_play(bracket):
         """Whether this optimum may be the largest of its rivals."""
@@ -231,11 +208,10 @@ def _step(program: LinearProgram, polish: Array, point: Point) -> tuple[Point, A
         The point; and False, with no step, once it is no longer a number.
     """
     x, s, z = point
-    _, _, firm, faint, _ = _endgame(jax.tree.leaves(s)[0].dtype)
     there, slack = program.present, _slack(program, x)
 
     def weigh(s, z, gx, t):
-        held = firm * jnp.where(firm * gx < z, jnp.ones_like(s), faint)
+        held = jnp.where(gx < z, jnp.ones_like(s), _FAINT)
         return jnp.where(t, jnp.where(polish, held, z / s), 0)
 
     theta = jax.tree.map(weigh, s, z, slack, there)
@@ -255,7 +231,7 @@ def _step(program: LinearProgram, polish: Array, point: Point) -> tuple[Point, A
         target = jax.tree.map(lambda a, da, b, db: center - a * b - da * db, s, ds, z, dz)
 
         def pull(r, s, z, th, gx, t):
-            held = jnp.where(firm * gx < z, -firm * gx, -z)
+            held = jnp.where(gx < z, -gx, -z)
             return jnp.where(t, jnp.where(polish, held, r / s - th * (gx - s)), 0)
 
         # A predictor need not be exact.

@@ -17,18 +17,22 @@ law p, and what is left is a system in y with the matrix E'N E.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 
 from ...numerics.arrays import both_signs, ratio
 from ...numerics.interior_point import Solver, Vector
 
 Array = jax.Array
+# A function of one vector that holds its matrices as a pytree does, a `Partial`.
+Function = Callable[[Array], Array]
 # From v and 1/T: the function f -> N f, and the solver of E'N E y = right.
-Elimination = Callable[[Array, Array], tuple[Callable[[Array], Array], Callable[[Array], Array]]]
+Elimination = Callable[[Array, Array], tuple[Function, Function]]
 
 
 class Compared(NamedTuple):
@@ -61,26 +65,37 @@ def kept_solver(
     below, above = theta["bounds"]
     v, slack = ratio(1, below + above), ratio(1, theta["rows"])
     apply, settle = eliminate(v, slack)
+    solve = partial(_solve, compared, num_solves)
+    return Partial(solve, theta, v, slack, apply, settle)
+
+
+def _solve(
+    compared: Compared,
+    num_solves: int,
+    theta: Vector,
+    v: Array,
+    slack: Array,
+    apply: Function,
+    settle: Function,
+    pull: Vector,
+    exact: Array,
+) -> tuple[Vector, Vector]:
     sums, spread, copies, gather = compared
+    rho, g = pull["bounds"][0] - pull["bounds"][1], pull["rows"]
 
-    def solve(pull, exact):
-        rho, g = pull["bounds"][0] - pull["bounds"][1], pull["rows"]
+    def kept(f):
+        return v * (rho + spread(f))
 
-        def kept(f):
-            return v * (rho + spread(f))
+    def correct(_, found):
+        """From y and f, by what they miss of f + pull = T (E y - B w) and of E'f = 0."""
+        y, f = found
+        missed = apply(copies(y) - sums(kept(f)) - slack * (f + g))
+        dy = settle(-gather(f + missed))
+        return y + dy, f + missed + apply(copies(dy))
 
-        def correct(_, found):
-            """From y and f, by what they miss of f + pull = T (E y - B w) and of E'f = 0."""
-            y, f = found
-            missed = apply(copies(y) - sums(kept(f)) - slack * (f + g))
-            dy = settle(-gather(f + missed))
-            return y + dy, f + missed + apply(copies(dy))
-
-        f = jnp.zeros_like(g)
-        y = jnp.zeros_like(jax.eval_shape(gather, f))
-        y, f = lax.fori_loop(0, jnp.where(exact, num_solves, 1), correct, (y, f))
-        w = kept(f)
-        bounds = pull["bounds"] - theta["bounds"] * both_signs(w)
-        return {"kept": w, "shared": y}, {"bounds": bounds, "rows": -f}
-
-    return solve
+    f = jnp.zeros_like(g)
+    y = jnp.zeros_like(jax.eval_shape(gather, f))
+    y, f = lax.fori_loop(0, jnp.where(exact, num_solves, 1), correct, (y, f))
+    w = kept(f)
+    bounds = pull["bounds"] - theta["bounds"] * both_signs(w)
+    return {"kept": w, "shared": y}, {"bounds": bounds, "rows": -f}

@@ -14,16 +14,26 @@ scaled back; the lower bound is less by what rounding leaves of L'y.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 
 from ...numerics.arrays import both_signs
 from ...numerics.cholesky import inverse_cholesky, solve_factored
 from ...numerics.compiled import jit
-from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
+from ...numerics.interior_point import (
+    Bracket,
+    LinearProgram,
+    Solution,
+    Solver,
+    Vector,
+    solve_program,
+)
+from ...numerics.twofold import in_twofold, unit_roundoff
 
 Array = jax.Array
 
@@ -128,7 +138,7 @@ def _program(local: _Sum, target: Array, weights: Array) -> LinearProgram:
         linear=linear,
         offset={"sides": jnp.stack([jnp.zeros_like(target), -target])},
         present={"sides": jnp.stack([there, there])},
-        factor=lambda theta: _factor(local, theta, there),
+        factor=in_twofold(partial(_factor, local, there)),
         certify=certify,
     )
 
@@ -147,30 +157,46 @@ def _factor_local(local: _Sum, omega: Array) -> Array:
     together = local.size * omega.size <= _AT_ONCE
     matrix = jax.vmap(row)(basis) if together else lax.map(row, basis)
     scale = jnp.diagonal(matrix)
-    smallest = _RIDGE * jnp.finfo(omega.dtype).eps
+    smallest = _RIDGE * unit_roundoff(omega)
     return inverse_cholesky(matrix + jnp.diag(jnp.where(scale > 0, smallest * scale, 1)))
 
 
-def _factor(local: _Sum, theta: Vector, there: Array):
+class _Joint(NamedTuple):
+    """What is left once the joint entries are eliminated.
+
+    Attributes:
+        weights: those of both constraints of an entry, `[2, J]`.
+        total: their sum, 1 where there is no entry, `[J]`.
+        omega: the weight of Lx, `[J]`.
+        small: the factored system in x.
+    """
+
+    weights: Array
+    total: Array
+    omega: Array
+    small: Array
+
+
+def _factor(local: _Sum, there: Array, theta: Vector) -> Solver:
     """Solver of dz + theta G dx = pull, G'dz = 0: the joint entries first, then the local ones."""
     below, above = theta["sides"]
     total = jnp.where(there, below + above, 1)
-    share = above / total
-    omega = below * share
-    small = _factor_local(local, omega)
+    omega = below * (above / total)
+    joint = _Joint(theta["sides"], total, omega, _factor_local(local, omega))
+    return Partial(partial(_solve, local), joint)
 
-    def solve(pull, exact):
-        under, over = pull["sides"]
-        pushed = (below * over - above * under) / total
 
-        def correct(_, x):
-            return x + solve_factored(small, local.sums(pushed - omega * local.lift(x)))
+def _solve(local: _Sum, joint: _Joint, pull: Vector, exact: Array) -> tuple[Vector, Vector]:
+    (below, above), total, omega, small = joint
+    under, over = pull["sides"]
+    pushed = (below * over - above * under) / total
 
-        turns = jnp.where(exact, _NUM_SOLVES, 1)
-        x = lax.fori_loop(0, turns, correct, jnp.zeros(local.size, omega.dtype))
-        moved = local.lift(x)
-        dz = pushed - omega * moved
-        dx = {"local": x, "under": (under + over) / total - share * moved}
-        return dx, {"sides": -both_signs(dz)}
+    def correct(_, x):
+        return x + solve_factored(small, local.sums(pushed - omega * local.lift(x)))
 
-    return solve
+    turns = jnp.where(exact, _NUM_SOLVES, 1)
+    x = lax.fori_loop(0, turns, correct, jnp.zeros(local.size, omega.dtype))
+    moved = local.lift(x)
+    dz = pushed - omega * moved
+    dx = {"local": x, "under": (under + over) / total - above / total * moved}
+    return dx, {"sides": -both_signs(dz)}

@@ -18,12 +18,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from ...numerics.arrays import dot, pairwise_sum, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
 from ...numerics.compiled import jit
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 from ...numerics.simplex import free, free_form, notable, total_variation, whole
+from ...numerics.twofold import in_twofold
 from .kept_mass import Compared, kept_slacks, kept_solver
 
 Array = jax.Array
@@ -115,7 +117,9 @@ def _program(points: Array, present: Array) -> LinearProgram:
             "bounds": jnp.stack([there, there]),
             "rows": _append(jnp.full(kept.shape, True), present),
         },
-        factor=lambda theta: kept_solver(theta, compared, _eliminate, num_solves=_NUM_SOLVES),
+        factor=in_twofold(
+            lambda theta: kept_solver(theta, compared, _eliminate, num_solves=_NUM_SOLVES)
+        ),
         certify=certify,
     )
 
@@ -153,17 +157,20 @@ def _eliminate(v: Array, slack: Array):
     rows, h = _append(rows, 0 * tt), _append(h, jnp.ones_like(tt))
     weighted = tt[:, None] * h
 
-    def apply(f):
-        return rows * f + h * (weighted * f).sum(1, keepdims=True)
-
     system = jnp.diag(rows.sum(0)) + dot(h.T, weighted)
     edge = free(system[-1, :-1], -1)[:, None]
     factor = inverse_cholesky(
         jnp.block([[free_form(system[:-1, :-1]), edge], [edge.T, system[-1:, -1:]]])
     )
+    return Partial(_apply, rows, h, weighted), Partial(_settle, factor)
 
-    def settle(right):
-        y = solve_factored(factor, jnp.append(free(right[:-1], -1), right[-1]))
-        return jnp.append(whole(y[:-1]), y[-1])
 
-    return apply, settle
+def _apply(rows: Array, h: Array, weighted: Array, f: Array) -> Array:
+    """N f."""
+    return rows * f + h * (weighted * f).sum(1, keepdims=True)
+
+
+def _settle(factor: Array, right: Array) -> Array:
+    """y, from the right-hand side of every entry of y."""
+    y = solve_factored(factor, jnp.append(free(right[:-1], -1), right[-1]))
+    return jnp.append(whole(y[:-1]), y[-1])

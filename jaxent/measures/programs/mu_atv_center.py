@@ -14,17 +14,27 @@ For weights omega on the signs and any v with |v_xac| <= omega_x,
 is a lower bound. The interior-point step eliminates every d and is left with a system in q and t.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 
 from ...numerics.arrays import block_diagonal, both_signs, dot, einsum, pairwise_sum, ratio
 from ...numerics.cholesky import inverse_cholesky, solve_factored
 from ...numerics.compiled import jit
-from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
+from ...numerics.interior_point import (
+    Bracket,
+    LinearProgram,
+    Solution,
+    Solver,
+    Vector,
+    solve_program,
+)
 from ...numerics.simplex import free, free_form, whole
+from ...numerics.twofold import in_twofold
 
 Array = jax.Array
 
@@ -104,7 +114,8 @@ def _program(points: Array, weights: Array, signs: Array, half: Array) -> Linear
     }
     present = {name: jnp.full(h.shape, True) for name, h in offset.items()}
     present["sides"] = jnp.broadcast_to(half > 0, (2, *reach.shape))
-    return LinearProgram(linear, offset, present, lambda th: _factor(th, signs, half), certify)
+    factor = in_twofold(partial(_factor, signs, half))
+    return LinearProgram(linear, offset, present, factor, certify)
 
 
 def _start(program: LinearProgram, mean: Array, signs: Array, half: Array) -> Vector:
@@ -164,20 +175,31 @@ def _factor_shared(
     axes = free(signs, -1)  # [R, m - 1]
     lever = (half[None] * moduli.tilt).sum(2)[..., None] * axes[:, None]  # [R, X, m - 1]
     lever = jnp.append(lever.reshape(len(signs), -1), jnp.ones((len(signs), 1), half.dtype), 1)
-    own = einsum("rx,rm,rn->xmn", (half[None] ** 2 * moduli.stiff).sum(2), axes, axes)
+    own = einsum("rx,rm,rn->xmn", (jnp.square(half)[None] * moduli.stiff).sum(2), axes, axes)
     own += jax.vmap(lambda row: free_form(jnp.diag(row)))(theta["q"])
     system = dot(lever.T, moduli.grip[:, None] * lever)
-    return lever, inverse_cholesky(system.at[:-1, :-1].add(block_diagonal(own)))
+    return lever, inverse_cholesky(system + jnp.pad(block_diagonal(own), (0, 1)))
 
 
-def _factor(theta: Vector, signs: Array, half: Array):
-    """Solver of dz + theta G dx = pull, G'dz = 0: every d first, then f, then y = (q, t).
-
-    Here -f is the change of the multipliers of t >= sum d.
-    """
+def _factor(signs: Array, half: Array, theta: Vector) -> Solver:
+    """Solver of dz + theta G dx = pull, G'dz = 0: every d first, then f, then y = (q, t)."""
     moduli = _eliminate(theta)
-    inverse, tilt, stiff, slack, grip = moduli
     lever, factor = _factor_shared(theta, moduli, signs, half)
+    return Partial(_solve, signs, half, theta, moduli, lever, factor)
+
+
+def _solve(
+    signs: Array,
+    half: Array,
+    theta: Vector,
+    moduli: _Moduli,
+    lever: Array,
+    factor: Array,
+    pull: Vector,
+    exact: Array,
+) -> tuple[Vector, Vector]:
+    """The step; -f is the change of the multipliers of t >= sum d."""
+    inverse, tilt, stiff, slack, grip = moduli
     num, m = theta["q"].shape
 
     def moved(y):
@@ -190,29 +212,26 @@ def _factor(theta: Vector, signs: Array, half: Array):
         pushed = einsum("rx,rm->xm", (half[None] * push).sum(2), free(signs, -1))
         return jnp.append((pushed + free(on_q, -1)).reshape(-1), 0.0)
 
-    def solve(pull, exact):
-        plus, minus = pull["sides"]
-        both, apart = plus + minus, plus - minus
-        gap = (both * inverse).sum((1, 2)) + slack * pull["t"]  # [R]
-        right = gather(apart - tilt * both, pull["q"])
+    plus, minus = pull["sides"]
+    both, apart = plus + minus, plus - minus
+    gap = (both * inverse).sum((1, 2)) + slack * pull["t"]  # [R]
+    right = gather(apart - tilt * both, pull["q"])
 
-        def correct(_, found):
-            y, f = found
-            q, u = moved(y)
-            miss_f = f / grip - (y[-1] + (tilt * u).sum((1, 2)) - gap)
-            miss_y = right - gather(stiff * u, theta["q"] * q) - dot(f, lever)
-            dy = solve_factored(factor, miss_y + dot(grip * miss_f, lever))
-            return y + dy, f + grip * (dot(lever, dy) - miss_f)
-
-        nothing = (jnp.zeros_like(lever[0]), jnp.zeros_like(grip))
-        y, f = lax.fori_loop(0, jnp.where(exact, _NUM_SOLVES, 1), correct, nothing)
+    def correct(_, found):
+        y, f = found
         q, u = moved(y)
-        d = inverse * (both + f[:, None, None]) - tilt * u
-        dz = {
-            "sides": pull["sides"] - theta["sides"] * (d[None] + both_signs(u)),
-            "t": -f,
-            "q": pull["q"] - theta["q"] * q,
-        }
-        return {"q": q, "d": d, "t": y[-1]}, dz
+        miss_f = f / grip - (y[-1] + (tilt * u).sum((1, 2)) - gap)
+        miss_y = right - gather(stiff * u, theta["q"] * q) - dot(f, lever)
+        dy = solve_factored(factor, miss_y + dot(grip * miss_f, lever))
+        return y + dy, f + grip * (dot(lever, dy) - miss_f)
 
-    return solve
+    nothing = (jnp.zeros_like(lever[0]), jnp.zeros_like(grip))
+    y, f = lax.fori_loop(0, jnp.where(exact, _NUM_SOLVES, 1), correct, nothing)
+    q, u = moved(y)
+    d = inverse * (both + f[:, None, None]) - tilt * u
+    dz = {
+        "sides": pull["sides"] - theta["sides"] * (d[None] + both_signs(u)),
+        "t": -f,
+        "q": pull["q"] - theta["q"] * q,
+    }
+    return {"q": q, "d": d, "t": y[-1]}, dz

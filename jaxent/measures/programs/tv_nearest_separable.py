@@ -26,12 +26,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.tree_util import Partial
 
 from ...numerics.arrays import block_diagonal, dot, matvec, pairwise_sum, ratio
 from ...numerics.cholesky import inverse_cholesky, inverse_cholesky_laplacian, solve_factored
 from ...numerics.compiled import jit
 from ...numerics.interior_point import Bracket, LinearProgram, Solution, Vector, solve_program
 from ...numerics.simplex import free, free_form, notable, whole
+from ...numerics.twofold import in_twofold
 from .kept_mass import Compared, kept_slacks, kept_solver
 
 # Solves of one system: the first, and three of what rounding left of it.
@@ -249,8 +251,10 @@ def _program(joint: Array, weight: Array, counts: Array, entries: _Entries) -> L
             "bounds": jnp.stack([there, there]),
             "rows": entries.rows(by_row == 0, by_column == 0, counts),
         },
-        factor=lambda theta: kept_solver(
-            theta, compared, partial(_eliminate, entries), num_solves=_NUM_SOLVES
+        factor=in_twofold(
+            lambda theta: kept_solver(
+                theta, compared, partial(_eliminate, entries), num_solves=_NUM_SOLVES
+            )
         ),
         certify=certify,
     )
@@ -289,7 +293,11 @@ def _eliminate(entries: _Entries, v: Array, slack: Array):
     """N of the rows of the joint chain, and the solver of the system in y."""
     n = _factor_rows(entries, v, slack)
     reduced = _factor_shared(entries, n)
-    return partial(matvec, n), lambda right: reduced.solve(right, entries)
+    return Partial(matvec, n), Partial(partial(_settle, entries), reduced)
+
+
+def _settle(entries: _Entries, reduced: _Reduced, right: Array) -> Array:
+    return reduced.solve(right, entries)
 
 
 def _factor_rows(entries: _Entries, v: Array, slack: Array) -> Array:
