@@ -1,5 +1,7 @@
 """Entanglement measures: the reference, orderings, gradients, edges."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -302,6 +304,38 @@ def test_float32_holds_the_minimum_of_float64(size):
         assert (found[..., 0] <= exact[..., 1]).all()
         assert (exact[..., 0] <= found[..., 1]).all()
     assert (np.ptp(known, axis=-1) <= 1e-6).all()
+
+
+@pytest.mark.parametrize("size", [4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["tv", "mu_tv", "atv", "mu_atv"])
+def test_traced_float32_certifies(name, size):
+    """Traced and of many chains at once, nearly all brackets are 1e-5 wide, and all hold."""
+    P = random_chains(13, 320 // size**2, (size, size))
+    mu = np.random.default_rng(14).dirichlet(np.ones(size**2), len(P))
+    measure = {
+        "tv": lambda chain, mu, tol: jaxent.entanglement_tv(chain, mu=mu, tol=tol),
+        "mu_tv": lambda chain, mu, tol: jaxent.entanglement_mu_tv(chain, mu, tol=tol),
+        "atv": lambda chain, mu, tol: jaxent.entanglement_atv(chain, mu=mu, agent=0, tol=tol),
+        "mu_atv": lambda chain, mu, tol: jaxent.entanglement_mu_atv(chain, mu, agent=0, tol=tol),
+    }[name]
+
+    @partial(jax.jit, static_argnums=2)
+    @partial(jax.vmap, in_axes=(0, 0, None))
+    def measured(P, mu, tol):
+        found = measure(PairChain.from_matrix(P, sizes=(size, size)), mu, tol)
+        return found.lower, found.upper, found.converged
+
+    # The same chains in both precisions, but for the rounding that a bracket allows for.
+    narrow = np.float32(P), np.float32(mu)
+    with jax.enable_x64(True):
+        lower, upper, _ = map(np.asarray, measured(P, mu, 1e-9))
+    with jax.enable_x64(False):
+        low, high, converged = map(np.asarray, measured(*narrow, 1e-5))
+    assert high.dtype == np.float32
+    assert (low <= upper).all()
+    assert (lower <= high).all()
+    assert converged.mean() >= 0.95
+    np.testing.assert_array_equal(converged, high - low <= 1e-5)
 
 
 MEASURES_32 = [

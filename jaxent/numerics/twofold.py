@@ -129,8 +129,8 @@ def _single(x: Any) -> Any:
 
 
 def _twofold(x: Any) -> Any:
-    """A float as twofold; anything else as it is."""
-    if _is_twofold(x) or not jnp.issubdtype(x.dtype, jnp.floating):
+    """A float32 as twofold; anything else as it is."""
+    if _is_twofold(x) or x.dtype != _SINGLE:
         return x
     return Twofold(x, jnp.zeros_like(x))
 
@@ -248,7 +248,7 @@ def _total(a: Twofold, axes: Sequence[int]) -> Twofold:
 def _dot_general(a: Twofold, b: Twofold, *, dimension_numbers: Any, **_: Any) -> Twofold:
     summed, batched = dimension_numbers
 
-    def arrange(x, summed, batched):
+    def arrange(x: Twofold, summed: Sequence[int], batched: Sequence[int]):
         """`[batch.., free, summed]`, and the shapes of the first two."""
         shape = x.high.shape
         free = [k for k in range(len(shape)) if k not in (*summed, *batched)]
@@ -258,10 +258,11 @@ def _dot_general(a: Twofold, b: Twofold, *, dimension_numbers: Any, **_: Any) ->
         return Twofold(*(part.transpose(order).reshape(flat) for part in x)), batch, others
 
     a, batch, rows = arrange(a, summed[0], batched[0])
-    b, _, columns = arrange(b, summed[1], batched[1])
-    a = Twofold(*(jnp.repeat(part[..., :, None, :], prod(columns), -2) for part in a))
-    b = Twofold(*(jnp.repeat(part[..., None, :, :], prod(rows), -3) for part in b))
-    found = _total(_multiplied(a, b), (a.high.ndim - 1,))
+    b, batch, columns = arrange(b, summed[1], batched[1])
+    shape = (*batch, prod(rows), prod(columns), a.high.shape[-1])
+    a = Twofold(*(jnp.broadcast_to(part[..., :, None, :], shape) for part in a))
+    b = Twofold(*(jnp.broadcast_to(part[..., None, :, :], shape) for part in b))
+    found = _total(_multiplied(a, b), (len(shape) - 1,))
     return Twofold(*(part.reshape(*batch, *rows, *columns) for part in found))
 
 
@@ -274,9 +275,7 @@ def _compared(compare: Callable[[Array, Array], Array]) -> Callable[..., Array]:
 
 
 def _converted(a: Twofold, *, new_dtype: Any, **_: Any) -> Any:
-    if jnp.issubdtype(new_dtype, jnp.floating):
-        return Twofold(a.high.astype(new_dtype), a.low.astype(new_dtype))
-    return a.high.astype(new_dtype)
+    return a if new_dtype == _SINGLE else a.high.astype(new_dtype)
 
 
 _CALLS = {"jit": _call, "cond": _cond, "while": _while, "scan": _scan}
