@@ -1,9 +1,9 @@
 """Measures of single-precision chains, certified in double precision where that can be had.
 
-Interior-point steps in float32 lose their way when the bracket is some 1e-4 wide. Where no argument
-is traced the program of a measure is small and the host is at hand, so it is solved there in
-float64, and its bracket is rounded outward to float32. Under `jit`, `vmap` or a gradient float32 is
-all there is; the bracket then is as wide as its steps and its rounding make it.
+Where no argument is traced the program of a measure is small and the host is at hand, so it is
+solved there in float64, and its bracket is rounded outward to float32. Under `jit`, `vmap` or a
+gradient numbers are float32, the systems of the interior-point steps in pairs of them
+(`numerics.twofold`): the bracket is then as wide as what float32 adds up may be off, some 5e-6.
 """
 
 from collections.abc import Callable

@@ -40,8 +40,8 @@ class Entanglement(NamedTuple):
     """A minimum, bracketed: lower <= minimum <= upper, rounded outward.
 
     In single precision the bracket is that of float64 on the host where no argument is traced, and
-    within 1e-6 of it; under `jit`, `vmap` or a gradient all is float32, and a bracket of 1e-5 or
-    less is the rule for the agent-wise measures alone.
+    within 1e-6 of it; under `jit`, `vmap` or a gradient it is that of float32, and 1e-5 is what it
+    certifies: ask for no smaller `tol` there.
 
     Attributes:
         value: what `minimizer` attains as it was computed, with a gradient.
@@ -75,9 +75,10 @@ def minimax_entanglement(
         tol: gap to certify.
         max_steps: interior-point steps at most.
     """
-    fixed = jax.lax.stop_gradient(points)
+    fixed, terms = jax.lax.stop_gradient(points), points[0].size
     # Only the worst local pair matters: those seen to be better are left unfinished.
-    solve = partial(minimax_center, tol=tol, max_steps=max_steps, rivals="pairs")
+    gap = left_of(tol, points.dtype, terms)
+    solve = partial(minimax_center, tol=gap, max_steps=max_steps, rivals="pairs")
     bracket, steps, _ = jax.vmap(solve, axis_name="pairs")(fixed, present)
     # XLA on a CPU may take NaN for the least number in the maxima of many problems at once.
     upper = jnp.where(jnp.isnan(fixed).any(), jnp.nan, bracket.upper.max())
@@ -85,7 +86,6 @@ def minimax_entanglement(
     weight, alpha = bracket.dual
     worst = jnp.arange(len(fixed)) == bracket.upper.argmax()
     carried = -jnp.maximum(weight[..., None] - alpha, 0) * worst[:, None, None]
-    terms = points[0].size
     return certified(upper, lower, bracket.primal, steps.max(), tol, terms, (points, carried))
 
 
@@ -122,7 +122,9 @@ def sign_entanglement(
         coarse = jax.vmap(tv_center)(p, w)
         listed = _likely_signs(p - coarse.point[:, None], w) if signs is None else signs
         listed = jnp.asarray(listed, p.dtype)
-    bracket, steps, _ = sign_center(p, w, listed, tol=tol, max_steps=max_steps)
+    terms = points.size * len(listed)
+    gap = left_of(tol, p.dtype, terms)
+    bracket, steps, _ = sign_center(p, w, listed, tol=gap, max_steps=max_steps)
     upper, q = bracket.upper, bracket.primal
     if not whole:
         q = q if mend is None else mend(q)
@@ -138,7 +140,7 @@ def sign_entanglement(
         q,
         steps,
         tol,
-        points.size * len(listed),
+        terms,
         (points, w[..., None] / 2 * force),
         (weights, ((p - q[:, None]) * force).sum(-1) / 2),
     )
@@ -198,6 +200,15 @@ def of_view(found: Entanglement, size: int) -> Entanglement:
         return found
     kept = found.minimizer[:size, :size]
     return found._replace(minimizer=kept.at[:, 0].add(found.minimizer[:size, size:].sum(1)))
+
+
+def left_of(tol: Scalar, dtype: Any, terms: int) -> Array:
+    """The gap that a program is to close, so that what `certified` adds to it leaves `tol`.
+
+    Where next to nothing is left `tol` cannot be had, and its steps end at that themselves.
+    """
+    left = tol - 2 * rounding(dtype, terms)
+    return jnp.where(left > tol / 4, left, tol)
 
 
 def certified(
