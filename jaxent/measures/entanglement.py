@@ -11,7 +11,7 @@ r"""How entangled agents are: the distance to the nearest separable chain, certi
 
 Every minimum comes with a point that attains `upper` and a dual point that proves `lower`, both
 good whatever the iteration did, and rounded outward. In single precision, where no argument is
-traced, they are found in float64 on the host; under `jit`, `vmap` or a gradient in float32, to 1e-5.
+traced, they are found in float64 on the host; under `jit`, `vmap` or a gradient in float32 (1e-5).
 `value` is `upper` before that rounding, and differentiable in the chain (and through it in a
 policy) and in mu by Danskin: its derivative is that of the Lagrangian at the saddle point. Where
 the saddle point is not unique that is a subgradient. It is as accurate as the saddle point, so a
