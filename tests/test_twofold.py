@@ -10,8 +10,8 @@ from jaxent.numerics.cholesky import inverse_cholesky, solve_factored
 from jaxent.numerics.twofold import in_twofold, unit_roundoff
 
 rng = np.random.default_rng(0)
-A, B = np.float32(rng.normal(size=(2, 6, 5)))
-P = np.float32(rng.uniform(0.1, 2, size=(6, 5)))
+A, B = rng.normal(size=(2, 6, 5)).astype(np.float32)
+P = rng.uniform(0.1, 2, size=(6, 5)).astype(np.float32)
 ONE = jnp.ones((), np.float32)
 # Rounded to float32 last, each of these loses what cancels before that.
 FORMULAS = {

@@ -163,9 +163,12 @@ def _while(
 
 
 def _scan(
-    args: list[Any], *, jaxpr: Any, num_consts: int, num_carry: int, length: int, reverse: bool,
-    unroll: int, **_: Any,
-) -> list[Any]:  # fmt: skip
+    args: list[Any], *, jaxpr: Any, length: int, reverse: bool, unroll: int, **groups: Any
+) -> list[Any]:
+    if "ft_in" in groups:  # from JAX 0.11 on
+        num_consts, num_carry = (len(group) for group in list(groups["ft_in"].unpack())[:2])
+    else:
+        num_consts, num_carry = groups["num_consts"], groups["num_carry"]
     constants, rest = args[:num_consts], args[num_consts:]
 
     def body(state, each):
@@ -298,5 +301,5 @@ _RULES = {
 _MOVES = {
     *("broadcast_in_dim", "concatenate", "copy", "dynamic_slice", "dynamic_update_slice", "gather"),
     *("pad", "reshape", "rev", "scatter", "scatter-add", "select_n", "slice", "split", "squeeze"),
-    "transpose",
+    *("transpose", "unstack"),
 }
