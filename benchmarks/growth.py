@@ -352,10 +352,11 @@ def fits() -> list[tuple[str, str, list[str]]]:
         for function, rule in (
             (jaxent.ground_truth, order),
             (jaxent.exchangeable_chain, order),
-            (jaxent.soft_ground_truth, policy),
+            (jaxent.ground_truth, policy),
         ):
             ask = partial(_ask, function, model, rule)
-            asked.append((f"`{function.__name__}`", f"N, S = {states}", ask))
+            under = ", soft index" if rule is policy else ""
+            asked.append((f"`{function.__name__}`{under}", f"N, S = {states}", ask))
     rows = []
     for name, what, ask in sorted(asked, key=lambda row: row[0]):
         cells = []
