@@ -210,7 +210,7 @@ JOBS: dict[str, Job] = {
         "joint pairs",
     ),
     "error_N": Job(
-        "law, local values, error within 1%, 8 pairs an agent",
+        "bracket of the error, law and local values too, 8 pairs an agent",
         "N",
         (4, 5, 6, 7, 8, 9),
         (2, 3),
