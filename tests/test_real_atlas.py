@@ -22,7 +22,7 @@ STEPS = 4_800
 def game():
     with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):
         env = SAMPLED["coin_game"].make()
-        yield env, networks.Team.of(environment_sampler(env, None, ""), 0.9)
+        return env, networks.Team.of(environment_sampler(env, None, ""), 0.9)
 
 
 def mean_paid(games):
