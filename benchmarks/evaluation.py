@@ -121,7 +121,7 @@ def by_sparse(problem: Problem) -> np.ndarray:
     """SciPy's GMRES on the sparse matrix of joint states."""
     P = state_matrix(
         problem,
-        lambda A, B: sparse.kron(A, B, format="csr"),
+        lambda A, B: sparse.kron(sparse.coo_array(A), B, format="csr"),
         lambda w, M: sparse.diags_array(w) @ sparse.csr_array(M),
     )
     r = mean_of(problem, pair_reward(problem))
