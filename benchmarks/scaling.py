@@ -26,7 +26,7 @@ import numpy as np
 
 import jaxent
 from benchmarks.__main__ import versions, write_between
-from benchmarks.growth import coupled
+from benchmarks.growth_jobs import coupled
 from experiments import command
 from jaxent.chains import sharding
 from jaxent.chains.stationary import solve_law

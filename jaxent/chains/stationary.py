@@ -32,7 +32,7 @@ from ..numerics.elimination import (
     law_system,
     where_needed,
 )
-from ..numerics.krylov import BEFORE_RESCUE, gmres
+from ..numerics.krylov import CYCLES, FEW_CYCLES, gmres
 from .pair_chain import PairChain, check_chain
 
 Array = jax.Array
@@ -191,7 +191,7 @@ def law_iterative(chain: PairChain, rescue: bool = False) -> LawSolution:
     tol = 64 * eps
     uniform = jnp.full(chain.num_states, 1 / chain.num_states, chain.dtype)
     frozen = lax.stop_gradient(chain)
-    limit = BEFORE_RESCUE if rescue else {}
+    search = partial(gmres, max_cycles=FEW_CYCLES if rescue else CYCLES)
 
     def step(law):
         return chain.states_vm(law)
@@ -204,7 +204,7 @@ def law_iterative(chain: PairChain, rescue: bool = False) -> LawSolution:
 
     def solve(operator, b):
         both = jnp.stack([b, uniform.at[0].add(-1)]), jnp.array([tol, max(tol, 0.05 / len(b))])
-        solution = lax.map(lambda given: gmres(operator, given[0], tol=given[1], **limit), both)
+        solution = lax.map(lambda given: search(operator, given[0], tol=given[1]), both)
         y, mixing = solution.value[0], jnp.abs(solution.value[1]).sum()
         converged, steps = solution.converged.all(), solution.num_steps.sum()
         if not rescue:
@@ -216,7 +216,7 @@ def law_iterative(chain: PairChain, rescue: bool = False) -> LawSolution:
         return rescued(y, sound, b, False), (steps, converged | ~sound, jnp.where(sound, mixing, 0))
 
     def solve_transposed(operator, b):
-        found = gmres(operator, b, tol=tol, **limit)
+        found = search(operator, b, tol=tol)
         x = rescued(found.value, found.converged, b, True)
         return x, (found.num_steps, found.converged, jnp.zeros_like(b[0]))
 

@@ -16,8 +16,8 @@ from .arrays import dot
 
 Array = jax.Array
 
-# Where there is another way, the search ends before it has cost as much as that.
-BEFORE_RESCUE = {"max_cycles": 4}
+# Restarts before giving up; and where there is another way, which then costs about as much.
+CYCLES, FEW_CYCLES = 100, 4
 
 
 class KrylovSolution(NamedTuple):
@@ -42,7 +42,7 @@ def gmres(
     *,
     tol: float | Array,
     restart: int = 30,
-    max_cycles: int = 100,
+    max_cycles: int = CYCLES,
 ) -> KrylovSolution:
     r"""Solve A x = b to max |b - A x| <= tol (max |b| + 2 max |x|), or say so if it cannot.
 

@@ -36,7 +36,7 @@ from ..numerics.elimination import (
     values_of,
     where_needed,
 )
-from ..numerics.krylov import BEFORE_RESCUE, gmres
+from ..numerics.krylov import CYCLES, FEW_CYCLES, gmres
 
 Array = jax.Array
 Rewards = ArrayLike | Sequence[ArrayLike]
@@ -166,10 +166,9 @@ def _iterative(
     chain: PairChain, reward: Joint, discount: Array, tol: float, rescue: bool
 ) -> QSolution:
     def solve(operator, b, transposed):
+        found = gmres(operator, b, tol=tol, max_cycles=FEW_CYCLES if rescue else CYCLES)
         if not rescue:
-            found = gmres(operator, b, tol=tol)
             return found.value, found[1:]
-        found = gmres(operator, b, tol=tol, **BEFORE_RESCUE)
         short = ~found.converged
         rate = jnp.asarray(discount, chain.dtype)
         exact = where_needed(short, partial(_eliminated, transposed), chain, rate, b)
